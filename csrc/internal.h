@@ -1,0 +1,65 @@
+/* Shared by the C sources; not part of the interface. */
+#ifndef PYGPT_INTERNAL_H
+#define PYGPT_INTERNAL_H
+
+#include <stddef.h>
+
+#include "pygpt.h"
+
+/* Keeps the sentence for pygpt_last_error() and returns code, so that a function ends with `return fail(...)`. */
+int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Memory that pygpt_release() gives back when its last owner has let go. Aligned to 64 bytes, not touched yet, so
+ * that pages land near the threads that first write them. NULL if there is not enough. */
+float *buffer_allocate(int64_t count);
+void buffer_retain(float *data);
+
+/* a * b and a + b for sizes >= 0; -1 where that overflows 64 bits or an operand is already -1. */
+int64_t checked_mul(int64_t a, int64_t b);
+int64_t checked_add(int64_t a, int64_t b);
+
+static inline int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* The plain layers, csrc/layers/. */
+void matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b,
+            int accumulate);
+void matmul_bf16(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
+                 int transpose_b, int accumulate);
+void embedding_forward(float *x, const int32_t *tokens, const float *wte, const float *wpe, int64_t B, int64_t T,
+                       int64_t C);
+void embedding_backward(float *dwte, float *dwpe, const float *dx, const int32_t *tokens, int64_t B, int64_t T,
+                        int64_t C);
+void layernorm_forward(float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int64_t N,
+                       int64_t C, float eps);
+void layernorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
+                        const float *mean, const float *rstd, int64_t N, int64_t C);
+void linear_forward(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC, int64_t OC);
+void linear_forward_bf16(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC, int64_t OC);
+void linear_backward(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
+                     int64_t IC, int64_t OC);
+void linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
+                          int64_t IC, int64_t OC);
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                       const Dropout *dropout);
+void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
+                        int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);
+void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                             int64_t HS);
+void gelu_forward(float *y, const float *x, int64_t n);
+void gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void residual_forward(float *y, const float *x1, const float *x2, int64_t n);
+void residual_backward(float *dx1, float *dx2, const float *dy, int64_t n);
+void dropout_forward(float *y, const float *x, int64_t n, const Dropout *dropout);
+void dropout_backward(float *dx, const float *dy, int64_t n, const Dropout *dropout);
+void cross_entropy_forward(float *losses, const float *logits, const int32_t *targets, int64_t N, int64_t V,
+                           int64_t Vp);
+void cross_entropy_backward(float *dlogits, const float *dlosses, const float *logits, const int32_t *targets,
+                            int64_t N, int64_t V, int64_t Vp);
+void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2, float eps,
+                float weight_decay, int64_t step);
+double sum_of_squares(const float *x, int64_t n);
+void scale(float *x, float factor, int64_t n);
+
+#endif

@@ -1,0 +1,113 @@
+/* Causal multi-head self-attention. For each sequence and head, with row t of queries q, keys k and values v:
+ *
+ *   forward    s_tu = q_t·k_u / √HS  (u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
+ *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
+ *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
+ *              dq_t += Σ_u dS_tu k_u / √HS      dk_u += Σ_t dS_tu q_t / √HS      dv_u += Σ_t P_tu m_tu dy_t
+ *
+ * No row of P is stored. The forward pass goes over the keys once with a running softmax: it keeps the largest score so far
+ * and sums relative to it, and rescales both when a larger score comes. Of all that only lse_t stays, from which the
+ * backward pass computes any P_tu again.
+ *
+ * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
+ */
+#include <math.h>
+
+#include "../internal.h"
+#include "../philox.h"
+
+static inline float dot(const float *a, const float *b, int64_t n) {
+    float sum = 0.0f;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* y += factor x */
+static inline void add_scaled(float *y, float factor, const float *x, int64_t n) {
+    #pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] += factor * x[i];
+}
+
+static inline float factor_of(int64_t row, int64_t u, int64_t T, const Dropout *dropout) {
+    return dropout ? dropout_factor((uint64_t)(row * T + u), dropout) : 1.0f;
+}
+
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                       const Dropout *dropout) {
+    int64_t C = NH * HS;
+    float scale = 1.0f / sqrtf((float)HS);
+
+    #pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        for (int64_t t = 0; t < T; t++) {
+            int64_t b = bh / NH, h = bh % NH;
+            const float *q = qkv + (b * T + t) * 3 * C + h * HS;
+            float *yt = y + (b * T + t) * C + h * HS;
+            float largest = -INFINITY, sum = 0.0f;
+            for (int64_t i = 0; i < HS; i++) yt[i] = 0.0f;
+            for (int64_t u = 0; u <= t; u++) {
+                const float *k = qkv + (b * T + u) * 3 * C + C + h * HS, *v = k + C;
+                float score = scale * dot(q, k, HS);
+                if (score > largest) {
+                    float shrink = expf(largest - score);
+                    sum *= shrink;
+                    for (int64_t i = 0; i < HS; i++) yt[i] *= shrink;
+                    largest = score;
+                }
+                float p = expf(score - largest);
+                sum += p;
+                add_scaled(yt, p * factor_of(bh * T + t, u, T, dropout), v, HS);
+            }
+            for (int64_t i = 0; i < HS; i++) yt[i] /= sum;
+            lse[bh * T + t] = largest + logf(sum);
+        }
+    }
+}
+
+void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
+                        int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+    int64_t C = NH * HS;
+    float scale = 1.0f / sqrtf((float)HS);
+
+    #pragma omp parallel for schedule(dynamic)   // over heads, because the rows t of one head add to the same dk and dv
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        int64_t b = bh / NH, h = bh % NH;
+        for (int64_t t = 0; t < T; t++) {
+            const float *q = qkv + (b * T + t) * 3 * C + h * HS;
+            const float *yt = y + (b * T + t) * C + h * HS, *dyt = dy + (b * T + t) * C + h * HS;
+            float *dq = dqkv + (q - qkv);
+            float D = dot(dyt, yt, HS);
+            for (int64_t u = 0; u <= t; u++) {
+                const float *k = qkv + (b * T + u) * 3 * C + C + h * HS, *v = k + C;
+                float *dk = dqkv + (k - qkv), *dv = dk + C;
+                float p = expf(scale * dot(q, k, HS) - lse[bh * T + t]);
+                float m = factor_of(bh * T + t, u, T, dropout);
+                float ds = p * (m * dot(dyt, v, HS) - D);
+                add_scaled(dq, scale * ds, k, HS);
+                add_scaled(dk, scale * ds, q, HS);
+                add_scaled(dv, p * m, dyt, HS);
+            }
+        }
+    }
+}
+
+void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                             int64_t HS) {
+    int64_t C = NH * HS;
+    float scale = 1.0f / sqrtf((float)HS);
+
+    #pragma omp parallel for collapse(2)
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        for (int64_t t = 0; t < T; t++) {
+            int64_t b = bh / NH, h = bh % NH;
+            const float *q = qkv + (b * T + t) * 3 * C + h * HS;
+            float *row = p + (bh * T + t) * T;
+            for (int64_t u = 0; u <= t; u++) {
+                const float *k = qkv + (b * T + u) * 3 * C + C + h * HS;
+                row[u] = expf(scale * dot(q, k, HS) - lse[bh * T + t]);
+            }
+            for (int64_t u = t + 1; u < T; u++) row[u] = 0.0f;
+        }
+    }
+}

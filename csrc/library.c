@@ -1,0 +1,50 @@
+/* What this library was built for, what the processor offers, and how many threads are used. */
+#include "pygpt.h"
+
+#ifdef _OPENMP
+    #include <omp.h>
+#endif
+
+const char *pygpt_library(void) {
+#if defined(__AVX512BF16__)
+    return "x86-64-v4-bf16";
+#elif defined(__AVX512F__)
+    return "x86-64-v4";
+#elif defined(__AVX2__)
+    return "x86-64-v3";
+#elif defined(__ARM_NEON)
+    return "neon";
+#else
+    return "baseline";
+#endif
+}
+
+const char *pygpt_processor(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
+    if (v4 && __builtin_cpu_supports("avx512bf16")) return "x86-64-v4-bf16";
+    return v4 ? "x86-64-v4" : v3 ? "x86-64-v3" : "baseline";
+#else
+    return pygpt_library();   // one build serves every processor
+#endif
+}
+
+void pygpt_set_threads(int threads) {
+#ifdef _OPENMP
+    omp_set_num_threads(threads > 0 ? threads : 1);
+#else
+    (void)threads;
+#endif
+}
+
+int pygpt_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}

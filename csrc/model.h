@@ -1,0 +1,34 @@
+/* What a model holds; shared by model.c (memory, tensors, optimizer) and gpt2.c (forward and backward). */
+#ifndef PYGPT_MODEL_H
+#define PYGPT_MODEL_H
+
+#include "tensors.h"
+
+struct GPT2 {
+    GPT2Config config;
+    GPT2Options options;
+    const Kernels *kernels;
+
+    TensorTable weights;   // the table of the next four buffers
+    float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+
+    TensorTable activation_table, activation_gradient_table;   // for the B and T of the latest forward pass
+    float *activations, *activation_gradients;
+    int64_t activation_capacity, activation_gradient_capacity;   // in floats
+
+    int32_t *tokens, *targets;         // (B,T) each, copies of the latest forward pass's
+    float *logits, *dlogits;           // (rows,V) each: the head works in chunks
+    int64_t token_capacity, rows, dlogits_rows;
+
+    int64_t B, T;                      // of the latest forward pass; 0 before it
+    int64_t counted;                   // targets that are not negative; 0 without targets
+    Dropout dropout;                   // seed and step of the latest forward pass
+    int training;                      // it had dropout
+};
+
+/* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
+int reserve_gradients(GPT2 *model);
+int reserve_forward(GPT2 *model, int64_t B, int64_t T);
+int reserve_backward(GPT2 *model);
+
+#endif

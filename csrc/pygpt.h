@@ -1,0 +1,213 @@
+/* The one interface of pygpt: every native library (libpygpt_cpu_*, libpygpt_cuda) exports what stands here, and
+ * Python's cffi reads this very file.
+ *
+ * Letters for sizes:  B batch   T sequence length   N = B·T rows   C channels   V vocabulary   L layers
+ *                     NH heads   HS = C / NH head size   IC, OC input and output channels of a linear layer
+ *
+ * Order of arguments: outputs, inputs, sizes. A gradient is `d` + the name of what it is the gradient of, and is
+ * added to (+=), never overwritten. Matrices are dense and row-major; a comment beside a pointer gives its shape.
+ */
+#ifndef PYGPT_H
+#define PYGPT_H
+
+#include <stdint.h>
+
+#pragma GCC visibility push(default)
+
+/* ---- errors: functions that can fail return one of these; the sentence comes from pygpt_last_error() ---- */
+
+enum { PYGPT_OK = 0, PYGPT_ERROR_ARGUMENT = 1, PYGPT_ERROR_MEMORY = 2, PYGPT_ERROR_DEVICE = 3, PYGPT_ERROR_FILE = 4 };
+
+const char *pygpt_last_error(void);   // of this thread's latest failure; reading it clears it; "" if there was none
+
+/* ---- the library ---- */
+
+const char *pygpt_library(void);      // instruction set or device that it was built for, such as "x86-64-v4"
+const char *pygpt_processor(void);    // the best instruction set that this processor supports, in the same words
+void pygpt_set_threads(int threads);  // OpenMP threads of later calls
+int pygpt_threads(void);
+
+/* ---- layers: raw float32 buffers in, raw float32 buffers out ---- */
+
+/* A dropout mask is never stored: element i is dropped where Philox4x32-10 draws less than p, with
+ * key = seed and counter = (i / 4, site, step), word i % 4. Kept elements are scaled by 1 / (1 - p). */
+typedef struct {
+    float p;         // probability of dropping; 0 is the identity
+    uint32_t site;   // which dropout of the model
+    uint32_t step;   // which forward pass
+    uint64_t seed;
+} Dropout;
+
+// clang-format off: shapes in one column
+
+/* One set of layers. On the CPU a layer cannot fail, because its caller owns every buffer. A library for another
+ * device copies the buffers there and back, and leaves a sentence in pygpt_last_error() when that fails. */
+typedef struct {
+    /* c = op(a) op(b), or c += with accumulate; op(a) is (M,K), op(b) is (K,N); a transposed operand is stored (K,M), (N,K) */
+    void (*matmul)(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
+                   int transpose_b, int accumulate);
+
+    void (*embedding_forward)(float *x,                                                        // (B,T,C)
+                              const int32_t *tokens, const float *wte, const float *wpe,       // (B,T) (V,C) (>=T,C)
+                              int64_t B, int64_t T, int64_t C);
+    void (*embedding_backward)(float *dwte, float *dwpe,                                       // (V,C) (>=T,C)
+                               const float *dx, const int32_t *tokens,                         // (B,T,C) (B,T)
+                               int64_t B, int64_t T, int64_t C);
+
+    void (*layernorm_forward)(float *y, float *mean, float *rstd,                              // (N,C) (N) (N)
+                              const float *x, const float *w, const float *b,                  // (N,C) (C) (C)
+                              int64_t N, int64_t C, float eps);
+    void (*layernorm_backward)(float *dx, float *dw, float *db,                                // (N,C) (C) (C)
+                               const float *dy, const float *x, const float *w,                // (N,C) (N,C) (C)
+                               const float *mean, const float *rstd, int64_t N, int64_t C);    // (N) (N)
+
+    void (*linear_forward)(float *y,                                                           // (N,OC)
+                           const float *x, const float *w, const float *b,                     // (N,IC) (IC,OC) (OC) or NULL
+                           int64_t N, int64_t IC, int64_t OC);
+    void (*linear_backward)(float *dx, float *dw, float *db,                                   // (N,IC) (IC,OC) (OC), or NULL each
+                            const float *dy, const float *x, const float *w,                   // (N,OC) (N,IC) (IC,OC)
+                            int64_t N, int64_t IC, int64_t OC);
+
+    void (*attention_forward)(float *y, float *lse,                                            // (B,T,NH,HS) (B,NH,T)
+                              const float *qkv,                                                // (B,T,3,NH,HS)
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);   // or NULL
+    void (*attention_backward)(float *dqkv,                                                    // (B,T,3,NH,HS)
+                               const float *dy, const float *y, const float *lse, const float *qkv,
+                               int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);
+    void (*attention_probabilities)(float *p,                                                  // (B,NH,T,T), before dropout
+                                    const float *lse, const float *qkv,
+                                    int64_t B, int64_t T, int64_t NH, int64_t HS);
+
+    void (*gelu_forward)(float *y, const float *x, int64_t n);
+    void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
+
+    void (*residual_forward)(float *y, const float *x1, const float *x2, int64_t n);
+    void (*residual_backward)(float *dx1, float *dx2, const float *dy, int64_t n);
+
+    void (*dropout_forward)(float *y, const float *x, int64_t n, const Dropout *dropout);
+    void (*dropout_backward)(float *dx, const float *dy, int64_t n, const Dropout *dropout);
+
+    /* rows of logits lie Vp >= V floats apart; a negative target is left out: loss 0, gradient 0 */
+    void (*cross_entropy_forward)(float *losses,                                               // (N)
+                                  const float *logits, const int32_t *targets,                 // (N,Vp) (N)
+                                  int64_t N, int64_t V, int64_t Vp);
+    void (*cross_entropy_backward)(float *dlogits,                                             // (N,Vp), columns >= V untouched
+                                   const float *dlosses, const float *logits, const int32_t *targets,   // (N) (N,Vp) (N)
+                                   int64_t N, int64_t V, int64_t Vp);
+
+    /* one tensor's update; step counts from 1 */
+    void (*adamw_step)(float *w, float *m, float *v, const float *dw, int64_t n,               // (n) each
+                       float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step);
+    double (*sum_of_squares)(const float *x, int64_t n);
+    void (*scale)(float *x, float factor, int64_t n);
+} Kernels;
+
+// clang-format on
+
+enum { PYGPT_PLAIN = 0, PYGPT_FAST = 1 };
+enum { PYGPT_FLOAT32 = 0, PYGPT_BFLOAT16 = 1 };
+
+const Kernels *pygpt_kernels(int kernels, int dtype);   // NULL where this library has no such set
+
+/* The tied head with cross-entropy, in chunks of `rows` rows, so that only (rows,V) logits exist at a time. */
+void classifier_forward(const Kernels *k, float *losses,   // (N)
+                        const float *x, const float *wte, const int32_t *targets,   // (N,C) (V,C) (N)
+                        float *logits, int64_t rows, int64_t N, int64_t C, int64_t V);   // scratch (rows,V)
+void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte,   // (N) (N,C) (V,C)
+                         const float *dlosses, const float *x, const float *wte,    // (N) (N,C) (V,C)
+                         const int32_t *targets, float *logits, float *dlogits,     // (N), scratch (rows,V) each
+                         int64_t rows, int64_t N, int64_t C, int64_t V);
+
+/* ---- the model ---- */
+
+typedef struct {
+    int64_t vocab_size;    // V
+    int64_t n_positions;   // largest T
+    int64_t n_embd;        // C
+    int64_t n_layer;       // L
+    int64_t n_head;        // NH
+    int64_t n_inner;       // channels between the two linear layers of the feed-forward part: 4C in GPT-2
+    float layer_norm_epsilon;
+    float initializer_range;
+    float embd_pdrop, attn_pdrop, resid_pdrop;
+} GPT2Config;
+
+/* What the backward pass computes again instead of keeping. */
+enum {
+    PYGPT_KEEP_ALL = 0,          // nothing: every activation and its gradient stays readable under its name
+    PYGPT_RECOMPUTE_CHEAP = 1,   // outputs of LayerNorm, GELU and the projections: little time, a third of the memory
+    PYGPT_RECOMPUTE_BLOCK = 2,   // everything but each block's input and output: one more forward pass
+};
+
+typedef struct {
+    int dtype;   // PYGPT_FLOAT32 | PYGPT_BFLOAT16: the operands of matrix products
+    int kernels;   // PYGPT_PLAIN | PYGPT_FAST
+    int recompute;
+} GPT2Options;
+
+typedef struct GPT2 GPT2;
+
+int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *options);   // parameters are zero
+void gpt2_free(GPT2 *model);   // NULL is allowed
+int gpt2_init_weights(GPT2 *model, uint64_t seed);
+
+/* Bytes that a model of this kind takes: for inference, or for training with gradients and AdamW's moments; -1 if
+ * the sizes are invalid or overflow 64 bits. */
+int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training);
+
+/* Forward pass. targets: (B,T), or NULL for no loss; loss: mean over the targets that are not negative, in nats.
+ * dropout: NULL for none, otherwise its seed and step are used, and the probabilities of the configuration. */
+int gpt2_forward(GPT2 *model, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
+                 const Dropout *dropout);
+int gpt2_backward(GPT2 *model, float scale);   // gradients += scale * d(loss)/d(parameter), for the latest forward pass
+/* Both, with the same bits, and the head's products computed once instead of twice. */
+int gpt2_forward_backward(GPT2 *model, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
+                          const Dropout *dropout, float scale);
+/* Logits of rows first ... first + count - 1 of the latest forward pass: (count,V). */
+int gpt2_logits(GPT2 *model, float *logits, int64_t first, int64_t count);
+/* Attention probabilities of one layer in the latest forward pass: (B,NH,T,T), before dropout. */
+int gpt2_attention(GPT2 *model, float *p, int64_t layer);
+
+int gpt2_zero_grad(GPT2 *model);
+int gpt2_clip_grad_norm(GPT2 *model, double *norm,
+                        float max_norm);   // norm before clipping; max_norm <= 0 only measures
+int gpt2_adamw_step(GPT2 *model, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step);
+
+/* ---- tensors by name ---- */
+
+enum {
+    PYGPT_PARAMETER = 0,
+    PYGPT_GRADIENT = 1,
+    PYGPT_FIRST_MOMENT = 2,
+    PYGPT_SECOND_MOMENT = 3,
+    PYGPT_ACTIVATION = 4,
+    PYGPT_ACTIVATION_GRADIENT = 5,
+};
+
+/* How a parameter begins; a residual projection's standard deviation is smaller by 1/sqrt(2L). */
+enum { PYGPT_INIT_ZERO = 0, PYGPT_INIT_ONE = 1, PYGPT_INIT_NORMAL = 2, PYGPT_INIT_RESIDUAL = 3 };
+
+typedef struct {
+    char name[64];
+    int32_t ndim;
+    int32_t initialisation;   // of a parameter
+    int32_t weight_decay;   // 1: AdamW decays it
+    int32_t kept;   // 0: shares its memory with other layers, so it holds the layer that ran last
+    int64_t shape[4];
+    int64_t size;   // product of the shape
+    int64_t offset;   // in the flat buffer of its kind, in floats
+} Tensor;
+
+int64_t gpt2_num_tensors(const GPT2 *model, int kind);
+int gpt2_tensor(const GPT2 *model, Tensor *tensor, int kind, int64_t index);
+int gpt2_read(GPT2 *model, float *values, int kind, int64_t index);   // copies a tensor out
+int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index);   // copies a tensor in
+/* The flat buffer of a kind, in the host's memory, and its size in floats. It stays valid, also after gpt2_free or
+ * after activations have grown into a new buffer, until given back with pygpt_release(). *data is NULL where the
+ * buffer lies in a device's memory. */
+int gpt2_buffer(GPT2 *model, float **data, int64_t *size, int kind);
+void pygpt_release(float *data);
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,44 @@
+#include "file.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "refuse.h"
+
+int file_open(File *file, const char *folder, const char *name) {
+    size_t size = (folder ? strlen(folder) + 1 : 0) + strlen(name) + 1;
+    *file = (File){.path = malloc(size)};
+    if (!file->path) return refuse("no memory for the path of %s", name);
+    snprintf(file->path, size, "%s%s%s", folder ? folder : "", folder ? "/" : "", name);
+
+    struct stat status;
+    int code = 0;
+    file->stream = fopen(file->path, "rb");
+    if (!file->stream || fstat(fileno(file->stream), &status) != 0) {
+        code = refuse("%s: cannot be read: %s", file->path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        code = refuse("%s: is not a file", file->path);
+    }
+    if (code) {
+        file_close(file);
+        return code;
+    }
+    file->size = status.st_size;
+    return 0;
+}
+
+int file_read(File *file, void *to, int64_t offset, int64_t bytes) {
+    errno = 0;
+    if (fseeko(file->stream, offset, SEEK_SET) == 0 && fread(to, 1, (size_t)bytes, file->stream) == (size_t)bytes) {
+        return 0;
+    }
+    return refuse("%s: cannot be read: %s", file->path, errno ? strerror(errno) : "it became shorter");
+}
+
+void file_close(File *file) {
+    if (file->stream) fclose(file->stream);
+    free(file->path);
+    *file = (File){0};
+}

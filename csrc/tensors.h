@@ -1,0 +1,59 @@
+/* The one table of tensors: names, shapes, weight decay, initialisation, and where each lies in its flat buffer.
+ *
+ * A model is an embedding, L equal blocks and a final part; so the table is written once for a block. gpt2.c sees a part
+ * as a struct of pointers, filled from the table. */
+#ifndef PYGPT_TENSORS_H
+#define PYGPT_TENSORS_H
+
+#include "internal.h"
+
+typedef struct {
+    float *wte, *wpe;
+} EmbeddingWeights;
+
+typedef struct {
+    float *ln_1_w, *ln_1_b, *c_attn_w, *c_attn_b, *attn_proj_w, *attn_proj_b;
+    float *ln_2_w, *ln_2_b, *c_fc_w, *c_fc_b, *mlp_proj_w, *mlp_proj_b;
+} BlockWeights;
+
+typedef struct {
+    float *ln_f_w, *ln_f_b;
+} FinalWeights;
+
+typedef struct {
+    float *embd, *drop;   // drop: NULL without dropout, as below
+} EmbeddingActivations;
+
+typedef struct {
+    float *ln_1, *ln_1_mean, *ln_1_rstd, *qkv, *lse, *heads, *attn_proj, *attn_drop, *resid_mid;
+    float *ln_2, *ln_2_mean, *ln_2_rstd, *fc, *act, *mlp_proj, *mlp_drop, *resid_post;
+} BlockActivations;
+
+typedef struct {
+    float *ln_f, *ln_f_mean, *ln_f_rstd, *losses;
+} FinalActivations;
+
+typedef struct {
+    Tensor *tensors;
+    GPT2Config config;
+    int kind;
+    int64_t count;       // of tensors
+    int64_t size;        // of the flat buffer, in floats
+    int64_t per_block;   // tensors of a block
+    int64_t before;      // tensors before the first block
+} TensorTable;
+
+/* kind: as in pygpt.h. The three others of a parameter have the table of parameters. B, T: of activations. PYGPT_OK, or the error
+ * of sizes that overflow or memory that is missing. */
+int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t B, int64_t T);
+void table_free(TensorTable *table);
+
+/* Pointers into a flat buffer with this table. */
+EmbeddingWeights embedding_weights(const TensorTable *table, float *buffer);
+BlockWeights block_weights(const TensorTable *table, float *buffer, int64_t layer);
+FinalWeights final_weights(const TensorTable *table, float *buffer);
+EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer);
+BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer);
+FinalActivations final_activations(const TensorTable *table, float *buffer);
+
+#endif

@@ -1,0 +1,120 @@
+"""Find a native library, open it with the declarations of pygpt.h, and turn its error codes into exceptions."""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+from pygpt.errors import UserError
+
+# From the most to the least demanding; a processor that has one has those after it.
+INSTRUCTION_SETS = ("x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "baseline")
+
+OK, ARGUMENT, MEMORY, DEVICE, FILE = range(5)
+
+HEADER = "pygpt.h"
+_PACKAGE = Path(__file__).parents[1]
+
+
+@cache
+def ffi() -> FFI:
+    """cffi with the declarations of the pygpt.h that the libraries were built with."""
+    declarations = _folder() / HEADER
+    if not declarations.is_file():  # a build folder holds none
+        declarations = _PACKAGE.parent / "csrc" / HEADER
+    text = re.sub(r"^\s*#.*$", "", declarations.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    made = FFI()
+    made.cdef(text)
+    return made
+
+
+@cache
+def cpu_library() -> Any:
+    """The library for this processor's instruction set, or for the one that PYGPT_ISA names.
+
+    Raises UserError if there is no library, if PYGPT_ISA names none, or if this processor cannot run it.
+    """
+    baseline = _open("pygpt_cpu_baseline")
+    best = ffi().string(baseline.pygpt_processor()).decode()
+    if best not in INSTRUCTION_SETS:
+        return baseline  # a processor for which one library is built
+    runnable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
+    asked = os.environ.get("PYGPT_ISA")
+    if asked and asked not in INSTRUCTION_SETS:
+        raise UserError(f"PYGPT_ISA is {asked!r}, expected one of {', '.join(INSTRUCTION_SETS)}")
+    if asked and asked not in runnable:
+        raise UserError(f"PYGPT_ISA is {asked!r}, but this processor runs only {', '.join(runnable)}")
+    # A compiler that does not know the best level leaves its library out.
+    built = [level for level in runnable if (_folder() / _file_name(f"pygpt_cpu_{level}")).is_file()]
+    return _open(f"pygpt_cpu_{asked or built[0]}")
+
+
+def cuda_library(device: str) -> Any:
+    """The library for "cuda" or "cuda-emulated".  Raises UserError, saying what is missing, where it is absent."""
+    name = f"pygpt_{device.replace('-', '_')}"
+    if not (_folder() / _file_name(name)).is_file():
+        raise UserError(f"device {device!r} needs {_file_name(name)}, which this installation was built without")
+    return _open(name)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check(library: Any, status: int) -> None:
+    """Raise what an error code of the library stands for: UserError, MemoryError or RuntimeError."""
+    if status == OK:
+        return
+    sentence = last_error(library)
+    if status == MEMORY:
+        raise MemoryError(sentence)
+    if status == DEVICE:
+        raise RuntimeError(sentence)
+    raise UserError(sentence)
+
+
+def last_error(library: Any) -> str:
+    """The library's sentence about its latest failure; empty if there was none since the last call."""
+    text: bytes = ffi().string(library.pygpt_last_error())
+    return text.decode()
+
+
+def _open(name: str) -> Any:
+    path = _folder() / _file_name(name)
+    try:
+        return ffi().dlopen(str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error}") from None
+
+
+def _file_name(name: str) -> str:
+    return f"lib{name}.dylib" if sysconfig.get_platform().startswith("macosx") else f"lib{name}.so"
+
+
+@cache
+def _folder() -> Path:
+    """Where the libraries are: in the folder that PYGPT_LIB_DIR names, or else the newest of those installed and built.
+
+    A checkout's pygpt/ shadows the installed one when Python is started in its root, so both are looked at.
+    """
+    named = os.environ.get("PYGPT_LIB_DIR")
+    if named:
+        folders = [Path(named)]
+    else:
+        installed = [Path(sysconfig.get_path(key)) / "pygpt" / "lib" for key in ("platlib", "purelib")]
+        build = _PACKAGE.parent / "build"
+        folders = [_PACKAGE / "lib", *installed, build, *sorted(build.glob("*/"))]
+    name = _file_name("pygpt_cpu_baseline")
+    found = [folder for folder in folders if (folder / name).is_file()]
+    if not found:
+        raise UserError(f"{name}: not found in {', '.join(map(str, folders))}; `pip install .` builds it")
+    return max(found, key=lambda folder: (folder / name).stat().st_mtime)

@@ -1,0 +1,379 @@
+"""The layers of a native library, each callable alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pygpt.backends.library import last_error
+from pygpt.backends.pointers import (
+    Floats,
+    Integers,
+    as_floats,
+    as_integers,
+    c_dropout,
+    expect_shape,
+    floats,
+    gradient,
+    integers,
+    kernel_table,
+)
+from pygpt.errors import UserError
+from pygpt.reference.dropout import Dropout
+
+
+class NativeLayers:
+    """Every layer alone, in float32.  Shapes as in ReferenceLayers; other dtypes are converted.
+
+    A gradient buffer that is given, contiguous float32, is added to in place and returned; one that is not given starts
+    at zero.  Raises UserError for shapes that do not fit, tokens outside the vocabulary, and failures of a device.
+    """
+
+    def __init__(self, library: Any, kernels: str = "fast", dtype: str = "float32") -> None:
+        self._library = library
+        self._table = kernel_table(library, kernels, dtype)
+
+    def _done(self) -> None:
+        sentence = last_error(self._library)
+        if sentence:
+            raise RuntimeError(sentence)
+
+    def matmul(self, a: Floats, b: Floats, transpose_a: bool = False, transpose_b: bool = False) -> Floats:
+        """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
+        a, b = as_floats(a), as_floats(b)
+        M, K = a.shape[::-1] if transpose_a else a.shape
+        K_b, N = b.shape[::-1] if transpose_b else b.shape
+        if K_b != K:
+            raise UserError(f"op(a) has shape {(M, K)} and op(b) {(K_b, N)}, expected (M, K) and (K, N)")
+        c = np.empty((M, N), np.float32)
+        self._table.matmul(floats(c), floats(a), floats(b), M, N, K, transpose_a, transpose_b, False)
+        self._done()
+        return c
+
+    def embedding_forward(self, tokens: Integers, wte: Floats, wpe: Floats) -> Floats:
+        """tokens: (B,T); wte: (V,C); wpe: (>=T,C).  Returns x: (B,T,C)."""
+        tokens, wte, wpe = as_integers(tokens), as_floats(wte), as_floats(wpe)
+        _check_tokens(tokens, wte, wpe)
+        (B, T), C = tokens.shape, wte.shape[1]
+        x = np.empty((B, T, C), np.float32)
+        self._table.embedding_forward(floats(x), integers(tokens), floats(wte), floats(wpe), B, T, C)
+        self._done()
+        return x
+
+    def embedding_backward(
+        self,
+        dx: Floats,
+        tokens: Integers,
+        wte: Floats,
+        wpe: Floats,
+        dwte: Floats | None = None,
+        dwpe: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
+        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C)."""
+        dx, tokens = as_floats(dx), as_integers(tokens)
+        _check_tokens(tokens, wte, wpe)
+        (B, T), C = tokens.shape, wte.shape[1]
+        expect_shape("dx", dx, (B, T, C))
+        dwte, dwpe = gradient(dwte, wte.shape, "dwte"), gradient(dwpe, wpe.shape, "dwpe")
+        self._table.embedding_backward(floats(dwte), floats(dwpe), floats(dx), integers(tokens), B, T, C)
+        self._done()
+        return dwte, dwpe
+
+    def layernorm_forward(
+        self, x: Floats, weight: Floats, bias: Floats, eps: float = 1e-5
+    ) -> tuple[Floats, Floats, Floats]:
+        """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
+        x, weight, bias = as_floats(x), as_floats(weight), as_floats(bias)
+        N, C = _rows(x), x.shape[-1]
+        expect_shape("weight", weight, (C,))
+        expect_shape("bias", bias, (C,))
+        y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
+        self._table.layernorm_forward(
+            floats(y), floats(mean), floats(rstd), floats(x), floats(weight), floats(bias), N, C, eps
+        )
+        self._done()
+        return y, mean, rstd
+
+    def layernorm_backward(
+        self,
+        dy: Floats,
+        x: Floats,
+        weight: Floats,
+        mean: Floats,
+        rstd: Floats,
+        dx: Floats | None = None,
+        dweight: Floats | None = None,
+        dbias: Floats | None = None,
+    ) -> tuple[Floats, Floats, Floats]:
+        """dy, x: (...,C); mean, rstd: (...).  Returns dx: (...,C), dweight, dbias: (C,)."""
+        dy, x, weight, mean, rstd = map(as_floats, (dy, x, weight, mean, rstd))
+        N, C = _rows(x), x.shape[-1]
+        expect_shape("dy", dy, x.shape)
+        expect_shape("weight", weight, (C,))
+        expect_shape("mean", mean, x.shape[:-1])
+        expect_shape("rstd", rstd, x.shape[:-1])
+        dx = gradient(dx, x.shape, "dx")
+        dweight, dbias = gradient(dweight, (C,), "dweight"), gradient(dbias, (C,), "dbias")
+        gradients = floats(dx), floats(dweight), floats(dbias)
+        inputs = floats(dy), floats(x), floats(weight), floats(mean), floats(rstd)
+        self._table.layernorm_backward(*gradients, *inputs, N, C)
+        self._done()
+        return dx, dweight, dbias
+
+    def linear_forward(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+        """x: (...,IC); weight: (IC,OC); bias: (OC,) or None.  Returns y: (...,OC)."""
+        x, weight = as_floats(x), as_floats(weight)
+        bias = None if bias is None else as_floats(bias)
+        IC, OC = weight.shape
+        expect_shape("x", x, (*x.shape[:-1], IC))
+        if bias is not None:
+            expect_shape("bias", bias, (OC,))
+        y = np.empty((*x.shape[:-1], OC), np.float32)
+        self._table.linear_forward(floats(y), floats(x), floats(weight), floats(bias), _rows(x), IC, OC)
+        self._done()
+        return y
+
+    def linear_backward(
+        self,
+        dy: Floats,
+        x: Floats,
+        weight: Floats,
+        dx: Floats | None = None,
+        dweight: Floats | None = None,
+        dbias: Floats | None = None,
+    ) -> tuple[Floats, Floats, Floats]:
+        """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
+        dy, x, weight = as_floats(dy), as_floats(x), as_floats(weight)
+        IC, OC = weight.shape
+        expect_shape("x", x, (*x.shape[:-1], IC))
+        expect_shape("dy", dy, (*x.shape[:-1], OC))
+        dx, dweight = gradient(dx, x.shape, "dx"), gradient(dweight, weight.shape, "dweight")
+        dbias = gradient(dbias, (OC,), "dbias")
+        gradients = floats(dx), floats(dweight), floats(dbias)
+        self._table.linear_backward(*gradients, floats(dy), floats(x), floats(weight), _rows(x), IC, OC)
+        self._done()
+        return dx, dweight, dbias
+
+    def attention_forward(self, qkv: Floats, n_head: int, dropout: Dropout | None = None) -> tuple[Floats, Floats]:
+        """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
+        qkv = as_floats(qkv)
+        B, T, C = _attention_sizes(qkv, n_head)
+        y, lse = np.empty((B, T, C), np.float32), np.empty((B, n_head, T), np.float32)
+        self._table.attention_forward(
+            floats(y), floats(lse), floats(qkv), B, T, n_head, C // n_head, c_dropout(dropout)
+        )
+        self._done()
+        return y, lse
+
+    def attention_backward(
+        self,
+        dy: Floats,
+        y: Floats,
+        lse: Floats,
+        qkv: Floats,
+        n_head: int,
+        dropout: Dropout | None = None,
+        dqkv: Floats | None = None,
+    ) -> Floats:
+        """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
+        dy, y, lse, qkv = map(as_floats, (dy, y, lse, qkv))
+        B, T, C = _attention_sizes(qkv, n_head)
+        expect_shape("dy", dy, (B, T, C))
+        expect_shape("y", y, (B, T, C))
+        expect_shape("lse", lse, (B, n_head, T))
+        dqkv = gradient(dqkv, qkv.shape, "dqkv")
+        inputs = floats(dy), floats(y), floats(lse), floats(qkv)
+        self._table.attention_backward(floats(dqkv), *inputs, B, T, n_head, C // n_head, c_dropout(dropout))
+        self._done()
+        return dqkv
+
+    def attention_probabilities(self, lse: Floats, qkv: Floats, n_head: int) -> Floats:
+        """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
+        lse, qkv = as_floats(lse), as_floats(qkv)
+        B, T, C = _attention_sizes(qkv, n_head)
+        expect_shape("lse", lse, (B, n_head, T))
+        p = np.empty((B, n_head, T, T), np.float32)
+        self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), B, T, n_head, C // n_head)
+        self._done()
+        return p
+
+    def gelu_forward(self, x: Floats) -> Floats:
+        """x: any shape.  Returns y of the same shape."""
+        x = as_floats(x)
+        y = np.empty_like(x)
+        self._table.gelu_forward(floats(y), floats(x), x.size)
+        self._done()
+        return y
+
+    def gelu_backward(self, dy: Floats, x: Floats, dx: Floats | None = None) -> Floats:
+        """dy, x: any one shape.  Returns dx of the same shape."""
+        dy, x = as_floats(dy), as_floats(x)
+        expect_shape("dy", dy, x.shape)
+        dx = gradient(dx, x.shape, "dx")
+        self._table.gelu_backward(floats(dx), floats(dy), floats(x), x.size)
+        self._done()
+        return dx
+
+    def residual_forward(self, x1: Floats, x2: Floats) -> Floats:
+        """x1, x2: any one shape.  Returns y of the same shape."""
+        x1, x2 = as_floats(x1), as_floats(x2)
+        expect_shape("x2", x2, x1.shape)
+        y = np.empty_like(x1)
+        self._table.residual_forward(floats(y), floats(x1), floats(x2), y.size)
+        self._done()
+        return y
+
+    def residual_backward(
+        self, dy: Floats, dx1: Floats | None = None, dx2: Floats | None = None
+    ) -> tuple[Floats, Floats]:
+        """dy: any shape.  Returns dx1, dx2 of the same shape."""
+        dy = as_floats(dy)
+        dx1, dx2 = gradient(dx1, dy.shape, "dx1"), gradient(dx2, dy.shape, "dx2")
+        self._table.residual_backward(floats(dx1), floats(dx2), floats(dy), dy.size)
+        self._done()
+        return dx1, dx2
+
+    def dropout_forward(self, x: Floats, dropout: Dropout) -> Floats:
+        """x: any shape.  Returns y of the same shape."""
+        x = as_floats(x)
+        y = np.empty_like(x)
+        self._table.dropout_forward(floats(y), floats(x), x.size, c_dropout(dropout))
+        self._done()
+        return y
+
+    def dropout_backward(self, dy: Floats, dropout: Dropout, dx: Floats | None = None) -> Floats:
+        """dy: any shape.  Returns dx of the same shape."""
+        dy = as_floats(dy)
+        dx = gradient(dx, dy.shape, "dx")
+        self._table.dropout_backward(floats(dx), floats(dy), dy.size, c_dropout(dropout))
+        self._done()
+        return dx
+
+    def cross_entropy_forward(self, logits: Floats, targets: Integers, vocab_size: int | None = None) -> Floats:
+        """logits: (N,Vp), Vp >= vocab_size; targets: (N,).  Returns losses: (N,)."""
+        logits, targets = as_floats(logits), as_integers(targets)
+        N, V, Vp = _logits_sizes(logits, targets, vocab_size)
+        losses = np.empty(N, np.float32)
+        self._table.cross_entropy_forward(floats(losses), floats(logits), integers(targets), N, V, Vp)
+        self._done()
+        return losses
+
+    def cross_entropy_backward(
+        self,
+        dlosses: Floats,
+        logits: Floats,
+        targets: Integers,
+        vocab_size: int | None = None,
+        dlogits: Floats | None = None,
+    ) -> Floats:
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), nothing added to the padding."""
+        dlosses, logits, targets = as_floats(dlosses), as_floats(logits), as_integers(targets)
+        N, V, Vp = _logits_sizes(logits, targets, vocab_size)
+        expect_shape("dlosses", dlosses, (N,))
+        dlogits = gradient(dlogits, logits.shape, "dlogits")
+        inputs = floats(dlosses), floats(logits), integers(targets)
+        self._table.cross_entropy_backward(floats(dlogits), *inputs, N, V, Vp)
+        self._done()
+        return dlogits
+
+    def classifier_forward(self, x: Floats, wte: Floats, targets: Integers, rows: int | None = None) -> Floats:
+        """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
+        x, wte, targets = as_floats(x), as_floats(wte), as_integers(targets)
+        N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
+        losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
+        inputs = floats(x), floats(wte), integers(targets)
+        self._library.classifier_forward(self._table, floats(losses), *inputs, floats(logits), rows, N, C, V)
+        self._done()
+        return losses
+
+    def classifier_backward(
+        self,
+        dlosses: Floats,
+        x: Floats,
+        wte: Floats,
+        targets: Integers,
+        rows: int | None = None,
+        dx: Floats | None = None,
+        dwte: Floats | None = None,
+    ) -> tuple[Floats, Floats, Floats]:
+        """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
+        dlosses, x, wte, targets = as_floats(dlosses), as_floats(x), as_floats(wte), as_integers(targets)
+        N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
+        expect_shape("dlosses", dlosses, (N,))
+        losses, logits, dlogits = (
+            np.empty(N, np.float32),
+            np.empty((rows, V), np.float32),
+            np.empty((rows, V), np.float32),
+        )
+        dx, dwte = gradient(dx, x.shape, "dx"), gradient(dwte, wte.shape, "dwte")
+        outputs = floats(losses), floats(dx), floats(dwte)
+        inputs = floats(dlosses), floats(x), floats(wte), integers(targets)
+        scratch = floats(logits), floats(dlogits)
+        self._library.classifier_backward(self._table, *outputs, *inputs, *scratch, rows, N, C, V)
+        self._done()
+        return losses, dx, dwte
+
+    def adamw_step(
+        self,
+        w: Floats,
+        m: Floats,
+        v: Floats,
+        dw: Floats,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None:
+        """One update of w, m and v in place, any one shape; step counts from 1."""
+        w, m, v = (gradient(array, w.shape, name) for array, name in ((w, "w"), (m, "m"), (v, "v")))
+        dw = as_floats(dw)
+        expect_shape("dw", dw, w.shape)
+        tensors = floats(w), floats(m), floats(v), floats(dw)
+        self._table.adamw_step(*tensors, w.size, lr, beta1, beta2, eps, weight_decay, step)
+        self._done()
+
+
+def _check_tokens(tokens: Integers, wte: Floats, wpe: Floats) -> None:
+    if tokens.ndim != 2:
+        raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
+    if wte.ndim != 2 or wpe.ndim != 2 or wte.shape[1] != wpe.shape[1] or wpe.shape[0] < tokens.shape[1]:
+        raise UserError(f"wte has shape {wte.shape} and wpe {wpe.shape}, expected (V, C) and (T or more, C)")
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= wte.shape[0]):
+        raise UserError(f"tokens lie in {tokens.min()} ... {tokens.max()}, expected 0 ... {wte.shape[0] - 1}")
+
+
+def _attention_sizes(qkv: Floats, n_head: int) -> tuple[int, int, int]:
+    if qkv.ndim != 3 or n_head < 1 or qkv.shape[2] % (3 * n_head):
+        raise UserError(f"qkv has shape {qkv.shape}, expected (B, T, 3C) with C a multiple of n_head = {n_head}")
+    return qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+
+
+def _logits_sizes(logits: Floats, targets: Integers, vocab_size: int | None) -> tuple[int, int, int]:
+    if logits.ndim != 2:
+        raise UserError(f"logits has shape {logits.shape}, expected (N, Vp)")
+    N, Vp = logits.shape
+    V = Vp if vocab_size is None else vocab_size
+    expect_shape("targets", targets, (N,))
+    if not 1 <= V <= Vp:
+        raise UserError(f"vocab_size is {V}, expected 1 ... {Vp}")
+    if N and targets.max() >= V:
+        raise UserError(f"targets go up to {targets.max()}, expected at most {V - 1}")
+    return N, V, Vp
+
+
+def _classifier_sizes(x: Floats, wte: Floats, targets: Integers, rows: int | None) -> tuple[int, int, int, int]:
+    if x.ndim != 2 or wte.ndim != 2 or x.shape[1] != wte.shape[1]:
+        raise UserError(f"x has shape {x.shape} and wte {wte.shape}, expected (N, C) and (V, C)")
+    (N, C), V = x.shape, wte.shape[0]
+    expect_shape("targets", targets, (N,))
+    if N and targets.max() >= V:
+        raise UserError(f"targets go up to {targets.max()}, expected at most {V - 1}")
+    return N, C, V, max(N, 1) if rows is None else rows
+
+
+def _rows(array: NDArray[Any]) -> int:
+    return int(np.prod(array.shape[:-1], dtype=np.int64))

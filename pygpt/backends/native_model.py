@@ -1,0 +1,162 @@
+"""The model of a native library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pygpt.backends.library import check, ffi, last_error
+from pygpt.backends.native_tensors import (
+    ACTIVATION,
+    ACTIVATION_GRADIENT,
+    FIRST_MOMENT,
+    GRADIENT,
+    PARAMETER,
+    SECOND_MOMENT,
+    NativeTensors,
+)
+from pygpt.backends.pointers import (
+    DTYPES,
+    KERNELS,
+    Floats,
+    as_integers,
+    c_dropout,
+    expect_shape,
+    floats,
+    integers,
+    kernel_table,
+)
+from pygpt.config import GPT2Config
+from pygpt.errors import UserError
+from pygpt.reference.dropout import Dropout
+
+RECOMPUTE = {"none": 0, "cheap": 1, "block": 2}
+
+
+class NativeGPT2:
+    """A model in a native library; the methods and their errors are those of ReferenceGPT2."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        library: Any,
+        *,
+        dtype: str = "float32",
+        kernels: str = "fast",
+        recompute: str = "none",
+    ) -> None:
+        self.config = config
+        self.library = library
+        kernel_table(library, kernels, dtype)
+        model = ffi().new("GPT2 **")
+        check(library, library.gpt2_create(model, _c_config(config), _c_options(dtype, kernels, recompute)))
+        self.handle = ffi().gc(model[0], library.gpt2_free)
+        self.parameters = NativeTensors(library, self.handle, PARAMETER)
+        self.gradients = NativeTensors(library, self.handle, GRADIENT)
+        self.first_moments = NativeTensors(library, self.handle, FIRST_MOMENT)
+        self.second_moments = NativeTensors(library, self.handle, SECOND_MOMENT)
+        self.activations = NativeTensors(library, self.handle, ACTIVATION)
+        self.activation_gradients = NativeTensors(library, self.handle, ACTIVATION_GRADIENT)
+        self._shape = (0, 0)
+
+    def init_weights(self, seed: int) -> None:
+        """Draw fresh parameters, the same as every backend draws from this seed."""
+        check(self.library, self.library.gpt2_init_weights(self.handle, seed))
+
+    def forward(self, tokens: Any, targets: Any = None, dropout: Dropout | None = None) -> float | None:
+        """tokens, targets: (B,T) integers; of dropout, the seed and the step are used.  Returns the loss or None."""
+        loss = ffi().new("float *")
+        self._run(self.library.gpt2_forward, loss, tokens, targets, dropout)
+        return None if targets is None else float(loss[0])
+
+    def backward(self, scale: float = 1.0) -> None:
+        """gradients += scale * d(loss)/d(parameter), for the latest forward pass."""
+        self.activation_gradients.forget()
+        check(self.library, self.library.gpt2_backward(self.handle, scale))
+
+    def forward_backward(self, tokens: Any, targets: Any, scale: float = 1.0, dropout: Dropout | None = None) -> float:
+        """Both passes with the same bits, and the head's products computed once; returns the loss."""
+        loss = ffi().new("float *")
+        self._run(self.library.gpt2_forward_backward, loss, tokens, targets, dropout, scale)
+        return float(loss[0])
+
+    def _run(
+        self, call: Callable[..., int], loss: Any, tokens: Any, targets: Any, dropout: Dropout | None, *more: float
+    ) -> None:
+        tokens = as_integers(tokens)
+        if tokens.ndim != 2:
+            raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
+        if targets is not None:
+            targets = as_integers(targets)
+            expect_shape("targets", targets, tokens.shape)
+        self.activations.forget()
+        self.activation_gradients.forget()
+        pointers = integers(tokens), integers(targets)
+        check(self.library, call(self.handle, loss, *pointers, *tokens.shape, c_dropout(dropout), *more))
+        self._shape = tokens.shape
+
+    def logits(self, first: int, count: int) -> Floats:
+        """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
+        logits = np.empty((max(count, 0), self.config.vocab_size), np.float32)
+        check(self.library, self.library.gpt2_logits(self.handle, floats(logits), first, count))
+        return logits
+
+    def attention_probabilities(self, layer: int) -> Floats:
+        """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
+        B, T = self._shape
+        p = np.empty((B, self.config.n_head, T, T), np.float32)
+        check(self.library, self.library.gpt2_attention(self.handle, floats(p), layer))
+        return p
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        check(self.library, self.library.gpt2_zero_grad(self.handle))
+
+    def clip_grad_norm(self, max_norm: float) -> float:
+        """Scale the gradients to the norm max_norm if they exceed it; max_norm <= 0 only measures.
+
+        Returns the norm before.
+        """
+        norm = ffi().new("double *")
+        check(self.library, self.library.gpt2_clip_grad_norm(self.handle, norm, max_norm))
+        return float(norm[0])
+
+    def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
+        """Update all parameters; only matrices decay; step counts from 1."""
+        check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
+
+
+def native_memory(
+    config: GPT2Config,
+    library: Any,
+    *,
+    batch_size: int,
+    seq_len: int,
+    training: bool,
+    dtype: str,
+    kernels: str,
+    recompute: str,
+) -> int:
+    """Bytes that a model takes in this library.  Raises UserError for sizes that overflow 64 bits."""
+    options = _c_options(dtype, kernels, recompute)
+    needed = int(library.gpt2_memory(_c_config(config), options, batch_size, seq_len, training))
+    if needed < 0:
+        last_error(library)
+        raise UserError(f"a batch of {batch_size} x {seq_len} tokens: the memory it needs overflows 64 bits")
+    return needed
+
+
+def _c_config(config: GPT2Config) -> Any:
+    sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    numbers = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
+    values = {name: getattr(config, name) for name in sizes + numbers}
+    return ffi().new("GPT2Config *", {**values, "n_inner": config.inner})
+
+
+def _c_options(dtype: str, kernels: str, recompute: str) -> Any:
+    if recompute not in RECOMPUTE:
+        raise UserError(f"recompute is {recompute!r}, expected {' or '.join(map(repr, RECOMPUTE))}")
+    values = {"dtype": DTYPES[dtype], "kernels": KERNELS[kernels], "recompute": RECOMPUTE[recompute]}
+    return ffi().new("GPT2Options *", values)

@@ -1,0 +1,76 @@
+"""The tensors of a model in a native library, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pygpt.backends.library import check, ffi
+from pygpt.backends.pointers import Floats, as_floats, expect_shape, floats
+
+PARAMETER, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, ACTIVATION, ACTIVATION_GRADIENT = range(6)
+
+
+class NativeTensors(Mapping[str, Floats]):
+    """Name -> array of one kind.
+
+    In the host's memory: views, which stay valid whatever becomes of the model.  In a device's: read-only copies,
+    so that nobody changes one in vain; write() changes the tensor.
+    """
+
+    def __init__(self, library: Any, handle: Any, kind: int) -> None:
+        self._library, self._handle, self._kind = library, handle, kind
+        self._tensors: dict[str, tuple[int, Any]] = {}
+        self._flat: Floats | None = None
+
+    def forget(self) -> None:
+        """The table or the buffer may have changed: read them again when they are asked for."""
+        self._tensors, self._flat = {}, None
+
+    def _table(self) -> dict[str, tuple[int, Any]]:
+        """Name -> index, Tensor."""
+        if not self._tensors:
+            for index in range(self._library.gpt2_num_tensors(self._handle, self._kind)):
+                tensor = ffi().new("Tensor *")
+                check(self._library, self._library.gpt2_tensor(self._handle, tensor, self._kind, index))
+                self._tensors[ffi().string(tensor.name).decode()] = index, tensor
+        return self._tensors
+
+    def _buffer(self) -> Floats | None:
+        """The flat buffer of all tensors, None where it lies in a device's memory."""
+        if self._flat is None:
+            data, size = ffi().new("float **"), ffi().new("int64_t *")
+            check(self._library, self._library.gpt2_buffer(self._handle, data, size, self._kind))
+            if data[0] == ffi().NULL:
+                return None
+            # The array keeps `owned` alive, and so the buffer, also when the model lets go of it.
+            owned = ffi().gc(data[0], self._library.pygpt_release)
+            self._flat = np.frombuffer(ffi().buffer(owned, size[0] * 4), np.float32)
+        return self._flat
+
+    def __getitem__(self, name: str) -> Floats:
+        index, tensor = self._table()[name]
+        shape = tuple(tensor.shape[0 : tensor.ndim])
+        buffer = self._buffer()
+        if buffer is not None:
+            return buffer[tensor.offset : tensor.offset + tensor.size].reshape(shape)
+        values = np.empty(shape, np.float32)
+        check(self._library, self._library.gpt2_read(self._handle, floats(values), self._kind, index))
+        values.flags.writeable = False
+        return values
+
+    def write(self, name: str, values: ArrayLike) -> None:
+        """Copy the values into a tensor.  Raises UserError for another shape, KeyError for an unknown name."""
+        index, tensor = self._table()[name]
+        values = as_floats(values)
+        expect_shape(name, values, tuple(tensor.shape[0 : tensor.ndim]))
+        check(self._library, self._library.gpt2_write(self._handle, floats(values), self._kind, index))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table())
+
+    def __len__(self) -> int:
+        return len(self._table())

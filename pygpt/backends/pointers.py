@@ -1,0 +1,72 @@
+"""numpy arrays as the native libraries take them: checked, contiguous, and their pointers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pygpt.backends.library import ffi
+from pygpt.errors import UserError
+from pygpt.reference.dropout import Dropout
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
+
+DTYPES = {"float32": 0, "bfloat16": 1}
+KERNELS = {"plain": 0, "fast": 1}
+
+
+def as_floats(array: ArrayLike) -> Floats:
+    """Contiguous float32, the array itself where it is that already."""
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def as_integers(array: ArrayLike) -> Integers:
+    """Contiguous int32, the array itself where it is that already."""
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def floats(array: Floats | None) -> Any:
+    """A pointer to the data, NULL for None; the caller keeps the array alive and has made it contiguous."""
+    return ffi().NULL if array is None else ffi().cast("float *", array.ctypes.data)
+
+
+def integers(array: Integers | None) -> Any:
+    """A pointer to the data, as floats() gives it."""
+    return ffi().NULL if array is None else ffi().cast("int32_t *", array.ctypes.data)
+
+
+def gradient(given: Floats | None, shape: tuple[int, ...], name: str) -> Floats:
+    """The buffer to add to: the given one, or zeros.  Raises UserError for another shape, dtype or layout."""
+    if given is None:
+        return np.zeros(shape, np.float32)
+    if given.shape != shape or given.dtype != np.float32 or not given.flags.c_contiguous:
+        raise UserError(f"{name} has shape {given.shape} and dtype {given.dtype}, expected contiguous float32 {shape}")
+    return given
+
+
+def expect_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raises UserError for another shape."""
+    if array.shape != shape:
+        raise UserError(f"{name} has shape {array.shape}, expected {shape}")
+
+
+def c_dropout(dropout: Dropout | None) -> Any:
+    """The struct of pygpt.h, NULL for None."""
+    if dropout is None:
+        return ffi().NULL
+    values = {"p": dropout.p, "site": dropout.site, "step": dropout.step, "seed": dropout.seed}
+    return ffi().new("Dropout *", values)
+
+
+def kernel_table(library: Any, kernels: str, dtype: str) -> Any:
+    """The library's function table.  Raises UserError for names that are unknown, and sets that it does not have."""
+    for name, value, known in (("kernels", kernels, KERNELS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")
+    table = library.pygpt_kernels(KERNELS[kernels], DTYPES[dtype])
+    if table == ffi().NULL:
+        raise UserError(f"the library has no kernels {kernels!r} with dtype {dtype!r}")
+    return table

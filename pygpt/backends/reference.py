@@ -1,0 +1,332 @@
+"""The numpy reference behind the same two faces as the native libraries."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pygpt.config import GPT2Config
+from pygpt.errors import UserError
+from pygpt.reference import (
+    adamw,
+    attention,
+    classifier,
+    clipping,
+    cross_entropy,
+    embedding,
+    gelu,
+    gpt2,
+    layernorm,
+    linear,
+    residual,
+)
+from pygpt.reference import dropout as dropout_layer
+from pygpt.reference.arrays import Array, Operands, exact
+from pygpt.reference.dropout import Dropout
+
+
+class ReferenceLayers:
+    """Every layer alone, in the dtype of its arguments, complex too.
+
+    A gradient buffer that is given is added to in place and returned; one that is not given starts at zero.
+    `operands` is applied to both operands of each product in matmul, linear and classifier, such as
+    pygpt.reference.bfloat16.round_bfloat16.
+    """
+
+    def __init__(self, operands: Operands = exact) -> None:
+        self.operands = operands
+
+    def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
+        a, b = self.operands(a), self.operands(b)
+        return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+
+    def embedding_forward(self, tokens: Array, wte: Array, wpe: Array) -> Array:
+        """tokens: (B,T); wte: (V,C); wpe: (>=T,C).  Returns x: (B,T,C)."""
+        return embedding.forward(tokens, wte, wpe)
+
+    def embedding_backward(
+        self, dx: Array, tokens: Array, wte: Array, wpe: Array, dwte: Array | None = None, dwpe: Array | None = None
+    ) -> tuple[Array, Array]:
+        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C)."""
+        to_wte, to_wpe = embedding.backward(dx, tokens, wte, wpe)
+        return _add(dwte, to_wte), _add(dwpe, to_wpe)
+
+    def layernorm_forward(self, x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
+        """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
+        return layernorm.forward(x, weight, bias, eps)
+
+    def layernorm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        mean: Array,
+        rstd: Array,
+        dx: Array | None = None,
+        dweight: Array | None = None,
+        dbias: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """dy, x: (...,C); mean, rstd: (...).  Returns dx: (...,C), dweight, dbias: (C,)."""
+        to_x, to_weight, to_bias = layernorm.backward(dy, x, weight, mean, rstd)
+        return _add(dx, to_x), _add(dweight, to_weight), _add(dbias, to_bias)
+
+    def linear_forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """x: (...,IC); weight: (IC,OC); bias: (OC,) or None.  Returns y: (...,OC)."""
+        return linear.forward(x, weight, bias, self.operands)
+
+    def linear_backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        dx: Array | None = None,
+        dweight: Array | None = None,
+        dbias: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
+        to_x, to_weight, to_bias = linear.backward(dy, x, weight, self.operands)
+        return _add(dx, to_x), _add(dweight, to_weight), _add(dbias, to_bias)
+
+    def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
+        """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
+        return attention.forward(qkv, n_head, dropout)
+
+    def attention_backward(
+        self,
+        dy: Array,
+        y: Array,
+        lse: Array,
+        qkv: Array,
+        n_head: int,
+        dropout: Dropout | None = None,
+        dqkv: Array | None = None,
+    ) -> Array:
+        """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
+        return _add(dqkv, attention.backward(dy, y, lse, qkv, n_head, dropout))
+
+    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int) -> Array:
+        """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
+        return attention.probabilities(lse, qkv, n_head)
+
+    def gelu_forward(self, x: Array) -> Array:
+        """x: any shape.  Returns y of the same shape."""
+        return gelu.forward(x)
+
+    def gelu_backward(self, dy: Array, x: Array, dx: Array | None = None) -> Array:
+        """dy, x: any one shape.  Returns dx of the same shape."""
+        return _add(dx, gelu.backward(dy, x))
+
+    def residual_forward(self, x1: Array, x2: Array) -> Array:
+        """x1, x2: any one shape.  Returns y of the same shape."""
+        return residual.forward(x1, x2)
+
+    def residual_backward(self, dy: Array, dx1: Array | None = None, dx2: Array | None = None) -> tuple[Array, Array]:
+        """dy: any shape.  Returns dx1, dx2 of the same shape."""
+        to_x1, to_x2 = residual.backward(dy)
+        return _add(dx1, to_x1), _add(dx2, to_x2)
+
+    def dropout_forward(self, x: Array, dropout: Dropout) -> Array:
+        """x: any shape.  Returns y of the same shape."""
+        return _add(None, dropout_layer.forward(x, dropout))
+
+    def dropout_backward(self, dy: Array, dropout: Dropout, dx: Array | None = None) -> Array:
+        """dy: any shape.  Returns dx of the same shape."""
+        return _add(dx, dropout_layer.backward(dy, dropout))
+
+    def cross_entropy_forward(self, logits: Array, targets: Array, vocab_size: int | None = None) -> Array:
+        """logits: (N,Vp), Vp >= vocab_size; targets: (N,).  Returns losses: (N,)."""
+        return cross_entropy.forward(logits, targets, vocab_size)
+
+    def cross_entropy_backward(
+        self,
+        dlosses: Array,
+        logits: Array,
+        targets: Array,
+        vocab_size: int | None = None,
+        dlogits: Array | None = None,
+    ) -> Array:
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), nothing added to the padding."""
+        return _add(dlogits, cross_entropy.backward(dlosses, logits, targets, vocab_size))
+
+    def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
+        """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
+        return classifier.forward(x, wte, targets, rows, self.operands)
+
+    def classifier_backward(
+        self,
+        dlosses: Array,
+        x: Array,
+        wte: Array,
+        targets: Array,
+        rows: int | None = None,
+        dx: Array | None = None,
+        dwte: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
+        losses, to_x, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands)
+        return losses, _add(dx, to_x), _add(dwte, to_wte)
+
+    def adamw_step(
+        self,
+        w: Array,
+        m: Array,
+        v: Array,
+        dw: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None:
+        """w, m, v, dw: any one shape; w, m and v are updated in place; step counts from 1."""
+        adamw.update(w, m, v, dw, lr, beta1, beta2, eps, weight_decay, step)
+
+
+def _add(gradient: Array | None, contribution: Array) -> Array:
+    """gradient += contribution, or a fresh array."""
+    if gradient is None:
+        return contribution.copy()
+    gradient += contribution
+    return gradient
+
+
+class ReferenceGPT2:
+    """GPT-2 in numpy, in float32, float64 or complex128.  Parameters are zero until they are set or drawn."""
+
+    def __init__(self, config: GPT2Config, dtype: DTypeLike = np.float64, operands: Operands = exact) -> None:
+        self.config = config
+        self.dtype = np.dtype(dtype)
+        self.operands = operands
+        self.parameters = gpt2.zeros(config, dtype)
+        self.activations: dict[str, Array] = {}
+        self.activation_gradients: dict[str, Array] = {}
+        self._tokens: Array | None = None
+        self._targets: Array | None = None
+        self._dropout: Dropout | None = None
+
+    @cached_property
+    def gradients(self) -> dict[str, Array]:
+        """Name -> gradient of the loss; allocated when first asked for."""
+        return gpt2.zeros(self.config, self.dtype)
+
+    @cached_property
+    def first_moments(self) -> dict[str, Array]:
+        """Name -> AdamW's m; allocated when first asked for."""
+        return gpt2.zeros(self.config, self.dtype)
+
+    @cached_property
+    def second_moments(self) -> dict[str, Array]:
+        """Name -> AdamW's v; allocated when first asked for."""
+        return gpt2.zeros(self.config, self.dtype)
+
+    def init_weights(self, seed: int) -> None:
+        """Draw fresh parameters, the same as every backend draws from this seed."""
+        gpt2.init_weights(self.parameters, self.config, seed)
+
+    def forward(self, tokens: Array, targets: Array | None = None, dropout: Dropout | None = None) -> Any:
+        """tokens, targets: (B,T) integers; of dropout, the seed and the step are used.
+
+        Returns the mean loss over the targets that are not negative, in nats; None without targets.  Raises UserError
+        for sequences longer than n_positions and for tokens and targets outside the vocabulary.
+        """
+        self._check(tokens, targets)
+        self._tokens, self._targets, self._dropout = tokens, targets, dropout
+        self.activations = gpt2.forward(self.parameters, self.config, tokens, targets, dropout, self.operands)
+        return None if targets is None else self._loss(targets)
+
+    def backward(self, scale: float = 1.0) -> None:
+        """gradients += scale * d(loss)/d(parameter), for the latest forward pass.
+
+        Raises UserError if that had no target to count.
+        """
+        self._backward(scale)
+
+    def forward_backward(
+        self, tokens: Array, targets: Array, scale: float = 1.0, dropout: Dropout | None = None
+    ) -> Any:
+        """Both passes, the head computed once instead of twice; returns the loss.  Raises UserError as they do."""
+        self._check(tokens, targets)
+        self.forward(tokens, None, dropout)
+        self._targets = targets
+        self._backward(scale)
+        return self._loss(targets)
+
+    def _backward(self, scale: float) -> None:
+        if self._tokens is None or self._targets is None or not gpt2.counted(self._targets):
+            raise UserError("the backward pass needs a forward pass with at least one target before it")
+        self.activation_gradients = gpt2.backward(
+            self.parameters,
+            self.gradients,
+            self.activations,
+            self.config,
+            self._tokens,
+            self._targets,
+            self._dropout,
+            scale,
+            self.operands,
+        )
+
+    def _loss(self, targets: Array) -> Any:
+        return gpt2.mean_loss(self.activations["losses"], targets).item()
+
+    def logits(self, first: int, count: int) -> Array:
+        """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
+        x = linear.rows(self._activation("ln_f"))
+        if first < 0 or count < 0 or first + count > len(x):
+            raise UserError(f"logits of rows {first} to {first + count - 1}: the latest forward pass has {len(x)} rows")
+        return classifier.logits(x[first : first + count], self.parameters["wte.weight"], self.operands)
+
+    def attention_probabilities(self, layer: int) -> Array:
+        """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
+        if not 0 <= layer < self.config.n_layer:
+            raise UserError(f"layer is {layer}, expected 0 to {self.config.n_layer - 1}")
+        lse, qkv = self._activation(f"h.{layer}.attn.lse"), self._activation(f"h.{layer}.attn.c_attn")
+        return attention.probabilities(lse, qkv, self.config.n_head)
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        for gradient in self.gradients.values():
+            gradient[...] = 0
+
+    def clip_grad_norm(self, max_norm: float) -> Any:
+        """Scale the gradients to the norm max_norm if they exceed it; max_norm <= 0 only measures.
+
+        Returns the norm before.
+        """
+        return clipping.clip(self.gradients.values(), max_norm).item()
+
+    def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
+        """Update all parameters; only matrices decay; step counts from 1."""
+        for parameter in gpt2.parameter_table(self.config):
+            tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
+            w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
+            decay = weight_decay if parameter.weight_decay else 0.0
+            adamw.update(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
+
+    def _activation(self, name: str) -> Array:
+        if not self.activations:
+            raise UserError(f"activation {name} needs a forward pass before it")
+        return self.activations[name]
+
+    def _check(self, tokens: Array, targets: Array | None) -> None:
+        config = self.config
+        if tokens.ndim != 2 or 0 in tokens.shape:
+            raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
+        if tokens.shape[1] > config.n_positions:
+            raise UserError(
+                f"sequence length is {tokens.shape[1]}, expected at most n_positions = {config.n_positions}"
+            )
+        if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+            found = tokens.min() if tokens.min() < 0 else tokens.max()
+            raise UserError(f"token {found} is outside the vocabulary, expected 0 to {config.vocab_size - 1}")
+        if targets is None:
+            return
+        if targets.shape != tokens.shape:
+            raise UserError(f"targets has shape {targets.shape}, expected {tokens.shape} as tokens")
+        if targets.max() >= config.vocab_size:
+            raise UserError(f"target {targets.max()} is outside the vocabulary, expected less than {config.vocab_size}")

@@ -1,0 +1,177 @@
+"""The model folder: config.json and model.safetensors, as Hugging Face's GPT-2 has them.
+
+A folder may come from anybody, so every check is made before the first number is read, and what is allocated is bounded
+by the size of the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pygpt import atomic
+from pygpt.config import GPT2Config, read_json_object
+from pygpt.errors import UserError
+from pygpt.reference.gpt2 import parameter_table
+from pygpt.tensor_file import DTYPES, StoredTensor, bytes_per_value, read_tensors, write_tensors
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_PREFIX = "transformer."
+_HEAD = "lm_head.weight"
+_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # constants, which old files hold
+_LARGEST_INDEX = 2**24
+_ROWS = 1024
+
+
+def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of the table; the head is wte.weight again and not listed."""
+    return {parameter.name: parameter.shape for parameter in parameter_table(config)}
+
+
+def read_config(folder: str | Path) -> GPT2Config:
+    """The configuration of a model folder.  Raises UserError when there is none, or not one of a GPT-2."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder, expected one with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    atomic.finish(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder}: holds no {CONFIG_FILE}")
+    return GPT2Config.from_json(folder / CONFIG_FILE)
+
+
+def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The parameters of a model folder, one after the other: name and float32 array, in the order of the table.
+
+    The arrays are read-only views of the file where it holds float32, and copies of one tensor where it holds float16
+    or bfloat16. Names may have the prefix `transformer.`; a stored head must equal wte.weight, to which it is tied.
+
+    Raises UserError on the call, before anything is yielded, when the folder does not hold exactly the parameters
+    that the configuration asks for. So call it before the model is created: a small file with a configuration of
+    a large model is refused without allocating one.
+    """
+    folder = Path(folder)
+    atomic.finish(folder)
+    weights, tensors = _stored_tensors(folder)
+    if config.n_layer > len(tensors):
+        raise UserError(
+            f"{weights}: holds {len(tensors)} parameters, too few for the {config.n_layer} layers of {CONFIG_FILE}"
+        )
+    shapes = parameter_shapes(config)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise UserError(f"{weights}: tensor {name} is missing")
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise UserError(f"{tensor.path}: tensor {name} has shape {tensor.shape}, expected {shape}")
+        if tensor.dtype not in DTYPES.values():
+            raise UserError(
+                f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected {', '.join(DTYPES.values())}"
+            )
+    head = tensors.pop(_HEAD, None)
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise UserError(f"{tensor.path}: tensor {name[:80]!r} is not a parameter of the GPT-2 in {CONFIG_FILE}")
+    if head is not None and not _equal(head, tensors["wte.weight"]):
+        raise UserError(f"{head.path}: tensor {_HEAD} differs from wte.weight; a head of its own is not implemented")
+    return ((name, tensors[name].float32()) for name in shapes)
+
+
+def save_parameters(
+    folder: str | Path,
+    config: GPT2Config,
+    parameters: Mapping[str, NDArray[Any]],
+    dtype: str = "float32",
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Save a model so that transformers.GPT2LMHeadModel.from_pretrained(folder) opens it.
+
+    parameters: name -> array, asked for one at a time. dtype: "float32", "float16" or "bfloat16".
+    extra: writes further files, such as the tokenizer's, into the folder that it is given.
+
+    A folder that exists keeps its other files; config.json, model.safetensors and the extra files are replaced together
+    (pygpt/atomic.py). Raises UserError when they cannot be written, and then leaves the folder as it was.
+    """
+    size = config.num_parameters * bytes_per_value(dtype) + 2**20  # with space for headers and tokenizer files
+    with atomic.write_files(folder, size) as saving:
+        write_model(saving, config, parameters, dtype)
+        if extra is not None:
+            extra(saving)
+
+
+def write_model(
+    folder: Path, config: GPT2Config, parameters: Mapping[str, NDArray[Any]], dtype: str = "float32"
+) -> None:
+    """Write config.json and model.safetensors into a folder that atomic.write_files() gave."""
+    config.to_json(folder / CONFIG_FILE, dtype)
+    write_tensors(folder / WEIGHTS_FILE, parameter_shapes(config), parameters, dtype)
+
+
+def _stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
+    """The file that holds or lists the tensors, and the tensors by name without prefix and mask buffers."""
+    if (folder / WEIGHTS_FILE).is_file():
+        weights = folder / WEIGHTS_FILE
+        stored = read_tensors(weights)
+    elif (folder / INDEX_FILE).is_file():
+        weights = folder / INDEX_FILE
+        stored = _read_shards(weights)
+    elif (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
+        raise UserError(
+            f"{folder}: holds pytorch_model.bin but no {WEIGHTS_FILE}; convert it with transformers: "
+            f"GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder)"
+        )
+    else:
+        raise UserError(f"{folder}: holds no {WEIGHTS_FILE}")
+    tensors: dict[str, StoredTensor] = {}
+    for full_name, tensor in stored.items():
+        name = full_name.removeprefix(_PREFIX)
+        if name in tensors:
+            raise UserError(
+                f"{tensor.path}: tensor {name[:80]!r} is there twice, with and without the prefix {_PREFIX}"
+            )
+        if not _MASK_BUFFER.fullmatch(name):
+            tensors[name] = tensor
+    return weights, tensors
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file beside the index, from a model.safetensors.index.json.  Raises UserError when it is not that."""
+    weight_map = read_json_object(index, _LARGEST_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index}: holds no weight_map from tensors to files")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise UserError(
+                f"{index}: names {str(file)[:80]!r} for tensor {name[:80]!r}, expected a .safetensors file beside it"
+            )
+    return weight_map
+
+
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
+    """The tensors of the files that a model.safetensors.index.json names."""
+    weight_map = read_weight_map(index)
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        for name, tensor in read_tensors(index.with_name(file)).items():
+            if name in tensors:
+                raise UserError(f"{tensor.path}: tensor {name[:80]!r} is in {tensors[name].path.name} too")
+            tensors[name] = tensor
+    for name, file in weight_map.items():
+        if name not in tensors or tensors[name].path.name != file:
+            raise UserError(f"{index}: names {file} for tensor {name[:80]!r}, which is not there")
+    return tensors
+
+
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+    """Whether two tensors hold the same numbers, bit by bit, so that NaN equals itself."""
+    if a.dtype not in DTYPES.values() or a.shape != b.shape:
+        return False
+    pieces = (slice(row, row + _ROWS) for row in range(0, a.shape[0], _ROWS))
+    return all(np.array_equal(a.float32(rows).view(np.int32), b.float32(rows).view(np.int32)) for rows in pieces)

@@ -1,0 +1,44 @@
+"""What the command lines of scripts/ share: how they end, and types for their flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from pygpt.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's main() and exit with its status (None is 0).
+
+    A UserError prints `error: sentence` and exits with 2; Ctrl-C exits with 130, and a reader that went away
+    (`script | head`) with 141, the statuses that a shell gives for these signals; none of them shows a traceback.
+    """
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, and would complain then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return value

@@ -1,0 +1,226 @@
+"""The sizes and settings of a GPT-2, with the field names of Hugging Face's config.json."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import operator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pygpt.errors import UserError
+
+ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
+
+# Tokens, head and layer numbers are 32-bit integers in files and libraries.
+_LARGEST_SIZE = 2**31 - 1
+_LARGEST_CONFIG_FILE = 2**24
+_REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+
+# Settings of config.json that change the mathematics, with the only value that is implemented.
+_FIXED: dict[str, Any] = {
+    "model_type": "gpt2",
+    "tie_word_embeddings": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+}
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """A GPT-2's configuration; the defaults are GPT-2 124M without dropout (Hugging Face's default is 0.1).
+
+    Raises UserError when a field is out of its range, n_embd is not a multiple of n_head, or the parameters
+    would take 2^63 bytes or more.
+    """
+
+    vocab_size: int = 50257  # V
+    n_positions: int = 1024  # largest T
+    n_embd: int = 768  # C
+    n_layer: int = 12  # L
+    n_head: int = 12  # NH
+    n_inner: int | None = None  # channels between the two linear layers of the feed-forward part; None: 4 C
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+    embd_pdrop: float = 0.0
+    attn_pdrop: float = 0.0
+    resid_pdrop: float = 0.0
+    bos_token_id: int | None = None  # the tokenizer's, kept for others who open the folder
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in _REQUIRED:
+            self._set(name, _size(name, getattr(self, name)))
+        if self.n_inner is not None:
+            self._set("n_inner", _size("n_inner", self.n_inner))
+        if self.n_embd % self.n_head:
+            raise UserError(f"n_embd is {self.n_embd}, expected a multiple of n_head, which is {self.n_head}")
+        if self.num_parameters >= 2**61:
+            raise UserError(
+                f"vocab_size, n_positions, n_embd, n_layer and n_inner ask for {self.num_parameters} parameters, "
+                f"expected less than 2^61, so that their bytes are counted in 63 bits"
+            )
+        if self.activation_function not in ACTIVATION_FUNCTIONS:
+            raise UserError(
+                f"activation_function is {_show(self.activation_function)}, expected "
+                f"{' or '.join(map(repr, ACTIVATION_FUNCTIONS))}"
+            )
+        self._set("layer_norm_epsilon", _number("layer_norm_epsilon", self.layer_norm_epsilon))
+        if ctypes.c_float(self.layer_norm_epsilon).value == 0:
+            raise UserError("layer_norm_epsilon is 0 in float32, expected a positive number")
+        self._set("initializer_range", _number("initializer_range", self.initializer_range))
+        for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
+            p = _number(name, getattr(self, name))
+            if ctypes.c_float(p).value >= 1:
+                raise UserError(f"{name} is {p:.9g}, expected a probability of at least 0 and below 1")
+            self._set(name, p)
+        for name in ("bos_token_id", "eos_token_id"):
+            if getattr(self, name) is not None:
+                self._set(name, _token(name, getattr(self, name), self.vocab_size))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def inner(self) -> int:
+        """Channels between the two linear layers of the feed-forward part."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def head_size(self) -> int:
+        """HS = C / NH."""
+        return self.n_embd // self.n_head
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model learns; the head is wte again and counts once."""
+        c, inner = self.n_embd, self.inner
+        attention = (c * 3 * c + 3 * c) + (c * c + c)
+        feed_forward = (c * inner + inner) + (inner * c + c)
+        block = 2 * c + attention + 2 * c + feed_forward
+        return self.vocab_size * c + self.n_positions * c + self.n_layer * block + 2 * c
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPT2Config:
+        """The configuration in the contents of a config.json.
+
+        Keys that do not change the mathematics are ignored. Raises UserError for those that do and have a value
+        which is not implemented, and for missing or invalid sizes.
+        """
+        for name, implemented in _FIXED.items():
+            if name in values and values[name] != implemented:
+                raise UserError(
+                    f"{name} is {_show(values[name])}, expected {implemented!r}: nothing else is implemented"
+                )
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        if "n_positions" not in known and "n_ctx" in values:  # its older name
+            known["n_positions"] = values["n_ctx"]
+        for name in _REQUIRED:
+            if name not in known:
+                raise UserError(f"{name} is missing")
+        for name in ("bos_token_id", "eos_token_id"):
+            token, size = known.get(name), known["vocab_size"]
+            if isinstance(token, list):
+                token = known[name] = token[0] if token else None
+            # 50256 stays behind in the files of models that have a smaller vocabulary.
+            if isinstance(token, int) and isinstance(size, int) and token >= size:
+                del known[name]
+        return cls(**known)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> GPT2Config:
+        """Read a Hugging Face config.json.  Raises UserError, naming the file, when that cannot be done."""
+        values = read_json_object(Path(path), _LARGEST_CONFIG_FILE)
+        try:
+            return cls.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def to_dict(self, dtype: str = "float32") -> dict[str, Any]:
+        """The contents of a config.json that transformers opens; dtype is that of the tensors beside it."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            **asdict(self),
+            "tie_word_embeddings": True,
+            "torch_dtype": dtype,
+        }
+
+    def to_json(self, path: str | Path, dtype: str = "float32") -> None:
+        """Write a config.json that transformers opens; dtype is that of the tensors beside it."""
+        Path(path).write_text(json.dumps(self.to_dict(dtype), indent=2) + "\n", encoding="utf-8")
+
+
+def read_json_object(path: Path, largest: int) -> dict[str, Any]:
+    """The JSON object in a file of at most `largest` bytes.  Raises UserError, naming the file, when there is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(largest + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(text) > largest:
+        raise UserError(f"{path}: is longer than {largest} bytes")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
+    return values
+
+
+def _size(name: str, value: Any) -> int:
+    size = _integer(value)
+    if size is None or not 1 <= size <= _LARGEST_SIZE:
+        raise UserError(f"{name} is {_show(value)}, expected an integer from 1 to {_LARGEST_SIZE}")
+    return size
+
+
+def _token(name: str, value: Any, vocab_size: int) -> int:
+    token = _integer(value)
+    if token is None or not 0 <= token < vocab_size:
+        raise UserError(f"{name} is {_show(value)}, expected a token from 0 to {vocab_size - 1}")
+    return token
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _number(name: str, value: Any) -> float:
+    """value as a float, when it is finite in float32 and not negative."""
+    try:
+        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(ctypes.c_float(number).value) or number < 0:
+        raise UserError(f"{name} is {_show(value)}, expected a number that is finite in float32 and not negative")
+    return number
+
+
+def _show(value: Any) -> str:
+    """value as it stands in an error: short, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = f"an enormous {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+MODEL_SIZES: dict[str, GPT2Config] = {
+    "gpt2": GPT2Config(),
+    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+    "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
+}
+"""The four sizes that OpenAI published, by their Hugging Face names."""

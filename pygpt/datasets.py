@@ -1,0 +1,200 @@
+"""Where text comes from: the corpora that have a name, and any file or folder.
+
+stdlib        the sources of the standard library of the running Python: every machine with Python has them
+shakespeare   40,000 lines of Shakespeare's plays, one megabyte ("tiny Shakespeare", A. Karpathy 2015), downloaded
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import platform
+import stat
+import sysconfig
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygpt.atomic import write_file
+from pygpt.errors import UserError
+from pygpt.meta import is_token_folder
+from pygpt.tokens import is_token_file
+
+NAMES = ("stdlib", "shakespeare")
+
+_STDLIB_LIMIT = 32 * 2**20  # bytes
+_STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_TIMEOUT = 30.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class Download:
+    url: str
+    sha256: str
+    size: int
+    file_name: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text in files, or in one that is still to be downloaded."""
+
+    name: str
+    source: str  # where it is from
+    licence: str
+    digest: str  # changes when the text does
+    files: tuple[Path, ...] = ()
+    download: Download | None = None
+
+
+TINY_SHAKESPEARE = Download(
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    size=1115394,
+    file_name="tinyshakespeare.txt",
+)
+
+
+def find_corpus(data: str) -> Corpus:
+    """The corpus of this name, or of the file or folder at this path.
+
+    Raises UserError when there is none, or it has no text.
+    """
+    if data == "stdlib":
+        return _stdlib()
+    if data == "shakespeare":
+        licence = "public domain (Shakespeare's plays)"
+        return Corpus(data, TINY_SHAKESPEARE.url, licence, TINY_SHAKESPEARE.sha256, download=TINY_SHAKESPEARE)
+    if not data:
+        raise UserError("the name or path of the data is empty")
+    return _path(Path(data))
+
+
+def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None = None) -> tuple[Path, ...]:
+    """The corpus's files, the checksum of a downloaded one verified.
+
+    folder: where a download is kept; from_file: a copy that makes the download unnecessary.
+    Raises UserError when the download fails, or is not what it should be.
+    """
+    if corpus.download is None:
+        if from_file is not None:
+            raise UserError(f"--from is for a data set that is downloaded, and {corpus.name} is not")
+        return corpus.files
+    path = folder / corpus.download.file_name if from_file is None else Path(from_file)
+    if from_file is None and not path.is_file():
+        _fetch_file(corpus.download, path)
+    _verify(corpus.download, path)
+    return (path,)
+
+
+def _stdlib() -> Corpus:
+    root = Path(sysconfig.get_paths()["stdlib"])
+
+    def leave_out(folder: Path) -> bool:
+        return folder.name in _STDLIB_LEFT_OUT or folder.name.startswith("config-")
+
+    files: list[Path] = []
+    size = 0
+    for path in _walk(root, leave_out):
+        if path.suffix != ".py" or path.name.startswith("_sysconfigdata"):
+            continue
+        size += path.stat().st_size
+        if size > _STDLIB_LIMIT:
+            break
+        files.append(path)
+    files = _not_empty(files)
+    if not files:
+        raise UserError(f"{root}: the standard library's sources are not there; --data PATH takes another text")
+    source = f"the standard library of Python {platform.python_version()}"
+    return Corpus("stdlib", source, "Python Software Foundation License 2", _digest(root, files), tuple(files))
+
+
+def _path(path: Path) -> Corpus:
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            files, root = [path], path.parent
+        elif stat.S_ISDIR(kind):
+            files, root = list(_walk(path, leave_out=is_token_folder)), path
+        else:
+            raise UserError(f"{path}: is neither a file nor a folder")
+        files = _not_empty(files)
+    except FileNotFoundError as error:
+        names = ", ".join(NAMES)
+        raise UserError(
+            f"{error.filename}: there is no such file or folder, and no data set of this name ({names})"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if is_token_file(path) or is_token_folder(path):
+        raise UserError(f"{path}: holds tokens, expected text")
+    if not files:
+        raise UserError(f"{path}: is empty" if stat.S_ISREG(kind) else f"{path}: holds no file with text in it")
+    absolute = path.resolve()
+    name = absolute.stem if stat.S_ISREG(kind) else absolute.name
+    return Corpus(name or "data", str(absolute), "not stated", _digest(root, files), tuple(files))
+
+
+def _walk(root: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
+    """The regular files under a folder in the order of their names, but for hidden ones and folders to leave out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not (name.startswith(".") or leave_out(Path(folder, name))))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _not_empty(files: Iterable[Path]) -> list[Path]:
+    return [path for path in files if path.stat().st_size > 0]
+
+
+def _digest(root: Path, files: Iterable[Path]) -> str:
+    """Of the files' names, sizes and times, so that it is known without reading them."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(
+            f"{path.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(
+                "utf-8", "surrogateescape"
+            )
+        )
+    return digest.hexdigest()
+
+
+def _fetch_file(download: Download, path: Path) -> None:
+    try:
+        with urllib.request.urlopen(download.url, timeout=_TIMEOUT) as response:
+            text = response.read(download.size + 1)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
+        raise UserError(f"{download.url}: cannot be downloaded ({reason}); --from FILE takes a copy of it") from error
+    _check(download, text, download.url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_file(path) as file:
+        file.write(text)
+
+
+def _verify(download: Download, path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            text = file.read(download.size + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    _check(download, text, str(path))
+
+
+def _check(download: Download, text: bytes, name: str) -> None:
+    found = hashlib.sha256(text).hexdigest()
+    if found != download.sha256:
+        raise UserError(
+            f"{name}: is not the expected text of {download.size} bytes with SHA-256 {download.sha256[:16]}...: "
+            f"has {'more' if len(text) > download.size else len(text)} bytes and {found[:16]}..."
+        )

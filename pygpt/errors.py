@@ -1,0 +1,5 @@
+"""What is raised when the user, not the program, can mend it."""
+
+
+class UserError(Exception):
+    """One sentence: the file, flag or tensor; what was expected; what was found. Command lines print it and exit with 2."""

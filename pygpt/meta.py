@@ -1,0 +1,159 @@
+"""What a folder of token files holds: meta.json beside them, or llm.c's names where there is none."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pygpt.atomic import finish
+from pygpt.errors import UserError
+from pygpt.tokens import HEADER_BYTES, LARGEST_VOCAB, read_tokens
+
+FILE_NAME = "meta.json"
+
+_LARGEST_FILE = 2**24
+_LLMC_NAME = re.compile(r"(?:.*_)?(train|val)(?:_\d+)?\.bin")
+_GPT2_VOCAB = 50257
+
+
+@dataclass(frozen=True)
+class Shard:
+    file: str  # a name in the folder
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Split:
+    shards: tuple[Shard, ...]
+    sha256: str  # of the tokens as the files hold them, without headers; "" where it is not known
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class TokenizerMeta:
+    name: str
+    vocab_size: int
+    fingerprint: str  # "" where it is not known
+
+
+@dataclass(frozen=True)
+class Meta:
+    name: str
+    source: str  # where the text is from
+    source_digest: str  # changes when the text does
+    licence: str
+    tokenizer: TokenizerMeta
+    train: Split
+    val: Split
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder of pygpt.atomic.write_files()."""
+        (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def is_token_folder(path: str | Path) -> bool:
+    """Whether a folder holds token files, by its names: of some that are damaged, too."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return False
+    finish(folder)
+    try:
+        return any(_LLMC_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
+
+
+def read_meta(folder: str | Path) -> Meta:
+    """The description of a folder of token files.
+
+    Without meta.json they are taken for llm.c's: GPT-2 tokens in files such as NAME_train_000001.bin and NAME_val.bin.
+    Raises UserError when meta.json is wrong, or there are no token files.
+    """
+    folder = Path(folder)
+    finish(folder)
+    path = folder / FILE_NAME
+    if not path.exists():
+        return _llmc_meta(folder)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE)
+        values = json.loads(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    return _parse(path, values)
+
+
+def is_complete(folder: str | Path, meta: Meta) -> bool:
+    """Whether all token files are there with their full lengths."""
+    for split in (meta.train, meta.val):
+        for shard in split.shards:
+            path = Path(folder) / shard.file
+            if not path.is_file() or path.stat().st_size != HEADER_BYTES + 2 * shard.tokens:
+                return False
+    return True
+
+
+def _llmc_meta(folder: Path) -> Meta:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    shards: dict[str, list[Shard]] = {"train": [], "val": []}
+    for name in names:
+        if match := _LLMC_NAME.fullmatch(name):
+            shards[match[1]].append(Shard(name, len(read_tokens(folder / name))))
+    if not any(shards.values()):
+        raise UserError(
+            f"{folder}: holds no token files: expected {FILE_NAME}, or names such as x_train.bin and x_val.bin"
+        )
+    train, val = (Split(tuple(found), "") for found in shards.values())
+    return Meta(folder.name, str(folder), "", "", TokenizerMeta("gpt2", _GPT2_VOCAB, ""), train, val)
+
+
+def _parse(path: Path, values: Any) -> Meta:
+    tokenizer = _get(path, values, "tokenizer", dict)
+    return Meta(
+        name=_get(path, values, "name", str),
+        source=_get(path, values, "source", str),
+        source_digest=_get(path, values, "source_digest", str),
+        licence=_get(path, values, "licence", str),
+        tokenizer=TokenizerMeta(
+            name=_get(path, tokenizer, "name", str),
+            vocab_size=_get(path, tokenizer, "vocab_size", int, LARGEST_VOCAB),
+            fingerprint=_get(path, tokenizer, "fingerprint", str),
+        ),
+        train=_parse_split(path, _get(path, values, "train", dict)),
+        val=_parse_split(path, _get(path, values, "val", dict)),
+    )
+
+
+def _parse_split(path: Path, values: dict[str, Any]) -> Split:
+    shards = []
+    for entry in _get(path, values, "shards", list):
+        name = _get(path, entry, "file", str)
+        if Path(name).name != name or name in {"", ".."} or "\0" in name:
+            raise UserError(f"{path}: the shard {name!r} is not a file's name in this folder")
+        shards.append(Shard(name, _get(path, entry, "tokens", int, 2**31 - 1)))
+    return Split(tuple(shards), _get(path, values, "sha256", str))
+
+
+def _get(path: Path, values: Any, key: str, kind: type, largest: int = 0) -> Any:
+    """values[key], which must be of this kind; an integer from 1 to `largest`."""
+    value = values.get(key) if isinstance(values, dict) else None
+    if type(value) is not kind or (isinstance(value, int) and not 1 <= value <= largest):
+        expected: dict[type, str] = {
+            str: "a text",
+            dict: "an object",
+            list: "a list",
+            int: f"an integer from 1 to {largest}",
+        }
+        raise UserError(f"{path}: {key} is {str(value)[:60]}, expected {expected[kind]}")
+    return value

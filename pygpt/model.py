@@ -1,0 +1,340 @@
+"""The whole model on any device: one face over the numpy reference and the native libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from pygpt import checkpoint
+from pygpt.backends.library import available_cores, cpu_library, cuda_library
+from pygpt.backends.native_layers import NativeLayers
+from pygpt.backends.native_model import NativeGPT2, native_memory
+from pygpt.backends.native_tensors import NativeTensors
+from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.config import GPT2Config
+from pygpt.errors import UserError
+from pygpt.generate import generate
+from pygpt.hub import resolve_folder
+from pygpt.reference.bfloat16 import round_bfloat16
+from pygpt.reference.dropout import Dropout
+from pygpt.reference.gpt2 import parameter_table
+
+Array = NDArray[Any]
+
+DEVICES = ("cpu", "numpy", "cuda", "cuda-emulated")
+
+# numpy's dtypes by our names; bfloat16 is float32 with rounded operands, as on the CPU
+_NUMPY_DTYPES: dict[str, DTypeLike] = {
+    "float32": np.float32,
+    "bfloat16": np.float32,
+    "float64": np.float64,
+    "complex128": np.complex128,
+}
+
+
+def resolve_device(device: str) -> str:
+    """The device that a name stands for: "auto" is cuda where it can be used, otherwise cpu.
+
+    Raises UserError for an unknown device, and for one whose library is absent.
+    """
+    if device == "auto":
+        try:
+            cuda_library("cuda")
+        except UserError:
+            return "cpu"
+        return "cuda"
+    if device not in DEVICES:
+        raise UserError(f"device is {device!r}, expected auto, {', '.join(DEVICES)}")
+    if device != "numpy":
+        _library(device)
+    return device
+
+
+def _library(device: str) -> Any:
+    return cpu_library() if device == "cpu" else cuda_library(device)
+
+
+def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -> ReferenceLayers | NativeLayers:
+    """Every layer of a device, callable alone; docs/architecture.md lists them.
+
+    device: "numpy" computes in the dtype of the arguments, the others in float32; dtype "bfloat16" rounds the operands
+    of matrix products.  Raises UserError for names that are unknown and libraries that are absent.
+    """
+    device = resolve_device(device)
+    if device == "numpy":
+        _numpy_dtype(dtype)
+        return ReferenceLayers(round_bfloat16) if dtype == "bfloat16" else ReferenceLayers()
+    return NativeLayers(_library(device), kernels, dtype)
+
+
+def set_threads(threads: int | None) -> None:
+    """How many threads the CPU library uses; None: one for each core that this process may use.
+
+    Raises UserError for fewer than one.
+    """
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}, expected at least 1")
+    library = cpu_library()
+    library.pygpt_set_threads(threads or available_cores())
+
+
+def memory_needed(
+    config: GPT2Config,
+    *,
+    batch_size: int,
+    seq_len: int,
+    training: bool,
+    dtype: str = "float32",
+    kernels: str = "fast",
+    recompute: str = "none",
+    device: str = "cpu",
+) -> int:
+    """Bytes that a model takes for batches of (batch_size, seq_len), in training with gradients and moments.
+
+    Raises UserError for sizes that overflow 64 bits.
+    """
+    settings: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "training": training}
+    if device == "numpy":
+        # numpy has no such function: C's figure, with the logits, their gradient and each layer's attention whole
+        activations = native_memory(
+            config, cpu_library(), **settings, dtype="float32", kernels="plain", recompute="none"
+        )
+        rows = batch_size * seq_len
+        whole = rows * (2 * config.vocab_size + 3 * config.n_layer * config.n_head * seq_len) * 4
+        return (activations + whole) * np.dtype(_numpy_dtype(dtype)).itemsize // 4
+    return native_memory(config, _library(device), **settings, dtype=dtype, kernels=kernels, recompute=recompute)
+
+
+class GPT2:
+    """A GPT-2 with fresh weights.
+
+    device: "cpu", "numpy", "cuda" or "cuda-emulated"; dtype: "float32" or "bfloat16" (operands of matrix products),
+    with numpy also "float64" and "complex128"; kernels: "fast" or "plain"; recompute: "none", "cheap" or "block", what
+    the backward pass computes again instead of keeping (docs/architecture.md); seed: of the weights and of dropout.
+
+    Raises UserError for settings that do not exist or do not fit, MemoryError when the model does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        device: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        *,
+        kernels: str = "fast",
+        recompute: str = "none",
+    ) -> None:
+        if not 0 <= seed < 2**64:
+            raise UserError(f"seed is {seed}, expected an integer from 0 to 2^64 - 1")
+        self.config = config
+        self.device = resolve_device(device)
+        self.dtype = dtype
+        self.seed = seed
+        self.steps = 0  # of AdamW
+        self._shape = (0, 0)
+        self._backend = self._create(kernels, recompute)
+        self._backend.init_weights(seed)
+
+    def _create(self, kernels: str, recompute: str) -> ReferenceGPT2 | NativeGPT2:
+        if self.device == "numpy":
+            dtype = _numpy_dtype(self.dtype)
+            return ReferenceGPT2(self.config, dtype, *([round_bfloat16] if self.dtype == "bfloat16" else []))
+        library = _library(self.device)
+        return NativeGPT2(self.config, library, dtype=self.dtype, kernels=kernels, recompute=recompute)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, config: GPT2Config | None = None, **settings: Any) -> GPT2:
+        """A model from a Hugging Face folder, or by its name on the hub.
+
+        config: instead of the folder's own, for other dropouts.  settings: as in the constructor.  Raises UserError
+        when the folder is not a GPT-2's, is damaged, or has other shapes than the configuration.
+        """
+        folder = resolve_folder(name_or_path)
+        config = config or checkpoint.read_config(folder)
+        stored = checkpoint.load_parameters(folder, config)  # checks everything before the model takes memory
+        model = cls(config, **settings)
+        for name, values in stored:
+            model.set_parameter(name, values)
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+        """Write config.json and model.safetensors, which transformers.GPT2LMHeadModel.from_pretrained opens.
+
+        dtype: of the file, "float32", "float16" or "bfloat16".  Raises UserError when it cannot be written, and leaves
+        a former model in this folder intact.
+        """
+        checkpoint.save_parameters(folder, self.config, self.parameters, dtype)
+
+    # ---- tensors by name ----
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Name -> array; views of the model's memory on the CPU."""
+        return self._backend.parameters
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """Name of the parameter -> its gradient, summed over backward passes since zero_grad()."""
+        return self._backend.gradients
+
+    @property
+    def first_moments(self) -> Mapping[str, Array]:
+        """Name of the parameter -> AdamW's m."""
+        return self._backend.first_moments
+
+    @property
+    def second_moments(self) -> Mapping[str, Array]:
+        """Name of the parameter -> AdamW's v."""
+        return self._backend.second_moments
+
+    @property
+    def activations(self) -> Mapping[str, Array]:
+        """Name -> array of the latest forward pass; docs/architecture.md lists them."""
+        return self._backend.activations
+
+    @property
+    def activation_gradients(self) -> Mapping[str, Array]:
+        """Name of the activation -> its gradient in the latest backward pass."""
+        return self._backend.activation_gradients
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model learns; the tied head counts once."""
+        return self.config.num_parameters
+
+    def set_parameter(self, name: str, values: ArrayLike) -> None:
+        """Raises UserError for an unknown name or another shape."""
+        shapes = {parameter.name: parameter.shape for parameter in parameter_table(self.config)}
+        values = np.asarray(values)
+        if name not in shapes:
+            raise UserError(f"parameter {name} is unknown, expected one such as {next(iter(shapes))}")
+        if values.shape != shapes[name]:
+            raise UserError(f"parameter {name} has shape {values.shape}, expected {shapes[name]}")
+        _write(self._backend.parameters, name, values)
+
+    def set_moments(self, name: str, first: ArrayLike, second: ArrayLike) -> None:
+        """AdamW's m and v of a parameter, of its shape."""
+        _write(self._backend.first_moments, name, first)
+        _write(self._backend.second_moments, name, second)
+
+    # ---- passes ----
+
+    def forward(
+        self, tokens: ArrayLike, targets: ArrayLike | None = None, *, dropout_step: int | None = None
+    ) -> float | None:
+        """Forward pass; the mean cross-entropy in nats over the targets that are not negative, None without targets.
+
+        tokens, targets: (B,T) integers.  dropout_step: None for no dropout (evaluation); otherwise the number of the
+        forward pass for which masks are drawn.  Raises UserError for tokens outside the vocabulary, other shapes, and
+        T > n_positions.
+        """
+        tokens, targets = _integers("tokens", tokens), None if targets is None else _integers("targets", targets)
+        loss: float | None = self._backend.forward(tokens, targets, self._dropout(dropout_step))
+        self._shape = tokens.shape
+        return loss
+
+    def backward(self, scale: float = 1.0) -> None:
+        """gradients += scale * d(loss)/d(parameter), for the latest forward pass; UserError if that had no targets."""
+        self._backend.backward(scale)
+
+    def forward_backward(
+        self, tokens: ArrayLike, targets: ArrayLike, *, scale: float = 1.0, dropout_step: int | None = None
+    ) -> float:
+        """forward() and backward() with the same results, and the head's products computed once instead of twice."""
+        tokens, targets = _integers("tokens", tokens), _integers("targets", targets)
+        loss: float = self._backend.forward_backward(tokens, targets, scale, self._dropout(dropout_step))
+        self._shape = tokens.shape
+        return loss
+
+    def _dropout(self, step: int | None) -> Dropout | None:
+        return None if step is None else Dropout(0.0, seed=self.seed, step=step)
+
+    @property
+    def logits(self) -> Array:
+        """Logits of the latest forward pass: (B,T,V), computed when asked for."""
+        B, T = self._shape
+        return self._backend.logits(0, B * T).reshape(B, T, self.config.vocab_size)
+
+    def last_logits(self) -> Array:
+        """Logits of each sequence's last position in the latest forward pass: (B,V)."""
+        B, T = self._shape
+        if not B:
+            raise UserError("logits need a forward pass before them")
+        return np.concatenate([self._backend.logits(row * T + T - 1, 1) for row in range(B)])
+
+    def attention_probabilities(self, layer: int) -> Array:
+        """Attention probabilities of a layer in the latest forward pass, before dropout: (B,NH,T,T)."""
+        return self._backend.attention_probabilities(layer)
+
+    # ---- training ----
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self._backend.zero_grad()
+
+    def clip_grad_norm(self, max_norm: float) -> float:
+        """Scale the gradients down to the global norm max_norm; 0 only measures.  Returns the norm before."""
+        norm: float = self._backend.clip_grad_norm(max_norm)
+        return norm
+
+    def adamw_step(
+        self,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        """Update all parameters by AdamW (Loshchilov & Hutter 2019); only matrices decay.  Counts self.steps."""
+        self._backend.adamw_step(lr, *betas, eps, weight_decay, self.steps + 1)
+        self.steps += 1
+
+    # ---- text ----
+
+    def generate(
+        self,
+        prompt_tokens: Sequence[int],
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop_token: int | None = None,
+    ) -> Iterator[int]:
+        """Yield new tokens; pygpt.generate says how they are drawn, and which errors there are."""
+        return generate(
+            self,
+            prompt_tokens,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_token=stop_token,
+        )
+
+
+def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:
+    if isinstance(tensors, NativeTensors):
+        tensors.write(name, values)
+    else:
+        tensors[name][...] = values
+
+
+def _numpy_dtype(dtype: str) -> DTypeLike:
+    if dtype not in _NUMPY_DTYPES:
+        raise UserError(f"dtype is {dtype!r}, expected {', '.join(_NUMPY_DTYPES)}")
+    return _NUMPY_DTYPES[dtype]
+
+
+def _integers(name: str, values: ArrayLike) -> Array:
+    array = np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise UserError(f"{name} have shape {array.shape} and dtype {array.dtype}, expected integers of shape (B, T)")
+    # a token that 32 bits cannot hold is outside every vocabulary, and must not wrap around into one
+    return np.clip(array, -1 if name == "targets" else -(2**31), 2**31 - 1).astype(np.int32)

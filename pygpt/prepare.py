@@ -1,0 +1,269 @@
+"""From text to a folder of token files, in a stream: no text needs to fit into memory.
+
+The text is cut into pieces of a few megabytes, the pieces are read and encoded by several threads (tiktoken and file
+access leave Python's lock), and their tokens are written in the order of the text. The files are the same whatever the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from pygpt import meta
+from pygpt.atomic import write_files
+from pygpt.datasets import NAMES as NAMED_CORPORA
+from pygpt.datasets import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
+from pygpt.errors import UserError
+from pygpt.pieces import Piece, groups, split_files
+from pygpt.tokenizer import NAMES, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, Tokens
+from pygpt.tokens import LARGEST_VOCAB, ShardWriter
+
+VAL_FRACTION = 0.1
+SHARD_SIZE = 10**8  # tokens
+
+_LLMC_VAL_TOKENS = 32768
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+InOrder = Callable[..., Iterator[tuple[Any, Any]]]  # _in_order with its number of workers
+Bar = Any  # tqdm's, which has no types
+
+
+def ensure(
+    data: str,
+    tokenizer: str | Tokenizer | None = None,
+    root: str | Path = "data",
+    *,
+    vocab: str | Path | None = None,
+    from_file: str | Path | None = None,
+) -> Path:
+    """The folder with the tokens of a data set, prepared in `root` unless it has been.
+
+    data: the name of a corpus, a file or folder of text, or a folder of token files, which is returned as it is.
+    tokenizer: "byte", "char", "gpt2", or one that exists, such as a model's; None: that of the token files, or "byte".
+    vocab, from_file: as for prepare().
+    Raises UserError as prepare() does, and when the token files were made with another kind of tokenizer.
+    """
+    if meta.is_token_folder(data):
+        made_with = meta.read_meta(data).tokenizer.name
+        if tokenizer is not None and _name(tokenizer) != made_with:
+            raise UserError(f"{data}: holds {made_with} tokens, but {_name(tokenizer)} tokens are asked for")
+        return Path(data)
+    tokenizer = tokenizer or "byte"
+    if vocab is not None:
+        tokenizer = _open_tokenizer(tokenizer, vocab) or tokenizer
+    corpus = find_corpus(data)
+    folder = _default_folder(corpus, tokenizer, Path(root))
+    if not _is_prepared(folder, corpus, tokenizer):
+        prepare(data, tokenizer, folder, root=root, from_file=from_file)
+    return folder
+
+
+def prepare(
+    data: str,
+    tokenizer: str | Tokenizer = "byte",
+    out_dir: str | Path | None = None,
+    *,
+    root: str | Path = "data",
+    vocab: str | Path | None = None,
+    from_file: str | Path | None = None,
+    val_fraction: float | None = None,
+    shard_size: int = SHARD_SIZE,
+    workers: int | None = None,
+) -> Path:
+    """Write the tokens of a text, with meta.json and the tokenizer, into a folder: everything or nothing.
+
+    data: the name of a corpus, or a file or folder of text.
+    tokenizer: "byte", "char" (its vocabulary is what the text holds), "gpt2", or one that exists.
+    out_dir: the folder, by default ROOT/NAME-TOKENIZER; token files that it holds are replaced.
+    root: also where downloads are kept.
+    vocab: a folder with GPT-2's vocabulary; from_file: a copy of what would be downloaded.
+    val_fraction: how much of the text is for validation, by default a tenth.
+    shard_size: most tokens in a file; workers: threads, by default one for each processor.
+    Returns the folder. Raises UserError when something is missing, unreadable, empty or not text, when options
+    contradict each other, and when the network or the space on the device do not suffice.
+    """
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise UserError(f"the fraction for validation is {val_fraction}, expected a number between 0 and 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"the number of workers is {workers}, expected at least 1")
+    corpus = find_corpus(data)
+    tiny_shakespeare = corpus.download == TINY_SHAKESPEARE and _name(tokenizer) == "gpt2"
+    if tiny_shakespeare and val_fraction is not None:
+        raise UserError(
+            f"tiny Shakespeare in GPT-2 tokens is divided as in llm.c, {_LLMC_VAL_TOKENS} tokens for validation, but "
+            f"a fraction of {val_fraction} was asked for"
+        )
+    known = _open_tokenizer(tokenizer, vocab)
+    folder = _default_folder(corpus, tokenizer, Path(root)) if out_dir is None else Path(out_dir)
+    files = fetch(corpus, Path(root) / "download", from_file)
+    parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, words=_name(tokenizer) == "gpt2")
+    in_order = partial(_in_order, workers=workers or os.cpu_count() or 1)
+    chosen = known or _char_tokenizer(corpus, parts, in_order)
+    if chosen.vocab_size > LARGEST_VOCAB:
+        raise UserError(f"a vocabulary of {chosen.vocab_size} tokens is too large for token files ({LARGEST_VOCAB})")
+
+    size = sum(piece.size for part in parts for piece in part)
+    before = _shard_files(folder)
+    needed = 2 * size if chosen.name == "byte" else 0  # not known for the others
+    with write_files(folder, needed) as saving, _progress(f"{corpus.name}: {chosen.name} tokens", size) as bar:
+        if tiny_shakespeare:
+            train, val = _llmc_shakespeare(chosen, files[0])
+        else:
+            train, val = (_encode_all(part, chosen, in_order, bar) for part in parts)
+        meta.Meta(
+            name=corpus.name,
+            source=corpus.source,
+            source_digest=corpus.digest,
+            licence=corpus.licence,
+            tokenizer=meta.TokenizerMeta(chosen.name, chosen.vocab_size, chosen.fingerprint),
+            train=_write_split(ShardWriter(saving, f"{corpus.name}_train", shard_size), train, corpus),
+            val=_write_split(ShardWriter(saving, f"{corpus.name}_val", shard_size), val, corpus),
+        ).save(saving)
+        chosen.save(saving)
+    for name in before - _shard_files(folder):
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def _name(tokenizer: str | Tokenizer) -> str:
+    return tokenizer if isinstance(tokenizer, str) else tokenizer.name
+
+
+def _open_tokenizer(tokenizer: str | Tokenizer, vocab: str | Path | None) -> Tokenizer | None:
+    """The tokenizer of this name; None for "char", which needs the text."""
+    if vocab is not None and tokenizer != "gpt2":
+        raise UserError(f"--vocab is for gpt2 tokens, but {_name(tokenizer)} tokens are asked for")
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if tokenizer not in NAMES:
+        raise UserError(f"{tokenizer}: there is no tokenizer of this name ({', '.join(NAMES)})")
+    if tokenizer == "byte":
+        return ByteTokenizer()
+    if tokenizer == "gpt2":
+        return GPT2Tokenizer.from_tiktoken() if vocab is None else GPT2Tokenizer.from_folder(vocab)
+    return None
+
+
+def _default_folder(corpus: Corpus, tokenizer: str | Tokenizer, root: Path) -> Path:
+    """ROOT/NAME-TOKENIZER; with a digest in the name where this holds another text that has the same name."""
+    folder = root / f"{corpus.name}-{_name(tokenizer)}"
+    found = _try_meta(folder)
+    if corpus.name in NAMED_CORPORA or found is None or found.source == corpus.source:
+        return folder
+    digest = hashlib.sha256(corpus.source.encode("utf-8", "surrogateescape")).hexdigest()
+    return root / f"{corpus.name}-{digest[:8]}-{_name(tokenizer)}"
+
+
+def _is_prepared(folder: Path, corpus: Corpus, tokenizer: str | Tokenizer) -> bool:
+    found = _try_meta(folder)
+    if found is None or found.source_digest != corpus.digest or not meta.is_complete(folder, found):
+        return False
+    if isinstance(tokenizer, Tokenizer):
+        return found.tokenizer.fingerprint == tokenizer.fingerprint
+    return found.tokenizer.name == tokenizer
+
+
+def _try_meta(folder: Path) -> meta.Meta | None:
+    try:
+        return meta.read_meta(folder)
+    except UserError:
+        return None
+
+
+def _shard_files(folder: Path) -> set[str]:
+    """The token files that an earlier preparation left in a folder."""
+    found = _try_meta(folder) if (folder / meta.FILE_NAME).is_file() else None
+    return {shard.file for split in (found.train, found.val) for shard in split.shards} if found else set()
+
+
+def _char_tokenizer(corpus: Corpus, parts: Iterable[Sequence[Piece]], in_order: InOrder) -> CharTokenizer:
+    """The tokenizer with all characters of the text."""
+    pieces = [piece for part in parts for piece in part]
+    characters: set[str] = set()
+    with _progress(f"{corpus.name}: characters", sum(piece.size for piece in pieces)) as bar:
+        for group, found in in_order(_characters, groups(pieces, words=False)):
+            characters |= found
+            bar.update(sum(piece.size for piece in group))
+    return CharTokenizer("".join(sorted(characters)))
+
+
+def _characters(group: Sequence[Piece]) -> set[str]:
+    return set().union(*(piece.read_text() for piece in group))
+
+
+def _encode_all(pieces: Iterable[Piece], tokenizer: Tokenizer, in_order: InOrder, bar: Bar) -> Iterator[Tokens]:
+    words = tokenizer.name == "gpt2"
+    for group, tokens in in_order(partial(_encode, tokenizer), groups(pieces, words)):
+        yield tokens
+        bar.update(sum(piece.size for piece in group))
+
+
+def _encode(tokenizer: Tokenizer, group: Sequence[Piece]) -> Tokens:
+    """The tokens of some pieces, each file's after an end-of-text token if there is one."""
+    parts = []
+    for piece in group:
+        if piece.start == 0 and tokenizer.eot_token is not None:
+            parts.append(np.array([tokenizer.eot_token], np.int32))
+        if isinstance(tokenizer, ByteTokenizer):
+            parts.append(tokenizer.encode_bytes(piece.read()))
+            continue
+        text = piece.read_text()
+        try:
+            parts.append(tokenizer.encode(text))
+        except UserError as error:
+            raise UserError(f"{piece.path}: {error}") from error
+    return np.concatenate(parts)
+
+
+def _llmc_shakespeare(tokenizer: Tokenizer, path: Path) -> Sequence[Iterable[Tokens]]:
+    """Tiny Shakespeare as in llm.c: each section, to the end of its blank line, after an end-of-text token."""
+    text = Piece(path, 0, path.stat().st_size).read_text()
+    eot = np.array([tokenizer.eot_token], np.int32)
+    sections = [section + "\n\n" for section in text.split("\n\n")]
+    sections[-1] = sections[-1].removesuffix("\n\n")
+    tokens = np.concatenate([part for section in sections for part in (eot, tokenizer.encode(section))])
+    return [tokens[_LLMC_VAL_TOKENS:]], [tokens[:_LLMC_VAL_TOKENS]]
+
+
+def _write_split(writer: ShardWriter, stream: Iterable[Tokens], corpus: Corpus) -> meta.Split:
+    with writer:
+        for tokens in stream:
+            writer.write(tokens)
+    if not writer.shards:
+        raise UserError(f"{corpus.source}: is too short to be divided into a part for training and one for validation")
+    return meta.Split(tuple(meta.Shard(name, count) for name, count in writer.shards), writer.sha256)
+
+
+def _progress(what: str, size: int) -> Bar:
+    return tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=None)
+
+
+def _in_order(
+    function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
+) -> Iterator[tuple[Input, Output]]:
+    """Each input with the function's result, computed by several threads a few inputs ahead."""
+    pending: deque[tuple[Input, Future[Output]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for value in inputs:
+                pending.append((value, pool.submit(function, value)))
+                if len(pending) > 2 * workers:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()

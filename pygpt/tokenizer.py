@@ -1,0 +1,223 @@
+"""From text to tokens and back.
+
+`byte` takes the 256 bytes of UTF-8 as they are; `char` has one token for each character that its corpus holds;
+`gpt2` is GPT-2's byte pair encoding, by tiktoken.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pygpt import bpe
+from pygpt.atomic import finish, write_file
+from pygpt.errors import UserError
+
+NAMES = ("byte", "char", "gpt2")
+FILE_NAME = "pygpt_tokenizer.json"
+
+Tokens = NDArray[np.int32]
+
+
+class Tokenizer(ABC):
+    name: str
+    vocab_size: int
+    eot_token: int | None = None  # the end-of-text token, which stands before each document
+
+    @abstractmethod
+    def encode(self, text: str) -> Tokens:
+        """The tokens of a text: (n,).  Raises UserError where it has none for a character."""
+
+    @abstractmethod
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The UTF-8 text, of which a token may hold a part of a character.  Raises UserError for unknown tokens."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text, with U+FFFD where it is not valid UTF-8.  Raises UserError for unknown tokens."""
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text in pieces as the tokens come; a character appears when its last byte has come."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            if piece := decoder.decode(self.decode_bytes([token])):
+                yield piece
+        if piece := decoder.decode(b"", final=True):
+            yield piece
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The same for two tokenizers only if they give the same tokens: 64 hexadecimal digits."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files from which load_tokenizer() makes it again.  Raises UserError when they cannot be written."""
+        with write_file(Path(folder) / FILE_NAME) as file:
+            file.write(json.dumps({"name": self.name, "vocab_size": self.vocab_size, **self._settings()}).encode())
+
+    def _settings(self) -> dict[str, str]:
+        return {}
+
+
+class ByteTokenizer(Tokenizer):
+    """One token for each byte of UTF-8."""
+
+    name = "byte"
+    vocab_size = 256
+
+    def encode(self, text: str) -> Tokens:
+        try:
+            # what Python could not decode, on a command line or in a file name, goes back to its bytes
+            return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise UserError(f"character U+{ord(text[error.start]):04X} at {error.start} has no UTF-8 bytes") from error
+
+    def encode_bytes(self, data: bytes) -> Tokens:
+        """Any bytes, UTF-8 or not."""
+        return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        return _in_vocabulary(tokens, self).astype(np.uint8).tobytes()
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b"byte").hexdigest()
+
+
+class CharTokenizer(Tokenizer):
+    """One token for each character of a vocabulary, numbered in its order."""
+
+    name = "char"
+
+    def __init__(self, characters: str) -> None:
+        if not characters or len(set(characters)) != len(characters):
+            raise UserError("a character-level vocabulary must hold at least one character, and each only once")
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self._codes = _codes(characters)
+        self._numbers = np.full(self._codes.max() + 1, -1, np.int32)
+        self._numbers[self._codes] = np.arange(self.vocab_size)
+
+    @classmethod
+    def from_text(cls, text: str) -> CharTokenizer:
+        """The characters of a text, sorted."""
+        return cls("".join(sorted(set(text))))
+
+    def encode(self, text: str) -> Tokens:
+        codes = _codes(text)
+        known = codes < len(self._numbers)
+        tokens = np.where(known, self._numbers[np.where(known, codes, 0)], -1)
+        if len(tokens) and tokens.min() < 0:
+            character = text[int(tokens.argmin())]
+            raise UserError(
+                f"character {character!r} (U+{ord(character):04X}) is not among the {self.vocab_size} of the vocabulary"
+            )
+        return tokens
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        codes = self._codes[_in_vocabulary(tokens, self)]
+        return codes.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b"char" + self._codes.tobytes()).hexdigest()
+
+    def _settings(self) -> dict[str, str]:
+        return {"characters": self.characters}
+
+
+class GPT2Tokenizer(Tokenizer):
+    """Byte pair encoding with GPT-2's pattern and a vocabulary of its kind.  Text never gives special tokens."""
+
+    name = "gpt2"
+
+    def __init__(self, vocabulary: bpe.Vocabulary) -> None:
+        self.eot_token = vocabulary.special_tokens.get(bpe.END_OF_TEXT)
+        self._vocabulary = vocabulary
+        self._bytes = {number: token for token, number in vocabulary.ranks.items()}
+        self._bytes |= {number: token.encode() for token, number in vocabulary.special_tokens.items()}
+        self.vocab_size = max(self._bytes) + 1
+        self._encoding = vocabulary.encoding()
+
+    @classmethod
+    def from_tiktoken(cls) -> GPT2Tokenizer:
+        """GPT-2's own, which tiktoken downloads once.  Raises UserError when it cannot."""
+        return cls(bpe.Vocabulary.from_tiktoken())
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> GPT2Tokenizer:
+        """Read vocab.json and merges.txt, or encoder.json and vocab.bpe.  Raises UserError where they are unusable."""
+        return cls(bpe.Vocabulary.from_folder(folder))
+
+    def encode(self, text: str) -> Tokens:
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
+        except ValueError as error:
+            raise UserError(f"tiktoken cannot encode this text: {error}") from error
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        try:
+            return b"".join([self._bytes[int(token)] for token in tokens])
+        except KeyError as error:
+            raise UserError(f"token {error} is not in the vocabulary of {self.vocab_size} gpt2 tokens") from error
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(bpe.PATTERN.encode())
+        for number, token in sorted(self._bytes.items()):
+            digest.update(b"%d %d %d " % (number, token in self._vocabulary.ranks, len(token)) + token)
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        self._vocabulary.save(folder)
+        super().save(folder)
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model, a data set or a Hugging Face folder.  Raises UserError where there is none."""
+    folder = Path(folder)
+    finish(folder)
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return GPT2Tokenizer.from_folder(folder)
+    try:
+        settings = json.loads(path.read_bytes())
+        name = settings["name"]
+        tokenizer: Tokenizer
+        if name == "byte":
+            tokenizer = ByteTokenizer()
+        elif name == "char":
+            tokenizer = CharTokenizer(str(settings["characters"]))
+        elif name == "gpt2":
+            tokenizer = GPT2Tokenizer.from_folder(folder)
+        else:
+            raise UserError(f"{path}: unknown tokenizer {name!r}, expected one of {', '.join(NAMES)}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: is not the description of a tokenizer ({error!r})") from error
+    if settings.get("vocab_size") != tokenizer.vocab_size:
+        raise UserError(f"{path}: vocab_size is {settings.get('vocab_size')}, expected {tokenizer.vocab_size}")
+    return tokenizer
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+
+
+def _in_vocabulary(tokens: Iterable[int], tokenizer: Tokenizer) -> NDArray[np.int64]:
+    numbers = np.fromiter(tokens, np.int64)
+    outside = (numbers < 0) | (numbers >= tokenizer.vocab_size)
+    if outside.any():
+        raise UserError(
+            f"token {numbers[outside.argmax()]} is not in the vocabulary of "
+            f"{tokenizer.vocab_size} {tokenizer.name}-level tokens"
+        )
+    return numbers

@@ -1,0 +1,19 @@
+"""What every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The tests run in parallel already; more threads than cores would only wait for each other.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with tiny Shakespeare and GPT-2's vocabulary; a test that needs it skips where it is absent."""
+    folder = Path(os.environ.get("PYGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the data folder {folder} (set PYGPT_SHARED_DATA)")
+    return folder

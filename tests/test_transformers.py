@@ -1,0 +1,123 @@
+"""transformers and pygpt open each other's folders and compute the same logits."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pygpt
+from pygpt.backends.reference import ReferenceGPT2
+from pygpt.checkpoint import load_parameters, read_config, save_parameters
+from pygpt.config import GPT2Config
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)
+transformers.utils.logging.disable_progress_bar()
+
+CONFIG = GPT2Config(
+    vocab_size=61, n_positions=16, n_embd=24, n_layer=3, n_head=3, n_inner=40, layer_norm_epsilon=1e-3,
+    initializer_range=0.5, eos_token_id=60,
+)  # fmt: skip
+TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 16))
+
+
+def reference(folder: Path) -> ReferenceGPT2:
+    """pygpt's numpy model in float64 from a folder."""
+    config = read_config(folder)
+    model = ReferenceGPT2(config)
+    for name, value in load_parameters(folder, config):
+        model.parameters[name][...] = value
+    return model
+
+
+def logits(model: ReferenceGPT2) -> NDArray[Any]:
+    model.forward(TOKENS)
+    return model.logits(0, TOKENS.size).reshape(*TOKENS.shape, -1)
+
+
+def logits_of_transformers(model: Any) -> NDArray[Any]:
+    with torch.no_grad():
+        return model.double().eval()(torch.from_numpy(TOKENS)).logits.numpy()
+
+
+def relative_error(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def fresh(config: GPT2Config = CONFIG) -> ReferenceGPT2:
+    """A model whose biases and LayerNorm weights are not what a loader would start from."""
+    model = ReferenceGPT2(config)
+    model.init_weights(1)
+    generator = np.random.default_rng(2)
+    for value in model.parameters.values():
+        value += 0.1 * generator.standard_normal(value.shape)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_transformers_opens_what_pygpt_saves(tmp_path: Path, dtype: str) -> None:
+    save_parameters(tmp_path, CONFIG, fresh().parameters, dtype)
+    model, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert model.dtype == getattr(torch, dtype)
+    assert model.config.eos_token_id == 60
+    assert model.lm_head.weight is model.transformer.wte.weight
+    # Both have the same rounded parameters and compute in float64 from there.
+    assert relative_error(logits_of_transformers(model), logits(reference(tmp_path))) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("settings", "bound"),
+    [
+        ({"device": "numpy", "dtype": "float64"}, 1e-12),
+        ({"device": "numpy"}, 1e-5),
+        ({"device": "cpu", "kernels": "plain"}, 1e-5),
+        ({"device": "cpu", "kernels": "fast"}, 1e-5),
+    ],
+)
+def test_there_and_back_through_every_backend(tmp_path: Path, settings: dict[str, str], bound: float) -> None:
+    save_parameters(tmp_path / "ours", CONFIG, fresh().parameters)
+    model = pygpt.GPT2.from_pretrained(tmp_path / "ours", **settings)
+    model.forward(TOKENS)
+    model.save_pretrained(tmp_path / "again")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "again")
+    assert relative_error(model.logits, logits_of_transformers(theirs)) < bound
+
+
+@pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2Model"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_pygpt_opens_what_transformers_saves(tmp_path: Path, kind: str, dtype: str, shard: str) -> None:
+    save_parameters(tmp_path / "ours", CONFIG, fresh().parameters)
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").to(getattr(torch, dtype))
+    part = model if kind == "GPT2LMHeadModel" else model.transformer  # with the prefix `transformer.`, without
+    part.save_pretrained(tmp_path / "theirs", max_shard_size=shard)
+    assert (tmp_path / "theirs" / "model.safetensors").exists() == (shard == "1GB")
+    ours = reference(tmp_path / "theirs")
+    assert (ours.config.n_inner, ours.config.layer_norm_epsilon) == (40, 1e-3)
+    assert relative_error(logits(ours), logits_of_transformers(model)) < 1e-12
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("n_inner", [None, 8])
+def test_settings_mean_the_same(tmp_path: Path, activation: str, n_inner: int | None) -> None:
+    config = GPT2Config(
+        vocab_size=61, n_positions=16, n_embd=16, n_layer=1, n_head=4, n_inner=n_inner, initializer_range=0.5,
+        activation_function=activation,
+    )  # fmt: skip
+    save_parameters(tmp_path, config, fresh(config).parameters)
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert relative_error(logits_of_transformers(model), logits(reference(tmp_path))) < 1e-12
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    theirs = transformers.GPT2Config().to_dict()
+    ours = GPT2Config().to_dict()
+    for name in set(ours) - {"architectures", "torch_dtype", "bos_token_id", "eos_token_id"}:
+        if not name.endswith("_pdrop"):  # none of ours is dropped unless asked for
+            assert ours[name] == theirs[name], name
