@@ -185,6 +185,7 @@ static void whole_backward(GPT2 *m, float scale) {
         block_backward(m, layer);
     }
     embedding_backward_pass(m);
+    m->went_back = 1;
 }
 
 static float mean_loss(const GPT2 *m) {

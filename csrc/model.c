@@ -112,7 +112,8 @@ int reserve_forward(GPT2 *m, int64_t B, int64_t T) {
     int64_t N = checked_mul(B, T), V = m->config.vocab_size;
     if (N < 0) return fail(PYGPT_ERROR_ARGUMENT, "a batch of %" PRId64 " x %" PRId64 " tokens overflows 64 bits", B, T);
     if (m->B == B && m->T == T) return PYGPT_OK;
-    m->B = m->T = m->counted = 0;   // there is no forward pass to go back from until the next one has run
+    m->B = m->T = m->counted = m->went_back =
+        0;   // there is no forward pass to go back from until the next one has run
     int status = replace_table(&m->activation_table, PYGPT_ACTIVATION, m, B, T);
     if (status == PYGPT_OK) status = replace_table(&m->activation_gradient_table, PYGPT_ACTIVATION_GRADIENT, m, B, T);
     if (status == PYGPT_OK)
@@ -274,7 +275,7 @@ static int buffer_of(GPT2 *m, float **buffer, int kind) {
     case PYGPT_FIRST_MOMENT: *buffer = m->first_moments; break;
     case PYGPT_SECOND_MOMENT: *buffer = m->second_moments; break;
     case PYGPT_ACTIVATION: *buffer = m->B ? m->activations : NULL; break;
-    case PYGPT_ACTIVATION_GRADIENT: *buffer = m->B ? m->activation_gradients : NULL; break;
+    case PYGPT_ACTIVATION_GRADIENT: *buffer = m->went_back ? m->activation_gradients : NULL; break;
     default: return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 5", kind);
     }
     if (*buffer) return PYGPT_OK;

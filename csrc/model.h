@@ -24,6 +24,7 @@ struct GPT2 {
     int64_t counted;                   // targets that are not negative; 0 without targets
     Dropout dropout;                   // seed and step of the latest forward pass
     int training;                      // it had dropout
+    int went_back;                     // a backward pass has run with these B and T
 };
 
 /* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """One sentence: the file, flag or tensor; what was expected; what was found. Command lines print it and exit with 2."""
+    """One sentence: the file, flag or tensor; what was expected; what was found. Scripts print it and exit with 2."""

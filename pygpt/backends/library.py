@@ -50,8 +50,10 @@ def cpu_library() -> Any:
         raise UserError(f"PYGPT_ISA is {asked!r}, expected one of {', '.join(INSTRUCTION_SETS)}")
     if asked and asked not in runnable:
         raise UserError(f"PYGPT_ISA is {asked!r}, but this processor runs only {', '.join(runnable)}")
-    # A compiler that does not know the best level leaves its library out.
+    # A compiler that does not know a level leaves its library out.
     built = [level for level in runnable if (_folder() / _file_name(f"pygpt_cpu_{level}")).is_file()]
+    if asked and asked not in built:
+        raise UserError(f"PYGPT_ISA is {asked!r}, but only {', '.join(built)} were built")
     return _open(f"pygpt_cpu_{asked or built[0]}")
 
 
@@ -89,6 +91,9 @@ def last_error(library: Any) -> str:
 
 
 def _open(name: str) -> Any:
+    # A thread that waits at a barrier spins first. By default so long that, where another program wants the cores too,
+    # the threads that work are kept from it: steps take ten times as long. OpenMP reads this as the library opens.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     path = _folder() / _file_name(name)
     try:
         return ffi().dlopen(str(path))

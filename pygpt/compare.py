@@ -1,0 +1,185 @@
+"""A model on a device against numpy in float64, layer by layer: docs/comparing.md.
+
+Teacher-forced, each layer gets the exact inputs, rounded to float32, so that its error is its own. Free-running, the
+whole model runs by itself, and errors add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.errors import UserError
+from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.model import GPT2
+from pygpt.model_calls import ModelCall, Pass, backward_calls, forward_calls
+from pygpt.reference.arrays import Array, Operands, exact
+from pygpt.reference.bfloat16 import round_bfloat16
+from pygpt.reference.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output of one layer of the model, in one of the passes; None where it is not seen in this way."""
+
+    direction: str  # "forward" or "backward"
+    name: str  # of the activation that the layer puts out
+    layer: str
+    output: str
+    teacher_forced: Difference | None
+    free_running: Difference | None
+    violations: tuple[str, ...]  # in words; empty within the bounds
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.layer}), {self.direction}, {self.output}"
+
+
+def compare(model: GPT2, ops: Any, tokens: Array, targets: Array) -> list[Row]:
+    """Every output of every layer in the order of computation: up from the embedding, and down again from the losses.
+
+    model: with recompute="none", and dtype float32 or bfloat16; its gradients are replaced. ops: pygpt.layers() of the
+    same device, dtype and kernels. tokens, targets: (B,T) integers. With dropout in the configuration, the masks of
+    step 0 are drawn.  Raises UserError as model.forward does, and for a dtype without bounds.
+    """
+    if model.dtype not in TEACHER_FORCED:
+        raise UserError(f"dtype is {model.dtype!r}, expected {' or '.join(TEACHER_FORCED)}, which have bounds")
+    return list(_rows(model, ops, tokens, targets))
+
+
+def perturb(model: GPT2, seed: int) -> None:
+    """Add random numbers to all parameters: in a fresh model attention is uniform, and biases are 0."""
+    rng = np.random.default_rng(seed)
+    for name, value in model.parameters.items():
+        model.set_parameter(name, value + rng.normal(0, 0.1, value.shape))
+
+
+def first_out_of_bounds(rows: Sequence[Row]) -> Row | None:
+    """The row where a fault shows first, None if all are within the bounds."""
+    return next((row for row in rows if row.violations), None)
+
+
+def table(rows: Sequence[Row], dtype: str) -> str:
+    """The rows for people, ρ only in bfloat16."""
+    with_rho = dtype == "bfloat16"
+    metrics = f"{'rel. L2':>9}{'max/rms':>9}{'1-cos':>9}" + (f"{'rho':>7}" if with_rho else "")
+    head = f"  {'':<26}{'':<12}{'':<9}"
+    lines = [
+        f"{head}{'teacher-forced':^{len(metrics)}}   {'free-running':^{len(metrics)}}".rstrip(),
+        f"{head}{metrics}   {metrics}",
+    ]
+    direction = ""
+    for row in rows:
+        if row.direction != direction:
+            direction = row.direction
+            lines.append(direction)
+        ways = "   ".join(_cells(found, with_rho, len(metrics)) for found in (row.teacher_forced, row.free_running))
+        mark = "  out of bounds" if row.violations else ""
+        lines.append(f"  {row.name:<26}{row.layer:<12}{row.output:<9}{ways}{mark}".rstrip())
+    return "\n".join(lines)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """The last line: whether all is well, or which layer is the first that is not."""
+    first = first_out_of_bounds(rows)
+    if first is None:
+        return f"all {len(rows)} outputs are within the bounds"
+    count = sum(bool(row.violations) for row in rows)
+    return f"{count} of {len(rows)} outputs are out of bounds, the first: {first}: {'; '.join(first.violations)}"
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as JSON has them; numbers that are not finite become words."""
+    return [_finite(asdict(row)) for row in rows]
+
+
+def _rows(model: GPT2, ops: Any, tokens: Array, targets: Array) -> Iterator[Row]:
+    drop = Dropout(0.0, seed=model.seed, step=0)
+    parameters = {name: np.asarray(value, np.float32) for name, value in model.parameters.items()}
+    found = _pass(model, tokens, targets)
+    reference = _reference_pass(model, np.float64, exact, parameters, tokens, targets, drop)
+    emulated, emulation = None, None
+    if model.dtype == "bfloat16":
+        emulated = _reference_pass(model, np.float32, round_bfloat16, parameters, tokens, targets, drop)
+        emulation = ReferenceLayers(round_bfloat16)
+
+    def rows(direction: str, calls: Iterator[ModelCall]) -> Iterator[Row]:
+        bounds = TEACHER_FORCED[model.dtype], FREE_RUNNING[model.dtype][direction]
+        for call in calls:
+            alone = call.call.differences(ops, emulation)
+            for output in call.call.outputs:
+                place = call.places.get(output)
+                together = None
+                if place:
+                    approximate = place.read(emulated) if emulated else None
+                    together = difference(place.read(found), place.read(reference), approximate)
+                yield _row(direction, call.name, call.layer, output, (alone[output], together), bounds)
+
+    batch = model.config, parameters, reference, tokens, targets, drop
+    yield from rows("forward", forward_calls(*batch))
+    loss = difference(np.array(found.loss), np.array(reference.loss))
+    yield _row("forward", "loss", "mean", "loss", (None, loss), (Bound(), FREE_RUNNING[model.dtype]["loss"]))
+    yield from rows("backward", backward_calls(*batch))
+
+
+def _row(
+    direction: str,
+    name: str,
+    layer: str,
+    output: str,
+    found: tuple[Difference | None, Difference | None],
+    bounds: tuple[Bound, Bound],
+) -> Row:
+    ways = zip(("teacher-forced", "free-running"), found, bounds, strict=True)
+    violations = (f"{way} {text}" for way, value, bound in ways if value for text in bound.violations(value))
+    return Row(direction, name, layer, output, *found, tuple(violations))
+
+
+def _pass(model: GPT2, tokens: Array, targets: Array) -> Pass:
+    """The model run both ways, and half of the gradients: one that is overwritten, not added to, is too small then."""
+    model.zero_grad()
+    model.forward(tokens, targets, dropout_step=0)
+    model.backward()
+    loss = model.forward_backward(tokens, targets, dropout_step=0)
+    gradients = {name: value / 2 for name, value in model.gradients.items()}
+    logits = model.logits.reshape(-1, model.config.vocab_size)
+    return Pass(loss, logits, model.activations, model.activation_gradients, gradients)
+
+
+def _reference_pass(
+    model: GPT2,
+    dtype: DTypeLike,
+    operands: Operands,
+    parameters: Mapping[str, Array],
+    tokens: Array,
+    targets: Array,
+    drop: Dropout,
+) -> Pass:
+    reference = ReferenceGPT2(model.config, dtype, operands)
+    for name, value in parameters.items():
+        reference.parameters[name][...] = value
+    loss = reference.forward_backward(tokens, targets, dropout=drop)
+    logits = reference.logits(0, tokens.size)
+    return Pass(loss, logits, reference.activations, reference.activation_gradients, reference.gradients)
+
+
+def _cells(found: Difference | None, with_rho: bool, width: int) -> str:
+    if found is None:
+        return " " * width
+    rho = "" if found.rho is None else f"{found.rho:7.2f}" if found.rho < 1000 else f"{found.rho:7.0e}"
+    return f"{found.relative_l2:9.1e}{found.largest:9.1e}{found.one_minus_cosine:9.1e}" + (
+        f"{rho:>7}" if with_rho else ""
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,49 @@
+"""How much memory there is, and whether it suffices."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pygpt.errors import UserError
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the machine has, or its control group (a container) allows."""
+    return min([_machine(), *_control_group()])
+
+
+def check_memory(needed: int, advice: str) -> None:
+    """Raises UserError, with the advice, when more bytes are needed than available."""
+    available = available_memory()
+    if needed > available:
+        raise UserError(f"{gigabytes(needed)} of memory are needed, and {gigabytes(available)} are available: {advice}")
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def _machine() -> int:
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _control_group() -> list[int]:
+    """What a limit of Linux's control groups (version 2) leaves; empty where there is none."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().strip().split("::")[-1]
+        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # "max" where nothing is set
+        return []
+    return [limit - used + (int(cached[1]) if cached else 0)]

@@ -1,0 +1,60 @@
+"""The loss curve of a run as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pygpt import atomic
+
+
+def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) -> None:
+    """Write a PNG with the training and validation losses of a log (pygpt/run_folder.py).
+
+    The training loss of each step is drawn pale, and its mean over windows of a fiftieth of the run on top.
+    Raises UserError when the file cannot be written.
+    """
+    # Imported here because it takes a second; the Figure is made without pyplot, so no display is asked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps, losses = _column(records, "loss")
+    val_steps, val_losses = _column(records, "val_loss")
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if steps.size:
+        window = max(1, steps.size // 50)
+        axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.7)
+        mean = _mean(losses, window)
+        middle = (window - 1) // 2
+        axes.plot(steps[middle : middle + mean.size], mean, color="tab:blue", label="training")
+    if val_steps.size:
+        best = val_losses.argmin()
+        label = f"validation, best {val_losses[best]:.4f} at step {val_steps[best]:.0f}"
+        axes.plot(val_steps, val_losses, color="tab:red", marker="o", markersize=4, label=label)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylabel("cross-entropy, nats per token")
+    axes.grid(alpha=0.3)
+    if steps.size or val_steps.size:
+        axes.legend()
+    with atomic.write_file(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _column(records: Sequence[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of the records that have the value."""
+    pairs = [(record["step"], record[name]) for record in records if name in record]
+    table = np.array(pairs, np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Mean of each `window` successive values: (n - window + 1,)."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[window:] - sums[:-window]) / window

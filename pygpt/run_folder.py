@@ -1,0 +1,233 @@
+"""What a training run keeps in its folder.
+
+    settings.toml        repeats the run: scripts/train.py --config
+    log.jsonl            one JSON object a line: a step, or a validation
+    last/                the latest checkpoint: a model folder with the tokenizer, and what --resume needs beside it:
+                         optimizer.safetensors (AdamW's moments) and training_state.json
+    best/                the model with the lowest validation loss, with the tokenizer
+    loss.png sample.txt  written at the end
+
+Checkpoints are replaced whole or not at all (pygpt/atomic.py), so whenever the program is killed, the latest complete
+one stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pygpt import atomic, checkpoint
+from pygpt.config import GPT2Config, read_json_object
+from pygpt.errors import UserError
+from pygpt.reference.gpt2 import parameter_shapes
+from pygpt.settings import SETTINGS_FILE, TrainSettings, format_settings
+from pygpt.tensor_file import read_tensors, write_tensors
+from pygpt.tokenizer import Tokenizer
+
+LOG_FILE = "log.jsonl"
+BEST, LAST = "best", "last"
+PLOT_FILE = "loss.png"
+SAMPLE_FILE = "sample.txt"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "training_state.json"
+_LARGEST_STATE = 2**16
+_STATE_TYPES = {"int": (int,), "str": (str,), "float | None": (float, type(None))}
+_MOMENTS = ("first_moments", "second_moments")
+
+
+@dataclass
+class TrainingState:
+    """Where a run is.  Everything else that it needs is a function of the step and the settings."""
+
+    step: int = 0  # updates done
+    validated: int = -1  # the step of the latest validation
+    best_step: int = -1
+    best_val_loss: float | None = None
+    data: str = ""  # fingerprint of the tokens that it trains on
+
+
+class RunFolder:
+    """A run's folder, locked against other processes as long as it is open.
+
+    Raises UserError when the folder cannot be used: `resume` is False and it holds a run already, or another process
+    is at work in it.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.last, self.best = path / LAST, path / BEST
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._folder = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be the run's folder: {error.strerror}") from None
+        try:
+            self._lock()
+            if not resume:
+                self._check_free()
+        except BaseException:
+            os.close(self._folder)
+            raise
+        self._log: BinaryIO | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # what is in its buffer may not fit on the device
+                self._log.close()
+        os.close(self._folder)
+        with contextlib.suppress(OSError):  # nothing came of the run
+            self.path.rmdir()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.path}: another process is training in this folder") from None
+
+    def _check_free(self) -> None:
+        for name in (SETTINGS_FILE, LOG_FILE, LAST, BEST, PLOT_FILE, SAMPLE_FILE):
+            if (self.path / name).exists():
+                raise UserError(
+                    f"{self.path}: holds a run already ({name}); go on with it (--resume {self.path}) "
+                    f"or name another folder (--out-dir)"
+                )
+
+    # ---- settings and checkpoints ----
+
+    def save_settings(self, settings: TrainSettings) -> None:
+        """Raises UserError when they cannot be written."""
+        with atomic.write_file(self.path / SETTINGS_FILE) as file:
+            file.write(format_settings(settings).encode())
+
+    def save_best(self, model: Any, tokenizer: Tokenizer) -> None:
+        """Keep the model as the best one.  Raises UserError, with the former one intact, when it cannot be written."""
+        checkpoint.save_parameters(self.best, model.config, model.parameters, extra=tokenizer.save)
+
+    def save_last(self, model: Any, tokenizer: Tokenizer, state: TrainingState) -> None:
+        """Save a checkpoint to resume from, and the log up to it.
+
+        Raises UserError, with the former checkpoint intact, when it cannot be written.
+        """
+        self.flush_log()
+        shapes = _moment_shapes(model.config)
+        size = 3 * 4 * model.config.num_parameters + 2**20
+        with atomic.write_files(self.last, size) as saving:
+            checkpoint.write_model(saving, model.config, model.parameters)
+            tokenizer.save(saving)
+            write_tensors(saving / OPTIMIZER_FILE, shapes, _Moments(model))
+            (saving / STATE_FILE).write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
+
+    def load_state(self) -> TrainingState | None:
+        """Where the latest checkpoint is; None where there is none yet.  Raises UserError when it is damaged."""
+        if self.last.is_dir():
+            atomic.finish(self.last)
+        path = self.last / STATE_FILE
+        if not path.exists():
+            return None
+        values = read_json_object(path, _LARGEST_STATE)
+        types = {field.name: _STATE_TYPES[str(field.type)] for field in dataclasses.fields(TrainingState)}
+        right = values.keys() == types.keys() and all(type(values[name]) in kinds for name, kinds in types.items())
+        if not right or values["step"] < 0:
+            raise UserError(f"{path}: is not the state of a training run")
+        return TrainingState(**values)
+
+    def load_moments(self, model: Any) -> None:
+        """Read AdamW's moments of the latest checkpoint into the model.  Raises UserError when they are damaged."""
+        path = self.last / OPTIMIZER_FILE
+        tensors = read_tensors(path)
+        shapes = _moment_shapes(model.config)
+        for name, shape in shapes.items():
+            if name not in tensors:
+                raise UserError(f"{path}: tensor {name} is missing")
+            if tensors[name].shape != shape:
+                raise UserError(f"{path}: tensor {name} has shape {tensors[name].shape}, expected {shape}")
+        for name in parameter_shapes(model.config):
+            model.set_moments(name, *(tensors[f"{kind}.{name}"].float32() for kind in _MOMENTS))
+
+    # ---- the log ----
+
+    def open_log(self, state: TrainingState) -> None:
+        """Open the log to go on behind the state: what a killed run wrote beyond its latest checkpoint is dropped."""
+        path = self.path / LOG_FILE
+        if path.exists():
+            kept = [record for record in self.read_log() if _belongs(record, state)]
+            with atomic.write_file(path) as file:
+                file.writelines(_line(record) for record in kept)
+        try:
+            self._log = path.open("ab")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Add a line; it may stay in a buffer until flush_log().  Raises UserError when it cannot be written."""
+        assert self._log is not None
+        try:
+            self._log.write(_line(record))
+        except OSError as error:
+            raise UserError(f"{self.path / LOG_FILE}: cannot be written: {error.strerror}") from None
+
+    def flush_log(self) -> None:
+        """Raises UserError when the log cannot be written."""
+        assert self._log is not None
+        try:
+            self._log.flush()
+        except OSError as error:
+            raise UserError(f"{self.path / LOG_FILE}: cannot be written: {error.strerror}") from None
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log, but for a last one that was cut off.  Raises UserError when it is damaged."""
+        path = self.path / LOG_FILE
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        records = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                record = json.loads(line)
+                if type(record["step"]) is not int or {type(value) for value in record.values()} - {int, float}:
+                    raise TypeError
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                raise UserError(f"{path}: line {number} is not a JSON object of numbers with a step") from None
+            records.append(record)
+        return records
+
+
+class _Moments(Mapping[str, Any]):
+    """AdamW's moments of a model under the names of the file: first_moments.wte.weight, ..."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getitem__(self, name: str) -> Any:
+        kind, parameter = name.split(".", 1)
+        return getattr(self._model, kind)[parameter]
+
+    def __iter__(self) -> Any:
+        return iter(_moment_shapes(self._model.config))
+
+    def __len__(self) -> int:
+        return len(_moment_shapes(self._model.config))
+
+
+def _moment_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    return {f"{kind}.{name}": shape for kind in _MOMENTS for name, shape in parameter_shapes(config).items()}
+
+
+def _belongs(record: dict[str, Any], state: TrainingState) -> bool:
+    """Whether a record of the log was written before the state was."""
+    return record["step"] <= (state.validated if "val_loss" in record else state.step)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"

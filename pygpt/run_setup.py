@@ -1,0 +1,152 @@
+"""What a training run needs before its first step: data, configuration, memory, model.
+
+Each part raises UserError where the settings, the data and the model do not fit together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pygpt import checkpoint, tokenizer
+from pygpt.config import GPT2Config
+from pygpt.data import TokenDataset
+from pygpt.errors import UserError
+from pygpt.memory import available_memory, check_memory, gigabytes
+from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.prepare import ensure
+from pygpt.settings import TrainSettings
+from pygpt.tokenizer import GPT2Tokenizer, Tokenizer
+
+SHAPE = ("n_layer", "n_head", "n_embd")
+_TOKENIZER_FILES = (tokenizer.FILE_NAME, "vocab.json")
+_DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads."""
+
+    train: TokenDataset
+    val: TokenDataset
+    tokenizer: Tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """The same only for the same tokens, as far as the description beside them tells."""
+        parts = [self.tokenizer.fingerprint]
+        for dataset, split in ((self.train, self.train.meta.train), (self.val, self.val.meta.val)):
+            parts.append(f"{split.sha256} {len(dataset)}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def open_data(settings: TrainSettings, source: Path | None) -> Data:
+    """The data set, prepared unless it has been, in the tokens of the model folder `source` if there is one."""
+    chosen: str | Tokenizer | None = settings.tokenizer
+    own = source is not None and any((source / name).is_file() for name in _TOKENIZER_FILES)
+    if source is not None and (own or chosen is None):
+        chosen = tokenizer.load_tokenizer(source)
+        if settings.tokenizer not in (None, chosen.name):
+            raise UserError(f"tokenizer is {settings.tokenizer}, but the model in {source} has {chosen.name} tokens")
+    folder = ensure(settings.data, chosen, vocab=None if isinstance(chosen, Tokenizer) else settings.vocab)
+    data = Data(
+        TokenDataset(folder, "train"),
+        TokenDataset(folder, "val"),
+        chosen if isinstance(chosen, Tokenizer) else _tokenizer_of(folder, settings.vocab),
+    )
+    data.train.check_tokenizer(data.tokenizer)
+    if len(data.train) <= settings.batch_size * settings.seq_len:
+        raise UserError(
+            f"{settings.data}: has {len(data.train)} training tokens, fewer than one batch of "
+            f"{settings.batch_size} x {settings.seq_len} tokens and the one after them"
+        )
+    next(data.val.validation_batches(1, settings.seq_len, 1))  # is there a window?
+    return data
+
+
+def _tokenizer_of(folder: Path, vocab: str | None) -> Tokenizer:
+    """The tokenizer beside token files; beside llm.c's there is none, and they hold GPT-2's tokens."""
+    if (folder / tokenizer.FILE_NAME).is_file():
+        return tokenizer.load_tokenizer(folder)
+    return GPT2Tokenizer.from_tiktoken() if vocab is None else GPT2Tokenizer.from_folder(vocab)
+
+
+def model_config(settings: TrainSettings, given: frozenset[str], source: Path | None, data: Data) -> GPT2Config:
+    """The model's configuration: that of the folder `source` if there is one, otherwise of the settings.
+
+    given: settings that somebody asked for, which the folder may not contradict.
+    """
+    dropout: dict[str, Any] = {} if settings.dropout is None else dict.fromkeys(_DROPOUTS, settings.dropout)
+    if source is None:
+        shape = {name: getattr(settings, name) for name in SHAPE}
+        sizes = {"vocab_size": data.tokenizer.vocab_size, "n_positions": settings.seq_len, **shape}
+        eot = data.tokenizer.eot_token
+        return GPT2Config(**sizes, **dropout, bos_token_id=eot, eos_token_id=eot)
+    config = replace(checkpoint.read_config(source), **dropout)
+    for name in given.intersection(SHAPE):
+        asked, found = getattr(settings, name), getattr(config, name)
+        if asked != found:
+            raise UserError(f"{name} is {asked}, but the model in {source} has {found}; leave it out")
+    if settings.seq_len > config.n_positions:
+        raise UserError(f"seq_len is {settings.seq_len}, but the model in {source} has {config.n_positions} positions")
+    if config.vocab_size < data.tokenizer.vocab_size:
+        raise UserError(
+            f"{settings.data}: has a vocabulary of {data.tokenizer.vocab_size} {data.tokenizer.name} tokens, "
+            f"but the model in {source} has {config.vocab_size}"
+        )
+    return config
+
+
+def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
+    """Raises UserError, naming the batch size that would fit, when the machine has less memory than is needed."""
+    if settings.device == "cuda":
+        return  # a memory of its own, of which its library tells
+    fits, too_large, available = 0, settings.batch_size, available_memory()
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if memory_of_run(config, settings, middle) <= available:
+            fits = middle
+        else:
+            too_large = middle
+    advice = f"--batch-size {fits} would fit" if fits else "even --batch-size 1 would not fit; take a smaller model"
+    check_memory(memory_of_run(config, settings, settings.batch_size), advice)
+
+
+def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int) -> int:
+    """Bytes that training takes with batches of this size."""
+    machine = {name: getattr(settings, name) for name in ("device", "dtype", "kernels", "recompute")}
+    return memory_needed(config, batch_size=batch_size, seq_len=settings.seq_len, training=True, **machine)
+
+
+def create_model(config: GPT2Config, settings: TrainSettings, source: Path | None) -> GPT2:
+    """The model with the weights of the folder `source`, or with fresh ones."""
+    names = ("device", "dtype", "kernels", "recompute", "seed")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    if settings.device == "cpu":
+        set_threads(settings.threads)
+    if source is None:
+        return GPT2(config, **options)
+    return GPT2.from_pretrained(source, config=config, **options)
+
+
+def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Path) -> str:
+    """What will be done, in a few lines."""
+    vocabulary = f"vocabulary of {data.tokenizer.vocab_size:,} ({data.tokenizer.name})"
+    kernels = "" if settings.device == "numpy" else f", {settings.kernels} kernels"
+    memory = f"{gigabytes(memory_of_run(config, settings, settings.batch_size))} needed"
+    if settings.device != "cuda":
+        memory += f", {gigabytes(available_memory())} available"
+    batch = f"{settings.batch_size} x {settings.seq_len} tokens"
+    if settings.grad_accum > 1:
+        batch = f"{settings.grad_accum} x {batch}"
+    lines = {
+        "data": f"{settings.data}: {len(data.train):,} tokens and {len(data.val):,} for validation, {vocabulary}",
+        "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
+        f"{config.n_positions} positions: {config.num_parameters:,} parameters",
+        "device": f"{settings.device}, {settings.dtype}{kernels}",
+        "memory": memory,
+        "run": f"{folder}: {settings.max_iters:,} steps of {batch}",
+    }
+    return "\n".join(f"{name:8}{text}" for name, text in lines.items())

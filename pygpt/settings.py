@@ -1,0 +1,385 @@
+"""The settings of a training run.
+
+TrainSettings is their only source: the flags of scripts/train.py, the keys of a settings file, the presets and what is
+saved with a run are all made from its fields. Later wins: defaults, preset, settings file, flags; a resumed run starts
+from its saved settings in place of the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import json
+import math
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pygpt.config import MODEL_SIZES
+from pygpt.errors import UserError
+from pygpt.flags import Parser, nearest
+from pygpt.schedule import SCHEDULES
+from pygpt.tokenizer import NAMES as TOKENIZERS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SETTINGS_FILE = "settings.toml"
+DEVICES = ("auto", "cpu", "cuda", "cuda-emulated", "numpy")
+DTYPES = ("float32", "bfloat16")
+KERNELS = ("plain", "fast")
+RECOMPUTE = ("none", "cheap", "block")
+
+
+def _setting(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    low: int | None = None,
+    high: int = 2**31 - 1,
+    above: int | None = None,
+    below: int | None = None,
+    choices: Sequence[str] | None = None,
+    fixed: bool = False,
+) -> Any:
+    """A field.  Integers: low <= value <= high; numbers: low <= value, above < value < below.
+
+    fixed: a resumed run cannot change it.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, "fixed": fixed, **limits})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides what a training run does.
+
+    Raises UserError when a value is out of its range, or two contradict each other.
+    """
+
+    data: str = _setting(
+        "stdlib", "data", "named data set, or a file or folder of text, or of prepared tokens", fixed=True
+    )
+    tokenizer: str | None = _setting(
+        None,
+        "data",
+        "kind of tokens (default: byte, or that of prepared tokens or --init-from)",
+        choices=TOKENIZERS,
+        fixed=True,
+    )
+    vocab: str | None = _setting(None, "data", "folder with GPT-2's vocabulary, so that no download is needed")
+
+    init_from: str | None = _setting(
+        None, "model", "fine-tune this model: a model folder or a name on the Hugging Face hub", fixed=True
+    )
+    n_layer: int = _setting(4, "model", "blocks", low=1, fixed=True)
+    n_head: int = _setting(4, "model", "attention heads", low=1, fixed=True)
+    n_embd: int = _setting(128, "model", "channels", low=1, fixed=True)
+    seq_len: int = _setting(64, "model", "tokens that a prediction sees at most", low=1, fixed=True)
+    dropout: float | None = _setting(
+        None, "model", "probability of dropping (default: 0, or the model's own with --init-from)", low=0, below=1
+    )
+
+    batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
+    grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
+    max_iters: int = _setting(2000, "optimization", "steps of the whole run", low=1)
+    learning_rate: float = _setting(1e-3, "optimization", "largest learning rate", above=0)
+    min_lr: float | None = _setting(
+        None, "optimization", "last learning rate (default: a tenth of --learning-rate)", low=0
+    )
+    warmup_iters: int | None = _setting(
+        None, "optimization", "steps of warm-up (default: a twentieth of --max-iters)", low=0
+    )
+    lr_schedule: str = _setting("cosine", "optimization", "learning rate after the warm-up", choices=SCHEDULES)
+    decay_iters: int | None = _setting(
+        None, "optimization", "steps of the decay of schedule wsd (default: a fifth of --max-iters)", low=1
+    )
+    weight_decay: float = _setting(0.1, "optimization", "AdamW's decay of matrices", low=0)
+    beta1: float = _setting(0.9, "optimization", "AdamW's decay of the first moment", low=0, below=1)
+    beta2: float = _setting(0.99, "optimization", "AdamW's decay of the second moment", low=0, below=1)
+    grad_clip: float = _setting(1.0, "optimization", "largest norm of the gradient; 0: any", low=0)
+
+    eval_interval: int = _setting(250, "evaluation", "steps between validations", low=1)
+    eval_iters: int = _setting(20, "evaluation", "batches of a validation", low=1)
+    sample_tokens: int = _setting(256, "evaluation", "tokens of the sample at the end; 0: none", low=0)
+
+    out_dir: str | None = _setting(None, "run", "the run's folder (default: out/ and the name of the preset or data)")
+    checkpoint_interval: int = _setting(250, "run", "steps between checkpoints", low=1)
+    seed: int = _setting(
+        0, "run", "of weights, order of the data, dropout and sample", low=0, high=2**63 - 1, fixed=True
+    )
+
+    device: str = _setting("auto", "machine", "auto: cuda where it can be used, otherwise cpu", choices=DEVICES)
+    dtype: str = _setting("float32", "machine", "operands of matrix products", choices=DTYPES)
+    kernels: str = _setting("fast", "machine", "plain: the code to read and step through", choices=KERNELS)
+    recompute: str = _setting(
+        "none", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
+    )
+    threads: int | None = _setting(None, "machine", "of the processor (default: all)", low=1)
+
+    def __post_init__(self) -> None:
+        for field in FIELDS.values():
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _checked(field, value, field.name))
+        if self.final_lr > self.learning_rate:
+            raise UserError(f"min_lr is {self.min_lr}, expected at most learning_rate, which is {self.learning_rate}")
+        if self.warmup > self.max_iters:
+            raise UserError(f"warmup_iters is {self.warmup}, expected at most max_iters, which is {self.max_iters}")
+        if self.decay_iters is not None and self.lr_schedule != "wsd":
+            raise UserError(f"decay_iters belongs to lr_schedule wsd, and lr_schedule is {self.lr_schedule}")
+        if self.lr_schedule == "wsd" and self.warmup + self.decay > self.max_iters:
+            raise UserError(
+                f"warmup_iters and decay_iters are {self.warmup} and {self.decay}, "
+                f"expected together at most max_iters, which is {self.max_iters}"
+            )
+
+    @property
+    def final_lr(self) -> float:
+        """The learning rate at the end of the schedule."""
+        return self.learning_rate / 10 if self.min_lr is None else self.min_lr
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up."""
+        return self.max_iters // 20 if self.warmup_iters is None else self.warmup_iters
+
+    @property
+    def decay(self) -> int:
+        """Steps of the final decay of schedule wsd."""
+        return max(1, self.max_iters // 5) if self.decay_iters is None else self.decay_iters
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(TrainSettings)}
+_TYPES = typing.get_type_hints(TrainSettings)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # nanoGPT's character model on a CPU: published validation loss 1.88
+    "shakespeare-char": {"data": "shakespeare", "tokenizer": "char", "eval_iters": 100},
+    # ... and on a GPU: published validation loss 1.4697
+    "shakespeare-char-gpu": {
+        "data": "shakespeare",
+        "tokenizer": "char",
+        "n_layer": 6,
+        "n_head": 6,
+        "n_embd": 384,
+        "seq_len": 256,
+        "dropout": 0.2,
+        "batch_size": 64,
+        "max_iters": 5000,
+        "warmup_iters": 100,
+    },
+    # GPT-2 124M on 10^10 tokens, 524,288 a step, with the optimization of GPT-3's smallest model
+    "gpt2": {
+        "tokenizer": "gpt2",
+        "n_layer": MODEL_SIZES["gpt2"].n_layer,
+        "n_head": MODEL_SIZES["gpt2"].n_head,
+        "n_embd": MODEL_SIZES["gpt2"].n_embd,
+        "seq_len": MODEL_SIZES["gpt2"].n_positions,
+        "batch_size": 4,
+        "grad_accum": 128,
+        "max_iters": 19073,
+        "learning_rate": 6e-4,
+        "warmup_iters": 715,
+        "beta2": 0.95,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    settings: TrainSettings
+    given: frozenset[str]  # settings that a preset, a file or a flag has set
+    out_dir: Path
+    resume: bool
+
+
+def parse(argv: Sequence[str] | None = None) -> Request:
+    """The settings of a command line.  Raises UserError when they are wrong; --help prints and exits."""
+    flags = vars(_parser().parse(argv))
+    preset, config, resume = flags.pop("preset"), flags.pop("config"), flags.pop("resume")
+
+    values: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UserError(f"--preset is {preset!r}, expected {_alternatives(list(PRESETS))}")
+        values.update(PRESETS[preset])
+    if config is not None:
+        values.update(read_settings(config))
+    values.update((name, _from_text(FIELDS[name], text)) for name, text in flags.items())
+
+    given = frozenset(values)
+    name = "default" if preset is None else preset
+    out_dir = _run_folder(values, name, resume)
+    if resume is not None:
+        values = _resumed(out_dir, values)
+    settings = TrainSettings(**{**values, "out_dir": str(out_dir)})
+    return Request(settings, given, out_dir, resume is not None)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file, checked one by one.  Raises UserError, naming the file, when they are wrong."""
+    try:
+        with Path(path).open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not TOML: {error}") from None
+    settings = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in FIELDS:
+            raise UserError(f"{path}: {key} is not a setting{nearest(name, list(FIELDS))}")
+        if name in settings:
+            raise UserError(f"{path}: {key} is there twice, with a dash and with an underscore")
+        settings[name] = _checked(FIELDS[name], value, f"{path}: {key}", required=True)
+    return settings
+
+
+def format_settings(settings: TrainSettings) -> str:
+    """The text of a settings file that asks for the same run, in whatever folder."""
+    lines = []
+    for field in FIELDS.values():
+        value = getattr(settings, field.name)
+        if value is not None and field.name != "out_dir":
+            lines.append(f"{field.name} = {_toml(value)}\n")
+    return "".join(lines)
+
+
+def _run_folder(values: Mapping[str, Any], preset: str, resume: str | None) -> Path:
+    if resume:
+        if "out_dir" in values and Path(values["out_dir"]) != Path(resume):
+            raise UserError(f"--resume names the folder {resume}, and --out-dir names {values['out_dir']}")
+        return Path(resume)
+    if "out_dir" in values:
+        return Path(values["out_dir"])
+    data = Path(str(values.get("data", FIELDS["data"].default)))
+    return Path("out") / (preset if preset != "default" else data.stem or "run")
+
+
+def _resumed(out_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings saved with a run, changed by `values` where that is possible."""
+    path = out_dir / SETTINGS_FILE
+    if not path.is_file():
+        raise UserError(f"{out_dir}: holds no run to resume, expected the file {SETTINGS_FILE} in it")
+    saved = read_settings(path)
+    for name, value in values.items():
+        before = saved.get(name, FIELDS[name].default)
+        if FIELDS[name].metadata["fixed"] and value != before:
+            raise UserError(
+                f"{name} of the run in {out_dir} is {_show(before)}, and {_show(value)} was asked for; "
+                f"a resumed run cannot change it (--init-from {out_dir / 'last'} starts a new run from its model)"
+            )
+    return {**saved, **values}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="train.py",
+        description="Train a GPT-2. Without flags: a small byte-level one on the sources of Python's standard library.",
+        epilog="Later wins: defaults, --preset, --config, flags. See docs/training.md.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--preset", default=None, metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--config", default=None, metavar="FILE", help="settings in TOML, such as a run's settings.toml"
+    )
+    parser.add_argument(
+        "--resume",
+        default=None,
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="go on with the run in FOLDER, or in --out-dir",
+    )
+    groups: dict[str, Any] = {}
+    for field in FIELDS.values():
+        limits = field.metadata
+        if limits["group"] not in groups:
+            groups[limits["group"]] = parser.add_argument_group(limits["group"])
+        help = limits["help"] if field.default is None else f"{limits['help']} (default: {field.default})"
+        kind = _kind(field)
+        metavar = "|".join(limits["choices"]) if limits["choices"] else {int: "N", float: "X", str: "NAME"}[kind]
+        groups[limits["group"]].add_argument(_flag(field.name), dest=field.name, metavar=metavar, help=help)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _kind(field: dataclasses.Field[Any]) -> Any:
+    """int, float or str."""
+    annotation = _TYPES[field.name]
+    return next((kind for kind in typing.get_args(annotation) if kind is not type(None)), annotation)
+
+
+def _from_text(field: dataclasses.Field[Any], text: str) -> Any:
+    """A flag's value."""
+    try:
+        value = _kind(field)(text)
+    except ValueError:
+        value = text
+    return _checked(field, value, _flag(field.name))
+
+
+def _checked(field: dataclasses.Field[Any], value: Any, name: str, required: bool = False) -> Any:
+    """The value, as the field's type.  Raises UserError, which begins with `name`, when it is not allowed."""
+    kind, limits = _kind(field), field.metadata
+    if value is None and field.default is None and not required:
+        return None
+    if kind is float and type(value) is int and abs(value) < 2**63:
+        value = float(value)
+    if type(value) is not kind:
+        right = False
+    elif kind is str:
+        right = value in limits["choices"] if limits["choices"] else value != "" and "\0" not in value
+    elif kind is int:
+        right = limits["low"] <= value <= limits["high"]
+    else:
+        right = math.isfinite(value) and (limits["low"] is None or value >= limits["low"])
+        right = right and (limits["above"] is None or value > limits["above"])
+        # The native libraries hold it in float32.
+        right = right and (limits["below"] is None or ctypes.c_float(value).value < limits["below"])
+    if not right:
+        raise UserError(f"{name} is {_show(value)}, expected {_expected(field)}")
+    return value
+
+
+def _expected(field: dataclasses.Field[Any]) -> str:
+    kind, limits = _kind(field), field.metadata
+    if limits["choices"]:
+        return _alternatives(limits["choices"])
+    if kind is str:
+        return "a text that is not empty"
+    if kind is int:
+        return f"an integer from {limits['low']} to {limits['high']}"
+    words = {"low": "of at least", "above": "above", "below": "below"}
+    return "a number " + " and ".join(
+        f"{word} {limits[key]:g}" for key, word in words.items() if limits[key] is not None
+    )
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _show(value: Any) -> str:
+    """A value as it stands in an error."""
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings are TOML's, but for the one control character that JSON does not escape.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)

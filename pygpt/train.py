@@ -1,0 +1,254 @@
+"""Training: the loop of scripts/train.py.
+
+A run is a function of its settings: the batch, the dropout masks and the learning rate of a step follow from the seed
+and the number of the step. So a checkpoint needs only weights, moments and that number, and a resumed run ends with
+the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqdm import tqdm
+
+from pygpt import plot
+from pygpt.atomic import write_file
+from pygpt.errors import UserError
+from pygpt.generate import generate, printable, start_token
+from pygpt.hub import resolve_folder
+from pygpt.interruption import Interruption
+from pygpt.model import GPT2, resolve_device
+from pygpt.progress import Progress
+from pygpt.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
+from pygpt.run_setup import SHAPE, Data, check_run_memory, create_model, describe, model_config, open_data
+from pygpt.schedule import learning_rate
+from pygpt.settings import Request, TrainSettings, parse
+
+SAMPLE_TEMPERATURE = 0.8
+_SECONDS_BETWEEN_READINGS = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as a command line asks for.  Returns the exit status, as train() does."""
+    return train(parse(argv))
+
+
+def train(request: Request) -> int:
+    """Start or resume a run, and go on to its end or until it is interrupted.
+
+    Returns the exit status: 0, or 128 + the number of the signal that interrupted it.  Raises UserError when the run
+    cannot begin, when its loss is not finite, and when something cannot be saved; the latest checkpoint stays intact.
+    """
+    with RunFolder(request.out_dir, request.resume) as folder:
+        state = folder.load_state() if request.resume else None
+        settings = replace(request.settings, device=resolve_device(request.settings.device))
+        source = None  # where weights come from, if not from the seed
+        if state is not None:
+            source = folder.last
+        elif settings.init_from is not None:
+            source = resolve_folder(settings.init_from)
+        data = open_data(settings, source)
+        if state is not None:
+            _check_resumable(folder, settings, data, state)
+        config = model_config(settings, request.given, source, data)
+        settings = replace(settings, **{name: getattr(config, name) for name in SHAPE})
+        check_run_memory(config, settings)
+        print(describe(settings, config, data, folder.path), flush=True)
+        try:
+            model = create_model(config, settings, source)
+            if state is not None:
+                folder.load_moments(model)
+                model.steps = state.step
+            loop = _Loop(folder, settings, data, model, state)
+            folder.save_settings(settings)
+            return loop.run()
+        except MemoryError as error:
+            raise UserError(f"the run does not fit into memory: {error or 'an array cannot be allocated'}") from None
+
+
+def _check_resumable(folder: RunFolder, settings: TrainSettings, data: Data, state: TrainingState) -> None:
+    if state.data != data.fingerprint:
+        raise UserError(f"{settings.data}: holds other tokens than when the run in {folder.path} began")
+    if state.step > settings.max_iters:
+        raise UserError(f"max_iters is {settings.max_iters}, but the run in {folder.path} has done {state.step} steps")
+
+
+class _Loop:
+    """The steps of a run from `state` on; None is the beginning."""
+
+    def __init__(
+        self, folder: RunFolder, settings: TrainSettings, data: Data, model: GPT2, state: TrainingState | None
+    ) -> None:
+        self.folder, self.settings, self.data, self.model = folder, settings, data, model
+        self.saved = state
+        self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
+        self.progress = Progress(self.state.step, settings.max_iters)
+        self.interruption = Interruption(self._say_interrupted)
+        self.unread: list[tuple[int, Any, float, Any]] = []  # step, loss, learning rate, norm of the gradient
+        self.first = self.state.step
+        self.seconds = 0.0  # spent on the steps since `first`
+        self.started = 0.0  # when the unread steps began
+
+    def run(self) -> int:
+        """Go on to the last step or until interrupted.  Returns the exit status."""
+        settings, state = self.settings, self.state
+        self.folder.open_log(state)
+        with self.interruption, self.progress:
+            while True:
+                last = state.step >= settings.max_iters
+                if (last or state.step % settings.eval_interval == 0) and state.validated != state.step:
+                    self._validate()
+                stop = last or bool(self.interruption)
+                if stop or state.step % settings.checkpoint_interval == 0:
+                    self._save()
+                if stop:
+                    break
+                self._step()
+                if time.perf_counter() - self.started >= _SECONDS_BETWEEN_READINGS:
+                    self._read()
+        if self.interruption.signal is not None:
+            print(f"stopped by {signal.Signals(self.interruption.signal).name} after step {state.step}")
+            print(f"saved {self.folder.last}; go on with: {self._resume_command()}")
+            return 128 + self.interruption.signal
+        self._finish()
+        return 0
+
+    # ---- one step ----
+
+    def _step(self) -> None:
+        if not self.unread:
+            self.started = time.perf_counter()
+        settings, state = self.settings, self.state
+        lr = learning_rate(
+            state.step,
+            schedule=settings.lr_schedule,
+            peak=settings.learning_rate,
+            floor=settings.final_lr,
+            warmup_iters=settings.warmup,
+            max_iters=settings.max_iters,
+            decay_iters=settings.decay,
+        )
+        self.model.zero_grad()
+        loss: Any = 0.0
+        for number in range(state.step * settings.grad_accum, (state.step + 1) * settings.grad_accum):
+            tokens, targets = self.data.train.batch(number, settings.batch_size, settings.seq_len, settings.seed)
+            scale, dropout_step = 1 / settings.grad_accum, number % 2**32
+            loss += self.model.forward_backward(tokens, targets, scale=scale, dropout_step=dropout_step)
+        norm = self.model.clip_grad_norm(settings.grad_clip)
+        self.model.adamw_step(lr, (settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
+        state.step += 1
+        self.unread.append((state.step, loss / settings.grad_accum, lr, norm))
+
+    def _read(self) -> None:
+        """Log and show the unread steps; reading a number may mean waiting for a device, so it is not done each step.
+
+        Raises UserError when one is not finite.
+        """
+        if not self.unread:
+            return
+        read = [(step, float(loss), lr, float(norm)) for step, loss, lr, norm in self.unread]
+        self.unread = []
+        seconds = time.perf_counter() - self.started
+        self.seconds += seconds
+        speed = len(read) * self._tokens_per_step() / seconds
+        for step, loss, lr, norm in read:
+            self._check_finite("loss", loss, step)
+            self._check_finite("norm of the gradient", norm, step)
+            record = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_second": round(speed, 1)}
+            self.folder.log(record)
+        self.folder.flush_log()
+        step, mean_loss = self.state.step, sum(loss for _, loss, _, _ in read) / len(read)
+        left = (self.settings.max_iters - step) * self.seconds / (step - self.first)
+        self.progress.update(step, mean_loss, speed, left)
+
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        if math.isfinite(value):
+            return
+        advice = "there is no checkpoint yet: begin again with a smaller --learning-rate"
+        if self.saved is not None:
+            advice = (
+                f"the last good checkpoint is {self.folder.last} (step {self.saved.step}): "
+                f"go on from it with a smaller --learning-rate, {self._resume_command()}"
+            )
+        raise UserError(f"the {what} is {value} at step {step}; {advice}")
+
+    def _tokens_per_step(self) -> int:
+        return self.settings.grad_accum * self.settings.batch_size * self.settings.seq_len
+
+    # ---- now and then ----
+
+    def _validate(self) -> None:
+        """Measure the validation loss, and keep the model if it is the best; leave it undone when interrupted."""
+        self._read()
+        settings, state = self.settings, self.state
+        total, count = 0.0, 0
+        batches = self.data.val.validation_batches(settings.batch_size, settings.seq_len, settings.eval_iters)
+        for tokens, targets in batches:
+            if self.interruption:
+                return
+            total += float(self.model.forward(tokens, targets) or 0.0) * targets.size
+            count += targets.size
+        loss = total / count
+        self._check_finite("validation loss", loss, state.step)
+        best = state.best_val_loss is None or loss < state.best_val_loss
+        if best:
+            self.folder.save_best(self.model, self.data.tokenizer)
+            state.best_step, state.best_val_loss = state.step, loss
+        state.validated = state.step
+        self.folder.log({"step": state.step, "val_loss": loss})
+        self.progress.say(f"step {state.step}: validation loss {loss:.4f}{', the best so far' if best else ''}")
+
+    def _save(self) -> None:
+        """Save a checkpoint, unless the latest one is of this very state."""
+        self._read()
+        if self.saved != self.state:
+            self.folder.save_last(self.model, self.data.tokenizer, self.state)
+            self.saved = replace(self.state)
+
+    def _say_interrupted(self) -> None:
+        self.progress.say("interrupted: finishing the step and saving it; a second time stops at once")
+
+    def _resume_command(self) -> str:
+        return shlex.join(["python", "scripts/train.py", "--resume", str(self.folder.path)])
+
+    # ---- at the end ----
+
+    def _finish(self) -> None:
+        """Print and save a sample, draw the loss curve, and say where everything is."""
+        folder, state = self.folder, self.state
+        steps = state.step - self.first
+        if steps:
+            speed = steps * self._tokens_per_step() / self.seconds
+            print(f"{steps:,} steps in {tqdm.format_interval(self.seconds)}, {speed:,.0f} tokens/s")
+        if self.settings.sample_tokens:
+            self._sample()
+        title = f"{folder.path.resolve().name}: {self.model.num_parameters:,} parameters"
+        plot.loss_curve(folder.path / PLOT_FILE, folder.read_log(), title)
+        print(f"validation loss {state.best_val_loss:.4f} at best, at step {state.best_step}: {folder.best}")
+        print(f"latest model: {folder.last}; loss curve: {folder.path / PLOT_FILE}")
+        command = ["python", "scripts/generate.py", "PROMPT", "--model", str(folder.best)]
+        print(f"more text: {shlex.join(command)}")
+
+    def _sample(self) -> None:
+        tokenizer, settings = self.data.tokenizer, self.settings
+        tokens = generate(
+            self.model,
+            [start_token(tokenizer)],
+            settings.sample_tokens,
+            temperature=SAMPLE_TEMPERATURE,
+            seed=settings.seed,
+        )
+        print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}")
+        text = ""
+        for piece in tokenizer.decode_stream(tokens):
+            print(printable(piece), end="", flush=True)
+            text += piece
+        print("\n----")
+        with write_file(self.folder.path / SAMPLE_FILE) as file:
+            file.write(text.encode())

@@ -1,0 +1,131 @@
+"""Compare a device with numpy in float64, layer by layer.  See docs/comparing.md.
+
+Exit status: 0 within the bounds, 1 out of them, 2 for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
+
+import numpy as np
+
+from pygpt.atomic import write_file
+from pygpt.checkpoint import read_config
+from pygpt.cli import positive_int, run
+from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.config import GPT2Config
+from pygpt.data import TokenDataset
+from pygpt.flags import Parser
+from pygpt.hub import resolve_folder
+from pygpt.memory import check_memory
+from pygpt.model import GPT2, layers, memory_needed, resolve_device, set_threads
+from pygpt.prepare import ensure
+from pygpt.reference.arrays import Array
+from pygpt.settings import DEVICES, DTYPES, KERNELS
+from pygpt.tokenizer import load_tokenizer
+
+SEQ_LEN = 29  # no multiple of any block
+BYTES = 256
+
+
+def main() -> int:
+    flags = _parser().parse()
+    folder = None if flags.model is None else resolve_folder(flags.model)
+    data = None if flags.data is None else _open_data(flags.data, folder)
+    config = _fresh_config(flags, data) if folder is None else read_config(folder)
+    seq_len = flags.seq_len or min(SEQ_LEN, config.n_positions)
+    backend = {"device": resolve_device(flags.device), "dtype": flags.dtype, "kernels": flags.kernels}
+    _check_memory(config, flags.batch_size, seq_len, backend)
+    if backend["device"] == "cpu":
+        set_threads(flags.threads)
+
+    if folder is None:
+        model = GPT2(config, **backend, seed=flags.seed)
+        perturb(model, flags.seed)
+    else:
+        model = GPT2.from_pretrained(folder, config=config, **backend, seed=flags.seed)
+    if data is None:
+        tokens, targets = _random_batch(config.vocab_size, flags.batch_size, seq_len, flags.seed)
+    else:
+        tokens, targets = data.batch(0, flags.batch_size, seq_len, flags.seed)
+
+    rows = compare(model, layers(**backend), tokens, targets)
+    shape = f"{config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, {config.vocab_size} tokens"
+    print(f"{flags.model or 'fresh model'}: {shape}; batch {flags.batch_size} x {seq_len}")
+    print(" ".join(backend.values()) + " kernels against numpy float64")
+    print(table(rows, flags.dtype))
+    print(verdict(rows))
+    first = first_out_of_bounds(rows)
+    if flags.json is not None:
+        settings = {"model": flags.model, "data": flags.data, "batch_size": flags.batch_size, "seq_len": seq_len}
+        found = {**settings, "seed": flags.seed, **backend, "first_out_of_bounds": first and str(first)}
+        _write_json(flags.json, {**found, "rows": as_json(rows)})
+    return 0 if first is None else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="compare.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="model folder or a name on huggingface.co; else a small one of random numbers"
+    )
+    parser.add_argument("--data", metavar="NAME|PATH", help="the batch's text or token files; random tokens without it")
+    parser.add_argument("--batch-size", type=positive_int, default=2, metavar="N", help="sequences in the batch")
+    parser.add_argument(
+        "--seq-len", type=positive_int, metavar="N", help=f"tokens in a sequence; up to {SEQ_LEN} if it is not given"
+    )
+    parser.add_argument("--dropout", type=float, default=0.0, metavar="X", help="of the model of random numbers")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights, tokens and dropout")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
+    parser.add_argument("--kernels", choices=KERNELS, default="fast", help="plain: the code to read and step through")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="of the processor; all if it is not given")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
+    return parser
+
+
+def _open_data(data: str, folder: Path | None) -> TokenDataset:
+    """The training tokens, in those of the model if there is one."""
+    return TokenDataset(ensure(data, None if folder is None else load_tokenizer(folder)), "train")
+
+
+def _fresh_config(flags: argparse.Namespace, data: TokenDataset | None) -> GPT2Config:
+    """A small model, with more positions than the batch has."""
+    dropouts = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), flags.dropout)
+    vocab_size = BYTES if data is None else data.vocab_size
+    positions = (flags.seq_len or SEQ_LEN) + 3
+    return GPT2Config(vocab_size=vocab_size, n_positions=positions, n_embd=48, n_layer=2, n_head=4, **dropouts)
+
+
+def _check_memory(config: GPT2Config, batch_size: int, seq_len: int, backend: dict[str, str]) -> None:
+    """Room for the model, for numpy's in float64, and in bfloat16 for the emulation."""
+    sizes: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "training": True}
+    models: list[dict[str, Any]] = [{**backend}, {"device": "numpy", "dtype": "float64"}]
+    if backend["dtype"] == "bfloat16":
+        models.append({"device": "numpy", "dtype": "float32"})
+    if backend["device"] == "cuda":
+        models.pop(0)  # it has memory of its own
+    needed = sum(memory_needed(config, **sizes, **model) for model in models)
+    check_memory(needed, "take a smaller batch or a smaller model")
+
+
+def _random_batch(vocab_size: int, batch_size: int, seq_len: int, seed: int) -> tuple[Array, Array]:
+    """Tokens and the tokens that follow, (B,T) each; one target is left out."""
+    rows = np.random.default_rng(seed).integers(0, vocab_size, (batch_size, seq_len + 1), np.int32)
+    targets = rows[:, 1:].copy()
+    if targets.size > 1:
+        targets[0, 0] = -1
+    return rows[:, :-1].copy(), targets
+
+
+def _write_json(path: str, values: dict[str, Any]) -> None:
+    with write_file(path) as file:
+        file.write(json.dumps(values, indent=1).encode())
+
+
+if __name__ == "__main__":
+    run(main)

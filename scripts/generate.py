@@ -1,0 +1,109 @@
+"""Write text with a GPT-2, token by token.  See docs/training.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
+
+from pygpt.checkpoint import read_config
+from pygpt.cli import positive_int, run
+from pygpt.flags import Parser
+from pygpt.generate import generate_samples, printable, start_token
+from pygpt.hub import resolve_folder
+from pygpt.memory import check_memory
+from pygpt.model import GPT2, memory_needed, resolve_device, set_threads
+from pygpt.sampling import check_sampling
+from pygpt.settings import DEVICES, DTYPES, KERNELS
+from pygpt.tokenizer import Tokenizer, load_tokenizer
+
+
+def main() -> None:
+    flags = _parser().parse()
+    check_sampling(flags.temperature, flags.top_k, flags.top_p)
+    folder = resolve_folder(flags.model)
+    tokenizer = load_tokenizer(folder)
+    prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if flags.prompt == "-" else flags.prompt
+    tokens = tokenizer.encode(prompt).tolist() if prompt else [start_token(tokenizer)]
+    model = _load(folder, flags)
+    samples = generate_samples(
+        model,
+        tokens,
+        flags.num_samples,
+        flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        seed=flags.seed,
+        stop_token=tokenizer.eot_token if flags.stop_at_eot else None,
+    )
+    _print(samples, flags.num_samples, prompt, tokenizer)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="generate.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "prompt", nargs="?", default="", help="- reads it from standard input; without one a text begins anew"
+    )
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="model folder, or a name on huggingface.co")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=256, metavar="N", help="length of a sample")
+    parser.add_argument("--num-samples", type=positive_int, default=1, metavar="N", help="samples, computed together")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0: always the likeliest token")
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw only from the N likeliest tokens")
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help="draw only from the likeliest with probability X together"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    parser.add_argument(
+        "--stop-at-eot", action=argparse.BooleanOptionalAction, default=True, help="end at the end-of-text token"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
+    parser.add_argument("--kernels", choices=KERNELS, default="fast", help="plain: the code to read and step through")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="of the processor; all if it is not given")
+    return parser
+
+
+def _load(folder: Path, flags: argparse.Namespace) -> GPT2:
+    config = read_config(folder)
+    device = resolve_device(flags.device)
+    options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
+    if device != "cuda":
+        sizes = {"batch_size": flags.num_samples, "seq_len": config.n_positions}
+        check_memory(memory_needed(config, training=False, **sizes, **options), "take fewer samples or a smaller model")
+    if device == "cpu":
+        set_threads(flags.threads)
+    return GPT2.from_pretrained(folder, config=config, **options)
+
+
+def _print(samples: Iterator[list[int | None]], count: int, prompt: str, tokenizer: Tokenizer) -> None:
+    """Print the first sample as it comes, and the others, which came with it, after it."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # the bytes of the prompt as they came
+    texts: list[list[int]] = [[] for _ in range(count)]
+
+    def first() -> Iterator[int]:
+        for row in samples:
+            for text, token in zip(texts, row, strict=True):
+                if token is not None:
+                    text.append(token)
+            if row[0] is not None:
+                yield row[0]
+
+    for number in range(count):
+        if count > 1:
+            print(f"---- sample {number + 1} of {count}")
+        _write(prompt)
+        for piece in tokenizer.decode_stream(first() if number == 0 else texts[number]):
+            _write(piece)
+        print(flush=True)
+
+
+def _write(text: str) -> None:
+    print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

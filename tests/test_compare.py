@@ -1,0 +1,511 @@
+"""A check must be able to fail: faults planted in the C sources, each caught and laid at the right layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pygpt
+from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi
+from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+
+Array = np.ndarray[Any, Any]
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "csrc"
+COMPILER = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
+FLAGS = ["-std=c11", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno"]
+
+CONFIG = pygpt.GPT2Config(vocab_size=97, n_positions=17, n_embd=48, n_layer=2, n_head=4)
+DROPOUT = replace(CONFIG, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
+
+SCALE = "    float scale = 1.0f / sqrtf((float)HS);\n\n"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One place of a source file, changed, and the row of the table where it must be found first."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    row: str
+    way: str = "teacher-forced"  # free-running, where the layer is right and the model uses it wrongly
+    config: pygpt.GPT2Config = CONFIG
+    dtype: str = "float32"
+
+
+FAULTS = [
+    Fault(
+        "erf GELU for tanh GELU, forward",
+        "layers/gelu.c",
+        "y[i] = 0.5f * x[i] * (1.0f + t);",
+        "y[i] = 0.5f * x[i] * (1.0f + erff(0.70710678f * x[i]) + 0.0f * t);",
+        "h.0.mlp.act (gelu), forward, y",
+    ),
+    Fault(
+        "erf GELU for tanh GELU, backward",
+        "layers/gelu.c",
+        "dx[i] += dy[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);",
+        "dx[i] += dy[i] * (0.5f * (1.0f + erff(0.70710678f * x[i])) + 0.39894228f * x[i] * expf(-0.5f * x[i] * x[i])"
+        " + 0.0f * t * slope);",
+        "h.1.mlp.act (gelu), backward, dx",
+    ),
+    Fault(
+        "erf GELU for tanh GELU, in bfloat16",
+        "layers/gelu.c",
+        "y[i] = 0.5f * x[i] * (1.0f + t);",
+        "y[i] = 0.5f * x[i] * (1.0f + erff(0.70710678f * x[i]) + 0.0f * t);",
+        "h.0.mlp.act (gelu), forward, y",
+        dtype="bfloat16",
+    ),
+    Fault(
+        "dropped mean of u in LayerNorm's backward",
+        "layers/layernorm.c",
+        "rstd[n] * (u - u_mean - x_hat * ux_mean)",
+        "rstd[n] * (u - 0.0f * u_mean - x_hat * ux_mean)",
+        "ln_f (layernorm), backward, dx",
+    ),
+    Fault(
+        "dropped mean of u x_hat in LayerNorm's backward",
+        "layers/layernorm.c",
+        "rstd[n] * (u - u_mean - x_hat * ux_mean)",
+        "rstd[n] * (u - u_mean - 0.0f * x_hat * ux_mean)",
+        "ln_f (layernorm), backward, dx",
+    ),
+    Fault(
+        "no 1/sqrt(HS), forward",
+        "layers/attention.c",
+        SCALE + "    #pragma omp parallel for collapse(2) schedule(dynamic)\n",
+        "    float scale = 1.0f;\n\n",
+        "h.0.attn.heads (attention), forward, y",
+    ),
+    Fault(
+        "no 1/sqrt(HS), backward",
+        "layers/attention.c",
+        "add_scaled(dq, scale * ds, k, HS);",
+        "add_scaled(dq, ds, k, HS);",
+        "h.1.attn.heads (attention), backward, dqkv",
+    ),
+    Fault(
+        "the head's part of the tied gradient missing",
+        "layers/classifier.c",
+        "k->matmul(dwte, dlogits, x + n * C, V, C, count, 1, 0, 1);",
+        "(void)dwte;",
+        "losses (classifier), backward, dwte",
+    ),
+    Fault(
+        "the head's part of the tied gradient lost in the model",
+        "gpt2.c",
+        "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
+        "    zero(dw_embedding.wte, dw_embedding.wte + m->config.vocab_size * C);\n"
+        "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
+        "losses (classifier), backward, dwte",
+        way="free-running",
+    ),
+    Fault(
+        "the embedding's part of the tied gradient missing",
+        "layers/embedding.c",
+        "token[c] += dx[n * C + c];",
+        "token[c] += 0.0f * dx[n * C + c];",
+        "embd (embedding), backward, dwte",
+    ),
+    Fault(
+        "one gradient times 1.01",
+        "layers/linear.c",
+        "db[first + o] += (float)sums[o];",
+        "db[first + o] += 1.01f * (float)sums[o];",
+        "h.1.mlp.c_proj (linear), backward, dbias",
+    ),
+    Fault(
+        "one gradient times 1.01, in bfloat16",
+        "layers/linear.c",
+        "db[first + o] += (float)sums[o];",
+        "db[first + o] += 1.01f * (float)sums[o];",
+        "h.1.mlp.c_proj (linear), backward, dbias",
+        dtype="bfloat16",
+    ),
+    Fault(
+        "one gradient times 1.01 in the model",
+        "gpt2.c",
+        "    k->gelu_backward(d.fc, d.act, a.fc, N * F);",
+        "    k->gelu_backward(d.fc, d.act, a.fc, N * F);\n    if (layer == 0) k->scale(d.fc, 1.01f, N * F);",
+        "h.0.mlp.act (gelu), backward, dx",
+        way="free-running",
+    ),
+    Fault(
+        "= for += in LayerNorm's dx",
+        "layers/layernorm.c",
+        "dx[n * C + c] += rstd[n]",
+        "dx[n * C + c] = rstd[n]",
+        "ln_f (layernorm), backward, dx",
+    ),
+    Fault(
+        "= for += in LayerNorm's dw",
+        "layers/layernorm.c",
+        "dw[first + c] += (float)dw_sum[c];",
+        "dw[first + c] = (float)dw_sum[c];",
+        "ln_f (layernorm), backward, dweight",
+    ),
+    Fault(
+        "= for += in the embedding, where a token is repeated",
+        "layers/embedding.c",
+        "token[c] += dx[n * C + c];",
+        "token[c] = dx[n * C + c];",
+        "embd (embedding), backward, dwte",
+    ),
+    Fault(
+        "= for += in the linear layer's dW",
+        "layers/linear.c",
+        "if (dw) product(dw, x, dy, IC, OC, N, 1, 0, 1);",
+        "if (dw) product(dw, x, dy, IC, OC, N, 1, 0, 0);",
+        "h.1.mlp.c_proj (linear), backward, dweight",
+    ),
+    Fault(
+        "= for += between two backward passes",
+        "gpt2.c",
+        "    k->linear_backward(d.ln_2, dw.c_fc_w,",
+        "    zero(dw.c_fc_w, dw.c_fc_w + C * F);\n    k->linear_backward(d.ln_2, dw.c_fc_w,",
+        "h.1.mlp.c_fc (linear), backward, dweight",
+        way="free-running",
+    ),
+    Fault(
+        "one token seen from the future",
+        "layers/attention.c",
+        "yt[i] = 0.0f;\n            for (int64_t u = 0; u <= t; u++) {",
+        "yt[i] = 0.0f;\n            for (int64_t u = 0; u <= t + 1 && u < T; u++) {",
+        "h.0.attn.heads (attention), forward, y",
+    ),
+    Fault(
+        "one token seen from the future in the backward pass",
+        "layers/attention.c",
+        "float D = dot(dyt, yt, HS);\n            for (int64_t u = 0; u <= t; u++) {",
+        "float D = dot(dyt, yt, HS);\n            for (int64_t u = 0; u <= t + 1 && u < T; u++) {",
+        "h.1.attn.heads (attention), backward, dqkv",
+    ),
+    Fault(
+        "the residual stream of the block's input, not of its middle",
+        "gpt2.c",
+        "k->residual_forward(a.resid_post, a.resid_mid,",
+        "k->residual_forward(a.resid_post, x,",
+        "h.0.resid_post (residual), forward, y",
+        way="free-running",
+    ),
+    Fault(
+        "the residual connection missing in the backward pass",
+        "gpt2.c",
+        "    k->layernorm_backward(dx, dw.ln_1_w,",
+        "    zero(dx, dx + N * C);\n    k->layernorm_backward(dx, dw.ln_1_w,",
+        "h.1.ln_1 (layernorm), backward, dx",
+        way="free-running",
+    ),
+    Fault(
+        "targets that are left out counted in the mean",
+        "gpt2.c",
+        "return m->counted ? (float)(sum / (double)m->counted) : 0.0f;",
+        "return m->counted ? (float)(sum / (double)(m->B * m->T)) : 0.0f;",
+        "loss (mean), forward, loss",
+        way="free-running",
+    ),
+    Fault(
+        "another dropout mask in the model",
+        "gpt2.c",
+        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &on_attention);",
+        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &on_feed_forward);",
+        "h.0.attn.resid_dropout (dropout), forward, y",
+        way="free-running",
+        config=DROPOUT,
+    ),
+    Fault(
+        "dropout not scaled",
+        "layers/dropout.c",
+        "y[i] = dropout_factor((uint64_t)i, dropout) * x[i];",
+        "y[i] = dropout_factor((uint64_t)i, dropout) > 0.0f ? x[i] : 0.0f;",
+        "drop (dropout), forward, y",
+        config=DROPOUT,
+    ),
+    Fault(
+        "not a number",
+        "layers/residual.c",
+        "y[i] = x1[i] + x2[i];",
+        "y[i] = x1[i] + x2[i] + (i == 5 ? 0.0f / 0.0f : 0.0f);",
+        "h.0.resid_mid (residual), forward, y",
+    ),
+    Fault(
+        "bfloat16 with a bit less",
+        "layers/matmul.c",
+        "bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;",
+        "bits = (bits + 0xFFFF + ((bits >> 17) & 1)) & 0xFFFE0000u;",
+        "h.0.attn.c_attn (linear), forward, y",
+        dtype="bfloat16",
+    ),
+    Fault(
+        "bfloat16 in float32's place",
+        "layers/matmul.c",
+        "multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 0);",
+        "multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 1);",
+        "h.0.attn.c_attn (linear), forward, y",
+    ),
+]
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+
+def run_compiler(*arguments: str | Path) -> None:
+    assert COMPILER
+    done = subprocess.run([COMPILER, *FLAGS, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def sources() -> list[str]:
+    files = [*SOURCES.glob("*.c"), *SOURCES.glob("layers/*.c"), *SOURCES.glob("fast/*.c")]
+    return [file.relative_to(SOURCES).as_posix() for file in sorted(files) if file.name != "main.c"]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fault | None, Path], Path]:
+    """A function that makes a library with a fault, or with none; only what the fault touches is compiled anew."""
+    folder = tmp_path_factory.mktemp("objects")
+    objects = {source: folder / (source.replace("/", "_") + ".o") for source in sources()}
+    for source, made in objects.items():
+        run_compiler("-c", SOURCES / source, "-o", made)
+
+    def build(fault: Fault | None, folder: Path) -> Path:
+        used = dict(objects)
+        if fault:
+            patched = folder / "csrc"
+            shutil.copytree(SOURCES, patched)
+            text = (patched / fault.file).read_text()
+            assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old!r} is not in it just once"
+            (patched / fault.file).write_text(text.replace(fault.old, fault.new))
+            used[fault.file] = folder / "patched.o"
+            run_compiler("-c", patched / fault.file, "-o", used[fault.file])
+        library = folder / f"libpygpt_cpu_baseline.{'dylib' if sys.platform == 'darwin' else 'so'}"
+        run_compiler("-shared", *used.values(), "-o", library, "-lm")
+        return library
+
+    return build
+
+
+def batch() -> tuple[Array, Array]:
+    """Tokens are repeated, others are not there, and a target is left out."""
+    tokens, targets = np.random.default_rng(0).integers(0, 97, (2, 2, 13))
+    tokens[1, :4] = tokens[0, 3]
+    targets[0, 2] = -1
+    return tokens, targets
+
+
+def compared(library: Any, config: pygpt.GPT2Config, dtype: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("pygpt.model.cpu_library", lambda: library)
+    model = pygpt.GPT2(config, dtype=dtype, kernels="plain")
+    perturb(model, seed=0)
+    return compare(model, pygpt.layers(dtype=dtype, kernels="plain"), *batch())
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault_is_laid_at_its_layer(
+    fault: Fault,
+    build: Callable[[Fault | None, Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = ffi().dlopen(str(build(fault, tmp_path)))
+    rows = compared(library, fault.config, fault.dtype, monkeypatch)
+    first = first_out_of_bounds(rows)
+    assert first is not None, "it was not found"
+    assert str(first) == fault.row, verdict(rows)
+    assert any(text.startswith(fault.way) for text in first.violations)
+    if fault.way == "free-running":
+        assert not any(text.startswith("teacher-forced") for row in rows for text in row.violations)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [CONFIG, DROPOUT], ids=["no_dropout", "dropout"])
+def test_without_a_fault_nothing_is_found(
+    config: pygpt.GPT2Config,
+    dtype: str,
+    build: Callable[[Fault | None, Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = ffi().dlopen(str(build(None, tmp_path)))
+    rows = compared(library, config, dtype, monkeypatch)
+    assert first_out_of_bounds(rows) is None, verdict(rows)
+
+
+# ---- the table ----
+
+
+def test_table_has_every_layer_in_the_order_of_computation() -> None:
+    model = pygpt.GPT2(DROPOUT)
+    rows = compare(model, pygpt.layers(), *batch())
+    forward = [row for row in rows if row.direction == "forward"]
+    kept = [row.name for row in forward if row.layer != "mean" and row.name != "logits"]
+    expected = [name.replace("lse", "heads").removesuffix(".mean").removesuffix(".rstd") for name in model.activations]
+    assert list(dict.fromkeys(kept)) == list(dict.fromkeys(expected))
+    backward = [row.name for row in rows if row.direction == "backward"]
+    assert backward[0] == "losses" and backward[-1] == "embd"
+    assert set(backward) == set(expected)
+    assert len(table(rows, "float32").splitlines()) == len(rows) + 4
+    assert verdict(rows) == f"all {len(rows)} outputs are within the bounds"
+    every_gradient = {f"{row.name}.{row.output.removeprefix('d')}" for row in rows if row.free_running}
+    assert every_gradient >= {name for name in model.parameters if not name.startswith(("wte", "wpe"))}
+
+
+def test_bounds_are_those_of_the_project() -> None:
+    assert TEACHER_FORCED["float32"].relative_l2 == 2e-6
+    assert (TEACHER_FORCED["bfloat16"].relative_l2, TEACHER_FORCED["bfloat16"].rho) == (5e-3, 2)
+    free = {name: bound.relative_l2 for name, bound in FREE_RUNNING["float32"].items()}
+    assert free == {"forward": 1e-5, "backward": 1e-4, "loss": 1e-5}
+    assert FREE_RUNNING["bfloat16"]["loss"].relative_l2 == 5e-3
+    assert FREE_RUNNING["bfloat16"]["backward"].one_minus_cosine == pytest.approx(1 - 0.999)
+    assert FREE_RUNNING["bfloat16"]["backward"].rho == 2
+
+
+# ---- metrics ----
+
+
+def test_metrics() -> None:
+    b = np.array([3.0, 4.0, 0.0, 0.0])
+    found = difference(np.array([3.0, 4.0, 0.5, 0.0]), b, emulated=np.array([3.25, 4.0, 0.0, 0.0]))
+    assert found.relative_l2 == pytest.approx(0.1)
+    assert found.largest == pytest.approx(0.5 / 2.5)
+    assert found.one_minus_cosine == pytest.approx(1 - 25 / (5 * 25.25**0.5))
+    assert found.rho == pytest.approx(2)
+    assert difference(b, b) == Difference(0.0, 0.0, 0.0)
+    assert difference(1.01 * b, b).one_minus_cosine == pytest.approx(0, abs=1e-15)
+    assert difference(-b, b).one_minus_cosine == pytest.approx(2)
+    with pytest.raises(ValueError, match="shapes"):
+        difference(b, b[:1])
+
+
+def test_small_and_missing_gradients_do_not_pass() -> None:
+    b = 1e-12 * np.ones(5)
+    assert difference(np.zeros(5), b).relative_l2 == 1
+    assert difference(np.zeros(5), b).one_minus_cosine == 1
+    zero = np.zeros(5)
+    assert difference(zero, zero) == Difference(0.0, 0.0, 0.0)
+    assert difference(b, zero).relative_l2 == np.inf
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_out_of_bounds(value: float) -> None:
+    found = difference(np.array([1.0, value]), np.ones(2), emulated=np.array([1.0, 1.1]))
+    for bound in (Bound(relative_l2=1e9), Bound(one_minus_cosine=2.0), TEACHER_FORCED["bfloat16"]):
+        assert bound.violations(found)
+
+
+def test_rho_is_asked_only_above_the_error_of_float32() -> None:
+    bound = TEACHER_FORCED["bfloat16"]
+    assert not bound.violations(Difference(1e-6, 1e-6, 0.0, rho=50.0))
+    assert bound.violations(Difference(1e-4, 1e-4, 0.0, rho=50.0)) == ["rho 5.0e+01, bound 2e+00"]
+    assert not bound.violations(Difference(4e-3, 4e-3, 0.0, rho=1.9))
+    assert bound.violations(Difference(6e-3, 6e-3, 0.0, rho=1.9)) == ["relative L2 6.0e-03, bound 5e-03"]
+
+
+# ---- the command ----
+
+
+def run_script(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, arguments)]
+    kept = {name: value for name, value in os.environ.items() if name != "PYGPT_ISA"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **environment})
+
+
+@needs_compiler
+def test_command_exits_with_1_and_names_the_layer(build: Callable[[Fault | None, Path], Path], tmp_path: Path) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "= for += in LayerNorm's dw")
+    library = build(fault, tmp_path)
+    shutil.copy(SOURCES / "pygpt.h", library.parent)
+    found = run_script("--kernels", "plain", "--json", tmp_path / "found.json", PYGPT_LIB_DIR=str(library.parent))
+    assert (found.returncode, found.stderr) == (1, "")
+    last = found.stdout.splitlines()[-1]
+    assert f"the first: {fault.row}: teacher-forced relative L2" in last
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert written["first_out_of_bounds"] == fault.row
+    rows = [row for row in written["rows"] if row["violations"]]
+    assert rows[0]["name"] == "ln_f" and rows[0]["teacher_forced"]["relative_l2"] > 0.1
+
+
+def runnable_levels() -> list[str]:
+    """The instruction sets of this processor."""
+    best = ffi().string(cpu_library().pygpt_processor()).decode()
+    return list(INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]) if best in INSTRUCTION_SETS else []
+
+
+@pytest.mark.parametrize("level", INSTRUCTION_SETS)
+def test_every_instruction_set_is_within_the_bounds(level: str) -> None:
+    if level not in runnable_levels():
+        pytest.skip(f"this processor does not run {level}")
+    found = run_script("--dtype", "bfloat16" if "bf16" in level else "float32", PYGPT_ISA=level)
+    if level != "baseline" and f"libpygpt_cpu_{level}" in found.stderr:
+        pytest.skip(f"the compiler made no library for {level}")
+    assert (found.returncode, found.stderr) == (0, ""), found.stdout + found.stderr
+
+
+def test_command_with_a_model_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = pygpt.GPT2Config(vocab_size=256, n_positions=9, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.1)
+    pygpt.GPT2(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "pygpt_tokenizer.json").write_text('{"name": "byte", "vocab_size": 256}')
+    text = tmp_path / "text.txt"
+    text.write_text("What is compared is computed twice.\n" * 20)
+    monkeypatch.chdir(tmp_path)  # tokens are prepared in data/
+    found = run_script("--model", "model", "--data", text, "--batch-size", "3", "--dtype", "bfloat16")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "1 blocks, 2 heads, 16 channels, 256 tokens; batch 3 x 9" in found.stdout
+    assert "h.0.mlp.dropout" in found.stdout
+    found = run_script("--data", text, "--device", "numpy", "--threads", "1")
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--dtype", "float64"], "--dtype: invalid choice: 'float64'"),
+        (["--batch-size", "0"], "--batch-size: expected an integer of at least 1, got '0'"),
+        (["--batch-size", str(10**9)], "of memory are needed"),
+        (["--model", "nothing/here/at/all"], "nothing/here/at/all"),
+        (["--data", "no-such-text"], "no-such-text: there is no such file or folder"),
+        (["--sequence", "3"], "--sequence is not a flag"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--dropout", "1"], "embd_pdrop is 1"),
+    ],
+)
+def test_command_answers_bad_input_with_a_sentence(arguments: list[str], sentence: str) -> None:
+    found = run_script(*arguments)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("error: ") and sentence in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_dtype_without_bounds() -> None:
+    model = pygpt.GPT2(CONFIG, device="numpy", dtype="float64")
+    with pytest.raises(pygpt.UserError, match="dtype is 'float64', expected float32 or bfloat16"):
+        compare(model, pygpt.layers("numpy"), *batch())
+
+
+def test_numbers_that_are_not_finite_in_json() -> None:
+    rows = compare(pygpt.GPT2(CONFIG), pygpt.layers(), *batch())
+    rows[0] = replace(rows[0], teacher_forced=Difference(float("nan"), float("inf"), 0.0))
+    written = as_json(rows)
+    assert written[0]["teacher_forced"] == {
+        "relative_l2": "nan",
+        "largest": "inf",
+        "one_minus_cosine": 0.0,
+        "rho": None,
+    }
+    json.dumps(written, allow_nan=False)

@@ -1,0 +1,468 @@
+"""The whole model over every backend: bounds, identities, equal bits where they are due, answers to wrong input."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import PRESENT, Backend
+
+import pygpt
+from pygpt import GPT2, GPT2Config, UserError
+from pygpt.compare import compare, perturb, verdict
+from pygpt.metrics import relative_l2
+
+Array = np.ndarray[Any, Any]
+
+LEAST = GPT2Config(vocab_size=2, n_positions=1, n_embd=8, n_layer=1, n_head=1)
+ODD = GPT2Config(vocab_size=37, n_positions=19, n_embd=24, n_layer=2, n_head=3, n_inner=40)
+DROPOUT = replace(ODD, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
+# name: configuration, B, T
+SHAPES = {
+    "least": (LEAST, 1, 1),
+    "odd": (ODD, 2, 13),
+    "dropout": (DROPOUT, 2, 13),
+    "one_position": (ODD, 3, 1),
+    "all_positions": (ODD, 1, 19),
+    "head_size_32": (GPT2Config(vocab_size=65, n_positions=33, n_embd=64, n_layer=1, n_head=2), 2, 33),
+    "head_size_64": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=2), 1, 7),
+    "head_size_80": (GPT2Config(vocab_size=65, n_positions=8, n_embd=160, n_layer=1, n_head=2), 1, 7),
+    "head_size_128": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=1), 1, 7),
+    "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=4, n_embd=8, n_layer=1, n_head=1), 1, 3),
+}
+EMULATED = ("least", "odd", "dropout")
+
+NATIVE = [backend for backend in PRESENT if backend.device != "numpy"]
+ON_CPU = [backend for backend in PRESENT if backend.device == "cpu"]
+every_backend = pytest.mark.parametrize("backend", PRESENT, ids=str)
+every_native_backend = pytest.mark.parametrize("backend", NATIVE, ids=str)
+
+
+def model_of(backend: Backend, config: GPT2Config, **settings: Any) -> GPT2:
+    """A model in which no gradient is accidentally small."""
+    model = backend.model(config, **settings)
+    perturb(model, seed=1)
+    return model
+
+
+def batch(config: GPT2Config, B: int, T: int, seed: int = 0) -> tuple[Array, Array]:
+    tokens, targets = np.random.default_rng(seed).integers(0, config.vocab_size, (2, B, T))
+    if B * T > 2:
+        targets[0, 0] = -1
+    return tokens, targets
+
+
+def copies(tensors: Any) -> dict[str, Array]:
+    return {name: value.copy() for name, value in tensors.items()}
+
+
+def results(model: GPT2) -> dict[str, Array]:
+    """All that should not depend on how the model was run."""
+    return {**copies(model.gradients), "ln_f": model.activations["ln_f"].copy(), "logits": model.logits}
+
+
+def assert_same_bits(found: dict[str, Array], expected: dict[str, Array]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), name
+
+
+# ---- against numpy in float64 ----
+
+
+@every_backend
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tensor_is_within_the_bounds(backend: Backend, shape: str) -> None:
+    if backend.device == "cuda-emulated" and shape not in EMULATED:
+        pytest.skip("too large to be emulated")
+    config, B, T = SHAPES[shape]
+    rows = compare(model_of(backend, config), backend.layers(), *batch(config, B, T))
+    assert not any(row.violations for row in rows), verdict(rows)
+
+
+@every_backend
+def test_optimizer_steps_follow_float64(backend: Backend) -> None:
+    """With clipping, and an ε above the rounding errors of gradients that are 0: Adam would blow those up."""
+    exact = GPT2(ODD, device="numpy", dtype="float64")
+    model = model_of(backend, ODD)
+    for name, value in model.parameters.items():
+        exact.set_parameter(name, value)
+    start = copies(model.parameters)
+    for step in range(5):
+        for each in (exact, model):
+            each.zero_grad()
+            each.forward_backward(*batch(ODD, 2, 13, seed=step))
+        norms = [each.clip_grad_norm(0.5) for each in (exact, model)]
+        assert norms[0] > 0.5  # it does clip
+        assert abs(norms[1] / norms[0] - 1) <= (1e-5 if backend.dtype == "float32" else 5e-3)
+        for each in (exact, model):
+            each.adamw_step(lr=1e-2, betas=(0.9, 0.99), eps=1e-4, weight_decay=0.1)
+    assert model.steps == 5
+    for name, value in exact.parameters.items():
+        moved = value - start[name]
+        bound = 1e-4 if backend.dtype == "float32" else 0.05  # Adam enlarges what is uncertain
+        assert relative_l2(model.parameters[name] - start[name].astype(np.float64), moved) <= bound, name
+
+
+@every_native_backend
+def test_fresh_weights_are_those_of_numpy(backend: Backend) -> None:
+    for seed in (0, 2**64 - 1):
+        expected = GPT2(ODD, device="numpy", dtype="float32", seed=seed).parameters
+        for name, value in backend.model(ODD, seed=seed).parameters.items():
+            assert value.shape == expected[name].shape
+            assert relative_l2(value, expected[name]) <= 1e-7, name
+
+
+# ---- identities ----
+
+
+@every_backend
+@pytest.mark.parametrize("V", [2, 65, 1000])
+def test_fresh_model_knows_nothing(backend: Backend, V: int) -> None:
+    config = GPT2Config(vocab_size=V, n_positions=16, n_embd=32, n_layer=2, n_head=4)
+    assert backend.model(config).forward(*batch(config, 4, 16)) == pytest.approx(np.log(V), rel=0.05)
+
+
+@every_backend
+def test_key_bias_has_no_gradient_and_unused_rows_get_exactly_nothing(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, targets = batch(ODD, 2, 13)
+    model.forward_backward(tokens, targets)
+    for layer in range(2):
+        query, key, value = np.split(model.gradients[f"h.{layer}.attn.c_attn.bias"].astype(np.float64), 3)
+        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(query)
+        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(value)
+    assert np.all(model.gradients["wpe.weight"][13:] == 0)
+    assert np.all(model.gradients["wpe.weight"][:13] != 0)
+    assert np.all((model.gradients["wte.weight"] != 0).any(1))  # every row takes part in the tied head
+
+
+@every_backend
+def test_the_future_does_not_change_one_bit_of_the_past(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, _ = batch(ODD, 2, 13)
+    model.forward(tokens)
+    before = model.logits
+    for t in (1, 2, 7, 12):
+        changed = tokens.copy()
+        changed[:, t:] = (changed[:, t:] + 1) % ODD.vocab_size
+        model.forward(changed)
+        assert np.array_equal(model.logits[:, :t], before[:, :t])
+        assert not np.any(np.all(model.logits[:, t:] == before[:, t:], axis=-1))
+
+
+@every_backend
+def test_targets_that_are_left_out_do_not_count(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, targets = batch(ODD, 2, 13)
+    targets[1] = -1
+    loss = model.forward_backward(tokens, targets)
+    alone = model_of(backend, ODD)
+    assert alone.forward_backward(tokens[:1], targets[:1]) == pytest.approx(loss, rel=1e-6)
+    assert np.all(model.activations["losses"][1] == 0)
+    for name, gradient in alone.gradients.items():
+        if "c_attn.bias" not in name:
+            assert relative_l2(model.gradients[name], gradient.astype(np.float64)) <= 2e-6, name
+
+
+# ---- the same results whichever way ----
+
+
+@every_backend
+def test_forward_and_backward_apart_give_the_same_bits(backend: Backend) -> None:
+    tokens, targets = batch(DROPOUT, 2, 13)
+    together, apart = model_of(backend, DROPOUT), model_of(backend, DROPOUT)
+    loss = together.forward_backward(tokens, targets, scale=0.5, dropout_step=3)
+    assert apart.forward(tokens, targets, dropout_step=3) == loss
+    apart.backward(scale=0.5)
+    assert_same_bits(results(apart), results(together))
+    assert_same_bits(copies(apart.activations), copies(together.activations))
+    assert_same_bits(copies(apart.activation_gradients), copies(together.activation_gradients))
+
+
+@every_native_backend
+@pytest.mark.parametrize(
+    "config",
+    [ODD, DROPOUT, replace(ODD, n_layer=1), replace(ODD, n_layer=3)],
+    ids=lambda c: f"{c.n_layer}-{c.attn_pdrop}",
+)
+def test_recomputing_gives_the_same_bits(backend: Backend, config: GPT2Config) -> None:
+    tokens, targets = batch(config, 2, 13)
+    found = {}
+    for recompute in ("none", "cheap", "block"):
+        model = model_of(backend, config, recompute=recompute)
+        losses = [model.forward_backward(*batch(config, *shape), dropout_step=1) for shape in ((1, 5), (2, 13))]
+        losses.append(model.forward(tokens, targets, dropout_step=2))
+        model.backward()
+        found[recompute] = {**results(model), "losses": np.array(losses)}
+    assert_same_bits(found["cheap"], found["none"])
+    assert_same_bits(found["block"], found["none"])
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int | None], None]]:
+    yield pygpt.set_threads
+    pygpt.set_threads(None)
+
+
+@pytest.mark.parametrize("backend", ON_CPU, ids=str)
+def test_same_bits_for_any_number_of_threads(backend: Backend, threads: Callable[[int], None]) -> None:
+    config = replace(DROPOUT, n_embd=96, n_inner=None, n_positions=67)
+    found = []
+    for count in (1, 2, 3, 4, 1):
+        threads(count)
+        model = model_of(backend, config)
+        for step in range(2):
+            model.forward_backward(*batch(config, 3, 67, seed=step), dropout_step=step)
+            norm = model.clip_grad_norm(1.0)
+            model.adamw_step(lr=1e-3)
+        found.append({**results(model), **copies(model.parameters), "norm": np.array(norm)})
+    for other in found[1:]:
+        assert_same_bits(other, found[0])
+
+
+@every_backend
+def test_buffers_of_another_size_change_nothing(backend: Backend) -> None:
+    """Small, large, small, as large in another shape: the results are those of a new model."""
+    reused = model_of(backend, DROPOUT)
+    for shape in ((1, 2), (3, 19), (1, 2), (2, 13), (19, 3), (1, 19)):
+        tokens, targets = batch(DROPOUT, *shape)
+        new = model_of(backend, DROPOUT)
+        reused.zero_grad()
+        for each in (new, reused):
+            each.forward_backward(tokens, targets, dropout_step=1)
+        assert_same_bits(results(reused), results(new))
+        assert_same_bits(copies(reused.activations), copies(new.activations))
+        assert_same_bits(copies(reused.activation_gradients), copies(new.activation_gradients))
+
+
+@every_backend
+def test_forward_pass_of_another_size_between(backend: Backend) -> None:
+    """A validation pass leaves the gradients alone; a backward pass goes back the latest forward pass."""
+    model = model_of(backend, ODD)
+    first, second = batch(ODD, 2, 13), batch(ODD, 3, 7, seed=1)
+    model.forward_backward(*first)
+    before = copies(model.gradients)
+    model.forward(*second)
+    assert_same_bits(copies(model.gradients), before)
+    model.zero_grad()
+    model.backward()
+    expected = model_of(backend, ODD)
+    expected.forward_backward(*second)
+    assert_same_bits(copies(model.gradients), copies(expected.gradients))
+
+
+@every_backend
+def test_views_outlive_growth_and_the_model(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    model.forward_backward(*batch(ODD, 1, 2))
+    kinds = (model.parameters, model.gradients, model.activations, model.activation_gradients)
+    views = [dict(kind.items()) for kind in kinds]
+    before = [copies(view) for view in views]
+    for shape in ((2, 13), (8, 19)):  # the activations move; parameters and gradients stay
+        model.forward(*batch(ODD, *shape))
+    after_growth = [copies(view) for view in views]
+    del model, kinds
+    gc.collect()
+    for _ in range(20):  # takes the memory that was given back, if there was any
+        model_of(backend, ODD).forward_backward(*batch(ODD, 2, 3))
+    for view, growth, start in zip(views, after_growth, before, strict=True):
+        assert_same_bits(growth, start)
+        assert_same_bits(view, start)
+
+
+@pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device != "cuda"], ids=str)
+def test_parameters_and_gradients_are_the_model_s_own_memory(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, targets = batch(ODD, 2, 13)
+    loss = model.forward_backward(tokens, targets)
+    model.parameters["ln_f.weight"][...] *= 1.5
+    assert model.forward(tokens, targets) != loss
+    model.gradients["wpe.weight"][...] = 7
+    model.clip_grad_norm(0.0)
+    assert np.all(model.gradients["wpe.weight"] == 7)
+    model.zero_grad()
+    assert not any(gradient.any() for gradient in model.gradients.values())
+
+
+# ---- accumulation ----
+
+
+@every_backend
+def test_gradients_add_up(backend: Backend) -> None:
+    """Two halves of a batch give what the whole gives."""
+    tokens, targets = np.random.default_rng(3).integers(0, ODD.vocab_size, (2, 4, 13))
+    whole, halves = model_of(backend, ODD), model_of(backend, ODD)
+    loss = whole.forward_backward(tokens, targets)
+    losses = [halves.forward_backward(tokens[i : i + 2], targets[i : i + 2], scale=0.5) for i in (0, 2)]
+    assert np.mean(losses) == pytest.approx(loss, rel=1e-6)
+    for name, gradient in whole.gradients.items():
+        # in bfloat16 the products of half a batch are rounded alike, sums of them are not
+        assert relative_l2(halves.gradients[name], gradient.astype(np.float64)) <= 1e-5, name
+
+
+@every_backend
+def test_backward_twice_and_scaled(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    model.forward_backward(*batch(ODD, 2, 13))
+    once = copies(model.gradients)
+    model.backward(scale=0.5)
+    for name, gradient in model.gradients.items():
+        assert relative_l2(gradient, 1.5 * once[name].astype(np.float64)) <= 2e-6, name
+
+
+@every_backend
+def test_clipping(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    model.forward_backward(*batch(ODD, 2, 13))
+    before = copies(model.gradients)
+    expected = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in before.values()))
+    assert model.clip_grad_norm(0.0) == pytest.approx(expected, rel=1e-7)
+    assert model.clip_grad_norm(2 * expected) == pytest.approx(expected, rel=1e-7)
+    assert_same_bits(copies(model.gradients), before)
+    assert model.clip_grad_norm(expected / 3) == pytest.approx(expected, rel=1e-7)
+    for name, gradient in model.gradients.items():
+        assert relative_l2(gradient, before[name] / 3.0) <= 1e-6, name
+
+
+# ---- dropout ----
+
+
+@every_backend
+def test_dropout_draws_the_masks_of_numpy(backend: Backend) -> None:
+    """Each residual branch, element by element; the rest of the masks shows in the bounds above."""
+    tokens, targets = batch(DROPOUT, 2, 13)
+    model = model_of(backend, DROPOUT, seed=2**40 + 3)
+    losses = []
+    for step in (0, 5, 2**32 - 3):
+        losses.append(model.forward(tokens, targets, dropout_step=step))
+        for site, name in ((0, "drop"), (2, "h.0.attn.resid_dropout"), (3, "h.0.mlp.dropout"), (6, "h.1.mlp.dropout")):
+            p = DROPOUT.embd_pdrop if site == 0 else DROPOUT.resid_pdrop
+            mask = pygpt.Dropout(p, seed=2**40 + 3, site=site, step=step).keep((2, 13, 24))
+            assert np.array_equal(model.activations[name] != 0, mask), name
+    losses.append(model.forward(tokens, targets))
+    assert len(set(losses)) == 4
+    assert np.all(model.activations["drop"] == model.activations["embd"])
+    assert model.forward(tokens, targets, dropout_step=5) == losses[1]
+
+
+# ---- what can be asked for ----
+
+
+@every_backend
+def test_logits_and_attention_probabilities(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, _ = batch(ODD, 2, 13)
+    assert model.forward(tokens) is None
+    logits = model.logits
+    assert logits.shape == (2, 13, 37)
+    assert relative_l2(model.last_logits(), logits[:, -1].astype(np.float64)) <= 2e-6
+    exact = GPT2(ODD, device="numpy", dtype="float64")
+    for name, value in model.parameters.items():
+        exact.set_parameter(name, value)
+    exact.forward(tokens)
+    for layer in range(2):
+        p = model.attention_probabilities(layer)
+        assert p.shape == (2, 3, 13, 13)
+        bound = 1e-5 if backend.dtype == "float32" else 2e-2
+        assert relative_l2(p, exact.attention_probabilities(layer)) <= bound
+
+
+@every_backend
+def test_tensors_have_the_documented_names(backend: Backend) -> None:
+    model, reference = model_of(backend, DROPOUT), GPT2(DROPOUT, device="numpy")
+    for each in (model, reference):
+        each.forward_backward(*batch(DROPOUT, 2, 3), dropout_step=0)
+    for kind in ("parameters", "gradients", "first_moments", "second_moments", "activations", "activation_gradients"):
+        found, expected = getattr(model, kind), getattr(reference, kind)
+        assert {name: value.shape for name, value in found.items()} == {
+            name: value.shape for name, value in expected.items()
+        }
+    assert model.num_parameters == sum(value.size for value in model.parameters.values())
+
+
+# ---- wrong input ----
+
+ONE = np.zeros((1, 2), int)
+
+
+@every_backend
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: m.forward(np.zeros((1, 20), int)), "20|19"),
+        (lambda m: m.forward(np.array([[0, 37]])), "token 37 .*expected 0 (to|\\.\\.\\.) 36"),
+        (lambda m: m.forward(np.array([[-1, 4]])), "token -1 .*expected 0 (to|\\.\\.\\.) 36"),
+        (lambda m: m.forward(np.array([[2**32, 4]])), "token 2147483647 .*expected 0"),
+        (lambda m: m.forward(np.zeros(3, int)), r"tokens have shape \(3,\)"),
+        (lambda m: m.forward(np.zeros((1, 3))), "dtype float64, expected integers"),
+        (lambda m: m.forward(np.zeros((0, 3), int)), r"tokens ha(ve|s) shape \(0, 3\)"),
+        (lambda m: m.forward(np.zeros((2, 0), int)), r"tokens ha(ve|s) shape \(2, 0\)"),
+        (lambda m: m.forward(ONE, np.array([[37, 0]])), "target 37"),
+        (lambda m: m.forward(ONE, np.zeros((1, 3), int)), r"targets has shape \(1, 3\), expected \(1, 2\)"),
+        (lambda m: m.forward_backward(ONE, np.zeros((1, 3), int)), r"targets has shape \(1, 3\)"),
+        (lambda m: m.backward(), "needs a forward pass with"),
+        (lambda m: (m.forward(ONE), m.backward()), "needs a forward pass with"),
+        (lambda m: m.logits, "forward pass"),
+        (lambda m: m.last_logits(), "forward pass"),
+        (lambda m: m.attention_probabilities(0), "forward pass"),
+        (lambda m: (m.forward(ONE), m.attention_probabilities(2)), "expected 0 (to|\\.\\.\\.) 1"),
+        (lambda m: (m.forward(ONE), m.attention_probabilities(-1)), "expected 0 (to|\\.\\.\\.) 1"),
+        (lambda m: m.set_parameter("wte", 0), "parameter wte is unknown"),
+        (lambda m: m.set_parameter("ln_f.bias", np.zeros(3)), r"ln_f.bias has shape \(3,\), expected \(24,\)"),
+    ],
+)
+def test_wrong_input_is_answered_in_a_sentence(backend: Backend, call: Callable[[GPT2], Any], message: str) -> None:
+    model = backend.model(ODD)
+    with pytest.raises(UserError, match=message):
+        call(model)
+    assert model.forward_backward(*batch(ODD, 2, 3)) > 0  # and the model works as before
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"device": "tpu"}, "device is 'tpu', expected auto, cpu, numpy"),
+        ({"dtype": "float16"}, "dtype is 'float16', expected 'float32' or 'bfloat16'"),
+        ({"device": "numpy", "dtype": "float16"}, "dtype is 'float16'"),
+        ({"kernels": "fastest"}, "kernels is 'fastest', expected 'plain' or 'fast'"),
+        ({"recompute": "all"}, "recompute is 'all', expected 'none' or 'cheap' or 'block'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+    ],
+)
+def test_wrong_settings_are_answered_in_a_sentence(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GPT2(ODD, **settings)
+
+
+@every_native_backend
+def test_activations_that_are_not_there(backend: Backend) -> None:
+    model = backend.model(ODD)
+    with pytest.raises((UserError, KeyError)):
+        model.activations["embd"]
+    model.forward(*batch(ODD, 1, 2))
+    with pytest.raises(UserError, match="before a backward pass"):
+        model.activation_gradients["embd"]
+    model.backward()
+    model.forward(*batch(ODD, 8, 19))
+    with pytest.raises(UserError, match="before a backward pass"):  # the former ones have another size
+        model.activation_gradients["embd"]
+    with pytest.raises(KeyError):
+        model.activations["h.2.ln_1"]
+
+
+def test_recomputing_keeps_no_attention_to_ask_for() -> None:
+    model = GPT2(ODD, recompute="block")
+    model.forward(*batch(ODD, 1, 2))
+    with pytest.raises(UserError, match='this model has "block"'):
+        model.attention_probabilities(0)
+
+
+def test_model_that_no_memory_can_hold() -> None:
+    with pytest.raises(MemoryError, match=r"no memory for the parameters: .* GiB"):
+        GPT2(GPT2Config(vocab_size=2**31 - 1, n_positions=1, n_embd=2**20, n_layer=1, n_head=1))

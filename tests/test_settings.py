@@ -1,0 +1,202 @@
+"""Flags, settings files, presets: all from one dataclass."""
+
+import dataclasses
+
+import pytest
+
+from pygpt.errors import UserError
+from pygpt.settings import FIELDS, PRESETS, TrainSettings, format_settings, parse, read_settings
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a settings file and returns its path."""
+
+    def write(text):
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def refused(argv):
+    with pytest.raises(UserError) as caught:
+        parse(argv)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_the_defaults_are_nanogpt_on_a_cpu():
+    settings = parse([]).settings
+    assert settings == TrainSettings(out_dir="out/stdlib")
+    shape = (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size)
+    assert shape == (4, 4, 128, 64, 12)
+    assert (settings.max_iters, settings.learning_rate, settings.warmup) == (2000, 1e-3, 100)
+    assert settings.final_lr == pytest.approx(1e-4)
+    assert (settings.beta1, settings.beta2, settings.weight_decay, settings.grad_clip) == (0.9, 0.99, 0.1, 1.0)
+
+
+def test_later_wins(file):
+    config = file("n_layer = 7\nbatch_size = 3\nlearning_rate = 1\nmin_lr = 0\n")
+    request = parse(["--preset", "shakespeare-char-gpu", "--config", config, "--batch-size", "5"])
+    settings = request.settings
+    assert settings.data == "shakespeare"  # preset over default
+    assert settings.n_layer == 7  # file over preset
+    assert settings.batch_size == 5  # flag over file
+    assert settings.beta2 == 0.99  # default
+    assert settings.learning_rate == 1.0
+    assert isinstance(settings.learning_rate, float)
+    assert request.given >= {"data", "n_layer", "batch_size", "min_lr"}
+    assert "beta2" not in request.given
+
+
+def test_every_setting_is_a_flag_and_a_key(file):
+    examples = {
+        "data": "x.txt",
+        "tokenizer": "char",
+        "vocab": "folder",
+        "init_from": "gpt2",
+        "out_dir": "there",
+        "lr_schedule": "wsd",
+        "device": "numpy",
+        "dtype": "bfloat16",
+        "kernels": "plain",
+        "recompute": "block",
+        "dropout": 0.25,
+        "beta1": 0.5,
+        "beta2": 0.75,
+        "max_iters": 1000,
+        "min_lr": 0.0,
+    }
+    values = {name: examples.get(name, 2) for name in FIELDS}
+    argv = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    from_flags = parse(argv).settings
+    assert dataclasses.asdict(from_flags) == values
+    from_file = parse(["--config", file(format_settings(from_flags)), "--out-dir", "there"]).settings
+    assert from_file == from_flags
+
+
+@pytest.mark.parametrize("text", ['with "quotes"', "back\\slash", "tab\tnewline\n", "\x7f\x01", "Größe 😀"])
+def test_any_text_survives_a_settings_file(file, text):
+    settings = TrainSettings(data=text, learning_rate=1e-30, min_lr=5e-324, grad_clip=1e22)
+    assert TrainSettings(**read_settings(file(format_settings(settings)))) == settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid(preset):
+    request = parse(["--preset", preset])
+    assert request.out_dir.as_posix() == ("out/stdlib" if preset == "default" else f"out/{preset}")
+
+
+def test_the_preset_gpt2_is_the_small_model():
+    settings = parse(["--preset", "gpt2"]).settings
+    assert (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len) == (12, 12, 768, 1024)
+    assert settings.batch_size * settings.seq_len * settings.grad_accum == 2**19
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--batchsize", "3"], "--batchsize is not a flag; did you mean --batch-size?"),
+        (["--batch-siz=3"], "--batch-siz is not a flag; did you mean --batch-size?"),
+        (["--zzz"], "--zzz is not a flag"),
+        (["text.txt"], "'text.txt' belongs to no flag"),
+        (["--batch-size"], "--batch-size: expected one argument"),
+        (["--batch-size", "three"], "--batch-size is 'three', expected an integer from 1 to"),
+        (["--batch-size", "0"], "--batch-size is 0, expected an integer from 1 to"),
+        (["--seq-len", "-1"], "--seq-len is -1, expected an integer from 1 to"),
+        (["--max-iters", "1e3"], "--max-iters is '1e3', expected an integer from 1 to"),
+        (["--max-iters", "99999999999999999999"], "expected an integer from 1 to 2147483647"),
+        (["--learning-rate", "0"], "--learning-rate is 0.0, expected a number above 0"),
+        (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
+        (["--learning-rate", "inf"], "--learning-rate is inf, expected a number above 0"),
+        (["--dropout", "1"], "--dropout is 1.0, expected a number of at least 0 and below 1"),
+        (["--beta2", "1"], "--beta2 is 1.0, expected a number of at least 0 and below 1"),
+        (["--device", "gpu"], "--device is 'gpu', expected auto, cpu, cuda, cuda-emulated or numpy"),
+        (["--data", ""], "--data is '', expected a text that is not empty"),
+        (["--preset", "gpt3"], "--preset is 'gpt3', expected default, shakespeare-char, shakespeare-char-gpu or gpt2"),
+        (["--min-lr", "1"], "min_lr is 1.0, expected at most learning_rate, which is 0.001"),
+        (["--warmup-iters", "9", "--max-iters", "5"], "warmup_iters is 9, expected at most max_iters, which is 5"),
+        (["--decay-iters", "9"], "decay_iters belongs to lr_schedule wsd, and lr_schedule is cosine"),
+        (["--lr-schedule", "wsd", "--decay-iters", "2000"], "expected together at most max_iters, which is 2000"),
+        (["--resume", "a", "--out-dir", "b"], "--resume names the folder a, and --out-dir names b"),
+    ],
+)
+def test_wrong_flags_get_a_sentence(argv, expected):
+    assert expected in refused(argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n_layers = 3", "n_layers is not a setting; did you mean n_layer?"),
+        ("[model]\nn_layer = 3", "model is not a setting"),
+        ("n_layer = 3.0", "n_layer is 3.0, expected an integer from 1 to"),
+        ('data = "a\\u0000b"', "data is 'a\\x00b', expected a text that is not empty"),
+        ("beta2 = 0.9999999999", "beta2 is 0.9999999999, expected a number of at least 0 and below 1"),  # 1 in float32
+        (f"learning_rate = {10**400}", "expected a number above 0"),
+        ("seed = 1" + 5000 * "0", "is not TOML"),
+        ("n_layer = true", "n_layer is True, expected an integer from 1 to"),
+        ('n_layer = "3"', "n_layer is '3', expected an integer from 1 to"),
+        ("learning_rate = nan", "learning_rate is nan, expected a number above 0"),
+        ("learning_rate = true", "learning_rate is True, expected a number above 0"),
+        ("data = 3", "data is 3, expected a text that is not empty"),
+        ("batch_size = 0", "batch_size is 0, expected an integer from 1 to"),
+        ("batch_size = ", "is not TOML"),
+        ("batch_size = 1\nbatch-size = 2", "batch-size is there twice"),
+    ],
+)
+def test_wrong_files_get_a_sentence(file, text, expected):
+    path = file(text)
+    sentence = refused(["--config", path])
+    assert sentence.startswith(path)
+    assert expected in sentence
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert "cannot be read" in refused(["--config", str(tmp_path / "none.toml")])
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    assert "is not TOML" in refused(["--config", str(tmp_path / "binary.toml")])
+
+
+def test_keys_may_have_dashes(file):
+    assert parse(["--config", file("batch-size = 3")]).settings.batch_size == 3
+
+
+def test_a_resumed_run_starts_from_its_settings(tmp_path):
+    saved = TrainSettings(n_layer=3, batch_size=7, min_lr=1e-5)
+    (tmp_path / "settings.toml").write_text(format_settings(saved))
+    request = parse(["--resume", str(tmp_path), "--max-iters", "3000", "--n-layer", "3"])
+    assert request.resume
+    assert request.settings == dataclasses.replace(saved, max_iters=3000, out_dir=str(tmp_path))
+    assert parse(["--out-dir", str(tmp_path), "--resume"]).settings == parse(["--resume", str(tmp_path)]).settings
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--n-layer", "4"], "n_layer"),
+        (["--n-embd", "64"], "n_embd"),
+        (["--seq-len", "32"], "seq_len"),
+        (["--data", "other.txt"], "data"),
+        (["--seed", "1"], "seed"),
+        (["--init-from", "gpt2"], "init_from"),
+    ],
+)
+def test_a_resumed_run_keeps_what_makes_it_this_run(tmp_path, argv, name):
+    (tmp_path / "settings.toml").write_text(format_settings(TrainSettings(n_layer=3)))
+    assert refused(["--resume", str(tmp_path), *argv]).startswith(f"{name} of the run in {tmp_path} is ")
+
+
+def test_there_must_be_a_run_to_resume(tmp_path):
+    assert "holds no run to resume" in refused(["--resume", str(tmp_path)])
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all("--" + name.replace("_", "-") in text for name in FIELDS)

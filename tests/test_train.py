@@ -1,0 +1,563 @@
+"""Training runs: what they leave behind, how they end, and how they go on."""
+
+import fcntl
+import json
+import os
+import pty
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pygpt import checkpoint, memory, run_setup, train
+from pygpt.atomic import write_files
+from pygpt.backends.library import cpu_library
+from pygpt.checkpoint import save_parameters
+from pygpt.config import GPT2Config
+from pygpt.data import TokenDataset
+from pygpt.errors import UserError
+from pygpt.interruption import Interruption
+from pygpt.model import GPT2, memory_needed
+from pygpt.run_folder import RunFolder
+from pygpt.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "data": "text.txt",
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "seq_len": 16,
+    "batch_size": 4,
+    "max_iters": 12,
+    "eval_interval": 5,
+    "eval_iters": 2,
+    "checkpoint_interval": 4,
+    "sample_tokens": 8,
+    "threads": 1,
+    "device": "numpy",
+}
+
+
+def flags(**changes):
+    """A command line: the tiny run's settings, changed; None leaves one out."""
+    values = {name: str(value) for name, value in {**TINY, **changes}.items() if value is not None}
+    return [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), value)]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, with a text of 6000 letters."""
+    monkeypatch.chdir(tmp_path)
+    words = ["the ", "cat ", "sat ", "on ", "a ", "mat.\n"]
+    draw = random.Random(0)
+    Path("text.txt").write_text("".join(draw.choices(words, k=2000))[:6000])
+    return tmp_path
+
+
+def refused(argv):
+    with pytest.raises(UserError) as caught:
+        train.main(argv)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def models(folder):
+    """The contents of a run's checkpoint and best model."""
+    return {path.as_posix(): path.read_bytes() for path in sorted(Path(folder).glob("*/*"))}
+
+
+def outcome(folder):
+    """What two runs that are the same have in common: their models, and their logs without speeds."""
+    return {path.split("/", 1)[1]: data for path, data in models(folder).items()}, log(folder)
+
+
+def log(folder):
+    records = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "tokens_per_second"} for record in records]
+
+
+def interrupt_after(monkeypatch, steps):
+    """Make each run end as by Ctrl-C after so many steps."""
+    step = train._Loop._step
+
+    def counted(loop):
+        step(loop)
+        loop.interrupted_after = getattr(loop, "interrupted_after", 0) + 1
+        if loop.interrupted_after == steps:
+            loop.interruption.signal = signal.SIGINT
+
+    monkeypatch.setattr(train._Loop, "_step", counted)
+
+
+# ---- a whole run ----
+
+
+def test_a_run_leaves_everything_in_its_folder(capsys):
+    assert train.main(flags(max_iters=60, learning_rate=1e-2, out_dir="out/a")) == 0
+    out = capsys.readouterr().out
+    folder = Path("out/a")
+    records = log(folder)
+
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 61))
+    assert steps[0].keys() == {"step", "loss", "lr", "grad_norm"}
+    assert steps[0]["loss"] == pytest.approx(np.log(256), rel=0.05)
+    assert steps[-1]["loss"] < 2.5
+    assert steps[2]["lr"] == pytest.approx(1e-2 * 3 / 4)  # in the warm-up
+    assert steps[-1]["lr"] == pytest.approx(1e-3, rel=0.1)
+
+    validations = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
+    assert list(validations) == list(range(0, 61, 5))
+    best = min(validations, key=validations.__getitem__)
+    state = json.loads((folder / "last" / "training_state.json").read_text())
+    assert (state["step"], state["best_step"], state["best_val_loss"]) == (60, best, validations[best])
+
+    for name in ("last", "best"):
+        model = GPT2.from_pretrained(folder / name, device="numpy")
+        batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
+        loss = np.mean([model.forward(*batch) for batch in batches])
+        assert loss == pytest.approx(validations[60 if name == "last" else best], rel=1e-6)
+        assert load_tokenizer(folder / name).name == "byte"
+
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    sample = (folder / "sample.txt").read_text()
+    assert 1 <= len(sample) <= 8
+    assert sample.rstrip() in out
+    assert "834" not in out
+    assert f"{model.num_parameters:,} parameters" in out
+    assert "GB needed" in out
+    assert f"{validations[best]:.4f} at best" in out
+
+
+def test_the_best_model_is_kept(monkeypatch):
+    losses = iter([5.0, 5.0, 3.0, 3.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0])  # of two batches each
+    monkeypatch.setattr(GPT2, "forward", lambda *_: next(losses))
+    kept = []
+    save_best = RunFolder.save_best
+
+    def save(folder, model, tokenizer):
+        kept.append(model.steps)
+        save_best(folder, model, tokenizer)
+
+    monkeypatch.setattr(RunFolder, "save_best", save)
+    train.main(flags(out_dir="a", max_iters=20, sample_tokens=0))
+    assert kept == [0, 5, 15]
+    state = json.loads(Path("a/last/training_state.json").read_text())
+    assert (state["best_step"], state["best_val_loss"]) == (15, 2.0)
+    assert models("a")["a/best/model.safetensors"] != models("a")["a/last/model.safetensors"]
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is(monkeypatch):
+    write_model = checkpoint.write_model
+    seen = []
+
+    def write(folder, config, parameters, dtype="float32"):
+        if folder.parent.name == "last":
+            seen.append([record["step"] for record in log("a") if "val_loss" in record][-1])
+        write_model(folder, config, parameters, dtype)
+
+    monkeypatch.setattr(checkpoint, "write_model", write)
+    train.main(flags(out_dir="a", eval_interval=2, checkpoint_interval=2))
+    assert seen == list(range(0, 13, 2))
+
+
+def test_the_saved_settings_repeat_the_run():
+    train.main(flags(out_dir="a", dropout=0.1, seed=3))
+    train.main(["--config", "a/settings.toml", "--out-dir", "b"])
+    assert outcome("a") == outcome("b")
+    train.main(["--config", "a/settings.toml", "--out-dir", "c", "--seed", "4"])
+    assert log("a")[1] != log("c")[1]
+
+
+def test_gradients_of_several_batches_make_one_step():
+    train.main(flags(out_dir="whole", batch_size=8, max_iters=4))
+    train.main(flags(out_dir="parts", batch_size=4, grad_accum=2, max_iters=4))
+    for whole, parts in zip(log("whole"), log("parts"), strict=True):
+        if "loss" in whole:  # validation looks at other windows when batches are smaller
+            assert parts == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "wsd"])
+def test_the_schedule_reaches_the_optimizer(schedule):
+    train.main(flags(out_dir="a", lr_schedule=schedule, max_iters=20, learning_rate=1e-2, warmup_iters=0))
+    rates = [record["lr"] for record in log("a") if "lr" in record]
+    assert rates[0] == 1e-2
+    assert rates[15] == {"linear": pytest.approx(1e-2 - 9e-3 * 15 / 20), "constant": 1e-2, "wsd": 1e-2}[schedule]
+    assert (rates[-1] < 1e-2) == (schedule != "constant")
+
+
+def test_on_a_terminal_there_is_a_progress_bar():
+    terminal, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags(out_dir="a")]
+    with subprocess.Popen(command, stdout=child, stderr=child, env=environment()) as process:
+        os.close(child)
+        output = b""
+        try:
+            while piece := os.read(terminal, 1000):
+                output += piece
+        except OSError:  # how a terminal ends
+            pass
+    assert process.returncode == 0
+    assert b"tokens/s" in output
+    assert b" left" in output
+    assert b"\r" in output.replace(b"\r\n", b"\n")
+    assert b"step 5: validation loss" in output
+
+
+# ---- interrupted and resumed ----
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(monkeypatch, device, capsys):
+    if device == "cpu":
+        try:
+            cpu_library()
+        except UserError as error:
+            pytest.skip(str(error))
+    settings = flags(device=device, dropout=0.1, grad_accum=2)
+    assert train.main([*settings, "--out-dir", "whole"]) == 0
+    interrupt_after(monkeypatch, 5)
+    assert train.main([*settings, "--out-dir", "parts"]) == 130
+    assert "go on with: python scripts/train.py --resume parts" in capsys.readouterr().out
+    assert train.main(["--resume", "parts"]) == 130
+    assert train.main([*settings, "--out-dir", "parts", "--resume"]) == 0
+    assert outcome("whole") == outcome("parts")
+
+
+def test_an_interrupted_validation_is_done_after_resuming(monkeypatch):
+    train.main(flags(out_dir="whole"))
+    validate = train._Loop._validate
+
+    def interrupted(loop):
+        if loop.state.step == 10:
+            loop.interruption.signal = signal.SIGTERM
+        validate(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Loop, "_validate", interrupted)
+        assert train.main(flags(out_dir="parts")) == 143
+    assert log("parts")[-1]["step"] == 10
+    assert "val_loss" not in log("parts")[-1]
+    assert train.main(["--resume", "parts"]) == 0
+    assert outcome("whole") == outcome("parts")
+
+
+def test_a_resumed_run_may_become_longer_and_change_its_learning_rate():
+    train.main(flags(out_dir="a"))
+    assert train.main(["--resume", "a", "--max-iters", "15", "--learning-rate", "1e-4"]) == 0
+    steps = [record for record in log("a") if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 16))
+    assert steps[-1]["lr"] < 1e-4
+    assert train.main(["--resume", "a"]) == 0  # nothing is left to do
+    assert len(log("a")) == len(steps) + 5
+
+
+def test_what_a_killed_run_logged_beyond_its_checkpoint_is_dropped():
+    train.main(flags(out_dir="whole"))
+    train.main(flags(out_dir="a", max_iters=8))
+    lines = Path("a/log.jsonl").read_text()
+    extra = ['{"step": 9, "loss": 1.0}\n', '{"step": 10, "val_loss": 1.0}\n', '{"step": 11, "lo']
+    Path("a/log.jsonl").write_text(lines + "".join(extra))
+    state = Path("a/last/training_state.json")  # as if the checkpoint had been saved before the validation
+    state.write_text(json.dumps({**json.loads(state.read_text()), "validated": 5}))
+    train.main(["--resume", "a", "--max-iters", "12"])
+    assert [record["step"] for record in log("a") if "val_loss" in record] == [0, 5, 10, 12]
+    assert [record["step"] for record in log("a") if "loss" in record] == list(range(1, 13))
+    for line in ("no JSON", "[1]", '{"loss": 1}', '{"step": 1, "val_loss": "low"}'):
+        Path("a/log.jsonl").write_text(line + "\n")
+        assert refused(["--resume", "a"]) == "a/log.jsonl: line 1 is not a JSON object of numbers with a step"
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start(*argv):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), text=True)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits():
+    settings = flags(max_iters=60, checkpoint_interval=1, sample_tokens=0)
+    assert train.main([*settings, "--out-dir", "whole"]) == 0
+    draw = random.Random(os.environ.get("PYGPT_TEST_SEED", 0))
+    process = start(*settings, "--out-dir", "killed")
+    for _ in range(6):
+        state = Path("killed/last/training_state.json")
+        before = state.read_bytes() if state.is_file() else b""
+        while process.poll() is None and (not state.is_file() or state.read_bytes() == before):
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        process = start("--resume", "killed")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert outcome("whole") == outcome("killed")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(monkeypatch):
+    train.main(flags(out_dir="whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Loop, "_validate", lambda loop: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.main(flags(out_dir="a"))
+    with write_files("a/last") as saving:
+        (saving / "half").write_text("a checkpoint that is not one")
+    assert train.main(["--resume", "a"]) == 0
+    Path("a/last/half").unlink()
+    assert outcome("whole") == outcome("a")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_says_how_to_go_on(number):
+    process = start(*flags(out_dir="a", max_iters=10**6))
+    wait_for(Path("a/last/training_state.json"))
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "finishing the step" in output
+    assert "Traceback" not in output
+    step = json.loads(Path("a/last/training_state.json").read_text())["step"]
+    assert f"stopped by {number.name} after step {step}" in output
+    assert "--resume a" in output
+    assert log("a")[-1]["step"] == step
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_second_signal_stops_at_once_even_in_a_long_call():
+    program = """
+import sys, time
+from pygpt.interruption import Interruption
+with Interruption(lambda: print("once", flush=True)) as interruption:
+    print("ready", flush=True)
+    while not interruption: time.sleep(0.01)
+    print("seen", flush=True)
+    time.sleep(1000)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment(), text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert {process.stdout.readline(), process.stdout.readline()} == {"once\n", "seen\n"}
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_signals_work_as_before_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interruption(lambda: None) as interruption:
+        assert not interruption
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# ---- what goes wrong ----
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint():
+    train.main(flags(out_dir="a", max_iters=8))
+    contents = models("a")
+    sentence = refused(["--resume", "a", "--max-iters", "20", "--learning-rate", "1e38", "--weight-decay", "1e3"])
+    assert sentence.startswith("the loss is ")
+    assert " at step 1" in sentence
+    assert "the last good checkpoint is a/last (step 8)" in sentence
+    assert sentence.endswith("python scripts/train.py --resume a")
+    assert models("a") == contents
+    assert train.main(["--resume", "a", "--max-iters", "12", "--learning-rate", "1e-3", "--weight-decay", "0.1"]) == 0
+    assert [record["step"] for record in log("a") if "loss" in record] == list(range(1, 13))
+
+
+def test_weights_that_are_not_finite_stop_the_run_before_the_first_checkpoint():
+    config = GPT2Config(vocab_size=256, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    model = GPT2(config, device="numpy")
+    model.parameters["ln_f.bias"][0] = np.nan
+    save_parameters("broken", config, model.parameters, extra=ByteTokenizer().save)
+    sentence = refused(flags(init_from="broken", out_dir="a"))
+    assert sentence.startswith("the validation loss is nan at step 0; there is no checkpoint yet")
+
+
+@pytest.mark.parametrize("full_for", ["log.jsonl", "last"])
+def test_a_full_device_stops_the_run_and_spares_the_checkpoint(full_for):
+    train.main(flags(out_dir="a"))
+    contents = models("a")
+    largest = Path("a/log.jsonl").stat().st_size + 100 if full_for == "log.jsonl" else 20_000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))  # as if the device were full after so many bytes
+    try:
+        sentence = refused(["--resume", "a", "--max-iters", "16", "--checkpoint-interval", "2"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sentence.startswith(f"a/{full_for}: cannot be ")
+    assert models("a") == contents
+    assert train.main(["--resume", "a", "--max-iters", "16"]) == 0
+    assert [record["step"] for record in log("a") if "loss" in record] == list(range(1, 17))
+
+
+def test_a_folder_that_holds_another_run_is_refused():
+    train.main(flags(out_dir="a"))
+    contents = outcome("a")
+    sentence = refused(flags(out_dir="a", max_iters=20))
+    assert sentence.startswith("a: holds a run already")
+    assert "--resume a" in sentence
+    assert outcome("a") == contents
+    Path("b").mkdir()
+    Path("b/log.jsonl").write_text("somebody's own\n")
+    assert refused(flags(out_dir="b")).startswith("b: holds a run already")
+    assert Path("b/log.jsonl").read_text() == "somebody's own\n"
+    Path("c").write_text("a file")
+    assert refused(flags(out_dir="c")).startswith("c: cannot be the run's folder")
+
+
+def test_two_processes_do_not_train_in_one_folder():
+    train.main(flags(out_dir="a"))
+    descriptor = os.open("a", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        assert refused(["--resume", "a"]) == "a: another process is training in this folder"
+    finally:
+        os.close(descriptor)
+    with RunFolder(Path("a"), resume=True), pytest.raises(UserError):
+        train.main(["--resume", "a"])
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder():
+    refused(flags(out_dir="a", data="none.txt"))
+    assert not Path("a").exists()
+
+
+def test_a_resumed_run_refuses_other_sizes_and_other_data():
+    train.main(flags(out_dir="a"))
+    assert refused(["--resume", "a", "--max-iters", "9"]) == "max_iters is 9, but the run in a has done 12 steps"
+    assert refused(["--resume", "a", "--n-embd", "32"]).startswith("n_embd of the run in a is 16, and 32 was asked for")
+    with Path("text.txt").open("a") as file:
+        file.write("more")
+    assert refused(["--resume", "a"]) == "text.txt: holds other tokens than when the run in a began"
+
+
+@pytest.mark.parametrize("change", [{"step": -1}, {"step": "8"}, {"best_val_loss": "low"}, {"more": 1}])
+def test_a_wrong_state_gets_a_sentence(change):
+    train.main(flags(out_dir="a", max_iters=4))
+    path = Path("a/last/training_state.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert refused(["--resume", "a"]) == "a/last/training_state.json: is not the state of a training run"
+
+
+@pytest.mark.parametrize("name", ["training_state.json", "optimizer.safetensors", "model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"\xff" + data[1:], lambda data: b""]
+)
+def test_a_damaged_checkpoint_gets_a_sentence(name, damage):
+    train.main(flags(out_dir="a", max_iters=4))
+    path = Path("a/last", name)
+    path.write_bytes(damage(path.read_bytes()))
+    assert name in refused(["--resume", "a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data": "none.txt"}, "none.txt"),
+        ({"batch_size": 1000}, "text.txt: has 5400 training tokens, fewer than one batch of 1000 x 16 tokens"),
+        ({"seq_len": 700, "batch_size": 1}, "600 val tokens, but one window takes 701"),
+        ({"n_embd": 15}, "n_embd is 15, expected a multiple of n_head, which is 2"),
+        ({"device": "cuda"}, "libpygpt_cuda"),
+        ({"tokenizer": "char", "vocab": "x"}, "--vocab is for gpt2 tokens"),
+    ],
+)
+def test_what_does_not_fit_together_gets_a_sentence(changes, sentence):
+    assert sentence in refused(flags(out_dir="a", **changes))
+
+
+def test_more_memory_than_the_machine_has_is_refused_with_a_batch_size_that_fits(monkeypatch):
+    config = GPT2Config(vocab_size=256, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    settings = {"seq_len": 16, "training": True, "device": "numpy"}
+    enough = memory_needed(config, batch_size=37, **settings)
+    for module in (memory, run_setup):
+        monkeypatch.setattr(module, "available_memory", lambda: enough)
+    sentence = refused(flags(out_dir="a", batch_size=200))
+    assert sentence.endswith("are available: --batch-size 37 would fit")
+    for module in (memory, run_setup):
+        monkeypatch.setattr(module, "available_memory", lambda: 1000)
+    assert "even --batch-size 1 would not fit" in refused(flags(out_dir="a"))
+
+
+def test_the_memory_that_is_available_is_less_than_a_machine_can_have():
+    assert 2**20 < memory.available_memory() < 2**50
+
+
+# ---- fine-tuning ----
+
+
+@pytest.fixture
+def pretrained():
+    """A model folder with more positions than the tiny runs use, and dropout."""
+    config = GPT2Config(256, 32, 16, 1, 2, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
+    model = GPT2(config, device="numpy", seed=7)
+    save_parameters("pretrained", config, model.parameters, extra=ByteTokenizer().save)
+    return model
+
+
+def test_fine_tuning_begins_with_the_weights_of_the_folder(pretrained):
+    argv = flags(n_layer=None, n_head=None, n_embd=None, init_from="pretrained")
+    assert train.main([*argv, "--out-dir", "a"]) == 0
+    batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
+    assert log("a")[0] == {"step": 0, "val_loss": pytest.approx(np.mean([pretrained.forward(*b) for b in batches]))}
+    tuned = GPT2.from_pretrained("a/last", device="numpy")
+    assert tuned.config == pretrained.config
+    assert not np.array_equal(tuned.parameters["wte.weight"], pretrained.parameters["wte.weight"])
+    assert train.main([*argv, "--out-dir", "b", "--dropout", "0"]) == 0
+    assert GPT2.from_pretrained("b/last", device="numpy").config == replace(
+        pretrained.config, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0
+    )
+    assert log("a")[1] != log("b")[1]
+    assert train.main(["--config", "a/settings.toml", "--out-dir", "c"]) == 0
+    assert outcome("c") == outcome("a")
+
+
+def test_a_resumed_fine_tuning_has_the_same_bits(pretrained, monkeypatch):
+    train.main(flags(init_from="pretrained", out_dir="whole"))
+    interrupt_after(monkeypatch, 7)
+    assert train.main(flags(init_from="pretrained", out_dir="a")) == 130
+    Path("pretrained").rename("moved")  # it is not needed any more
+    assert train.main(["--resume", "a"]) == 0
+    assert outcome("a") == outcome("whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_layer": 2}, "n_layer is 2, but the model in pretrained has 1; leave it out"),
+        ({"n_embd": 32}, "n_embd is 32, but the model in pretrained has 16; leave it out"),
+        ({"seq_len": 33}, "seq_len is 33, but the model in pretrained has 32 positions"),
+        ({"tokenizer": "char"}, "tokenizer is char, but the model in pretrained has byte tokens"),
+        ({"init_from": "no/such/folder"}, "no/such/folder: no such folder"),
+    ],
+)
+def test_settings_that_contradict_the_model_are_refused(pretrained, changes, sentence):
+    assert sentence in refused(flags(**{"init_from": "pretrained", "out_dir": "a", **changes}))
+
+
+def test_tokens_of_another_vocabulary_are_refused(pretrained):
+    train.main(flags(tokenizer="char", out_dir="a"))
+    assert "byte" in refused(flags(init_from="pretrained", data="data/text-char", out_dir="b"))
+    ByteTokenizer.save(CharTokenizer("abc"), "pretrained")
+    assert "is not among the 3 of the vocabulary" in refused(flags(init_from="pretrained", out_dir="b"))
