@@ -267,7 +267,10 @@ int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int
     int status = begin(m, tokens, targets, B, T, dropout);
     if (status == PYGPT_OK) status = has_loss(m);
     if (status == PYGPT_OK) status = reserve_backward(m);
-    if (status != PYGPT_OK) return status;
+    if (status != PYGPT_OK) {
+        m->B = m->T = 0;   // the activations of this batch were not computed
+        return status;
+    }
     body_forward(m);
     whole_backward(m, scale);
     *loss = mean_loss(m);
