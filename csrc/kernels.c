@@ -1,35 +1,62 @@
 /* The function tables: which layer runs, by kernels and precision. */
 #include "internal.h"
+#include "fast/fast.h"
 
-/* What every set has, whatever its precision. */
-#define PLAIN_LAYERS                                                                                                   \
+/* What every set has. Nothing is gained on these: they wait for memory. */
+#define COMMON                                                                                                         \
     .embedding_forward = embedding_forward, .embedding_backward = embedding_backward,                                  \
-    .layernorm_forward = layernorm_forward, .layernorm_backward = layernorm_backward,                                  \
-    .attention_forward = attention_forward, .attention_backward = attention_backward,                                  \
-    .attention_probabilities = attention_probabilities, .gelu_forward = gelu_forward, .gelu_backward = gelu_backward,  \
-    .residual_forward = residual_forward, .residual_backward = residual_backward, .dropout_forward = dropout_forward,  \
-    .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                              \
-    .cross_entropy_backward = cross_entropy_backward, .adamw_step = adamw_step, .sum_of_squares = sum_of_squares,      \
-    .scale = scale
+    .attention_probabilities = attention_probabilities, .residual_forward = residual_forward,                          \
+    .residual_backward = residual_backward, .sum_of_squares = sum_of_squares, .scale = scale
+
+#define PLAIN                                                                                                          \
+    COMMON, .layernorm_forward = layernorm_forward, .layernorm_backward = layernorm_backward,                          \
+        .attention_forward = attention_forward, .attention_backward = attention_backward,                              \
+        .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .dropout_forward = dropout_forward,              \
+        .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                          \
+        .cross_entropy_backward = cross_entropy_backward, .adamw_step = adamw_step
+
+#define FAST                                                                                                           \
+    COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
+        .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
+        .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
+        .cross_entropy_forward = fast_cross_entropy_forward, .cross_entropy_backward = fast_cross_entropy_backward,    \
+        .adamw_step = fast_adamw_step
 
 static const Kernels PLAIN_FLOAT32 = {
-    PLAIN_LAYERS,
+    PLAIN,
     .matmul = matmul,
     .linear_forward = linear_forward,
     .linear_backward = linear_backward,
 };
 
 static const Kernels PLAIN_BFLOAT16 = {
-    PLAIN_LAYERS,
+    PLAIN,
     .matmul = matmul_bf16,
     .linear_forward = linear_forward_bf16,
     .linear_backward = linear_backward_bf16,
 };
 
+static const Kernels FAST_FLOAT32 = {
+    FAST,
+    .matmul = fast_matmul,
+    .linear_forward = fast_linear_forward,
+    .linear_backward = fast_linear_backward,
+    .attention_forward = fast_attention_forward,
+    .attention_backward = fast_attention_backward,
+};
+
+static const Kernels FAST_BFLOAT16 = {
+    FAST,
+    .matmul = fast_matmul_bf16,
+    .linear_forward = fast_linear_forward_bf16,
+    .linear_backward = fast_linear_backward_bf16,
+    .attention_forward = fast_attention_forward,
+    .attention_backward = fast_attention_backward,
+};
+
 const Kernels *pygpt_kernels(int kernels, int dtype) {
-    if (kernels == PYGPT_PLAIN || kernels == PYGPT_FAST) {
-        if (dtype == PYGPT_FLOAT32) return &PLAIN_FLOAT32;
-        if (dtype == PYGPT_BFLOAT16) return &PLAIN_BFLOAT16;
-    }
-    return NULL;
+    static const Kernels *const tables[2][2] = {{&PLAIN_FLOAT32, &PLAIN_BFLOAT16}, {&FAST_FLOAT32, &FAST_BFLOAT16}};
+    int known =
+        (kernels == PYGPT_PLAIN || kernels == PYGPT_FAST) && (dtype == PYGPT_FLOAT32 || dtype == PYGPT_BFLOAT16);
+    return known ? tables[kernels][dtype] : NULL;
 }

@@ -20,14 +20,17 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static int check_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T) {
-    int64_t bytes = gpt2_memory(config, options, B, T, 1);
-    if (bytes < 0) return refuse("%s", pygpt_last_error());
+static int check_memory(const GPT2Config *config, const GPT2Options *options, const Options *o) {
+    int64_t bytes = gpt2_memory(config, options, o->batch_size, o->seq_len, 1);
+    if (bytes < 0) {
+        const char *sentence = pygpt_last_error();
+        return refuse("%s: %s", o->model, *sentence ? sentence : "batches of this size overflow 64 bits");
+    }
 #ifdef _SC_PHYS_PAGES
     double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if ((double)bytes > machine) {
-        return refuse("this model needs %.1f GiB for batches of %lld x %lld, and the machine has %.1f",
-                      (double)bytes / GIB, (long long)B, (long long)T, machine / GIB);
+        return refuse("%s: this model needs %.1f GiB for batches of %lld x %lld, and the machine has %.1f", o->model,
+                      (double)bytes / GIB, (long long)o->batch_size, (long long)o->seq_len, machine / GIB);
     }
 #endif
     return 0;
@@ -46,7 +49,7 @@ static int load_model(GPT2 **model, GPT2Config *config, const Options *o) {
         status = refuse("--seq-len is %lld, expected at most %lld, the n_positions of %s", (long long)o->seq_len,
                         (long long)config->n_positions, o->model);
     }
-    if (!status) status = check_memory(config, &options, o->batch_size, o->seq_len);
+    if (!status) status = check_memory(config, &options, o);
     if (!status && gpt2_create(model, config, &options)) status = refuse("%s: %s", o->model, pygpt_last_error());
     if (!status) status = checkpoint_load(&checkpoint, *model);
     checkpoint_close(&checkpoint);

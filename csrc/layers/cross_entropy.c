@@ -10,12 +10,19 @@
 
 #include "../internal.h"
 
-static double log_sum_exp(const float *z, int64_t V) {
+/* In two parts, because a float holds neither their sum nor what is subtracted from it to the digits that a gradient needs:
+ * lse = largest + log_sum. */
+typedef struct {
+    float largest;
+    double log_sum;
+} LogSumExp;
+
+static LogSumExp log_sum_exp(const float *z, int64_t V) {
     float largest = z[0];
     for (int64_t v = 1; v < V; v++) largest = z[v] > largest ? z[v] : largest;
     double sum = 0.0;
     for (int64_t v = 0; v < V; v++) sum += expf(z[v] - largest);
-    return largest + log(sum);
+    return (LogSumExp){largest, log(sum)};
 }
 
 void cross_entropy_forward(float *losses,                                    // (N)
@@ -23,8 +30,11 @@ void cross_entropy_forward(float *losses,                                    // 
                            int64_t N, int64_t V, int64_t Vp) {
     #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
+        losses[n] = 0.0f;
+        if (targets[n] < 0) continue;
         const float *z = logits + n * Vp;
-        losses[n] = targets[n] < 0 ? 0.0f : (float)(log_sum_exp(z, V) - z[targets[n]]);
+        LogSumExp lse = log_sum_exp(z, V);
+        losses[n] = (float)(lse.log_sum + ((double)lse.largest - z[targets[n]]));
     }
 }
 
@@ -36,8 +46,9 @@ void cross_entropy_backward(float *dlogits,                                     
         if (targets[n] < 0) continue;
         const float *z = logits + n * Vp;
         float *dz = dlogits + n * Vp;
-        float lse = (float)log_sum_exp(z, V);
-        for (int64_t v = 0; v < V; v++) dz[v] += dlosses[n] * expf(z[v] - lse);
+        LogSumExp lse = log_sum_exp(z, V);
+        float log_sum = (float)lse.log_sum;
+        for (int64_t v = 0; v < V; v++) dz[v] += dlosses[n] * expf(z[v] - lse.largest - log_sum);
         dz[targets[n]] -= dlosses[n];
     }
 }

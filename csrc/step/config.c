@@ -37,12 +37,13 @@ static const struct {
     const char *key;
     size_t field;
     float absent;
+    float below;
 } NUMBERS[] = {
-    {"layer_norm_epsilon", offsetof(GPT2Config, layer_norm_epsilon), 1e-5f},
-    {"initializer_range", offsetof(GPT2Config, initializer_range), 0.02f},
-    {"embd_pdrop", offsetof(GPT2Config, embd_pdrop), 0.0f},
-    {"attn_pdrop", offsetof(GPT2Config, attn_pdrop), 0.0f},
-    {"resid_pdrop", offsetof(GPT2Config, resid_pdrop), 0.0f},
+    {"layer_norm_epsilon", offsetof(GPT2Config, layer_norm_epsilon), 1e-5f, INFINITY},
+    {"initializer_range", offsetof(GPT2Config, initializer_range), 0.02f, INFINITY},
+    {"embd_pdrop", offsetof(GPT2Config, embd_pdrop), 0.0f, 1.0f},
+    {"attn_pdrop", offsetof(GPT2Config, attn_pdrop), 0.0f, 1.0f},
+    {"resid_pdrop", offsetof(GPT2Config, resid_pdrop), 0.0f, 1.0f},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -89,7 +90,10 @@ static int interpret(GPT2Config *config, const File *file, JsonValue object) {
             return unexpected(file, NUMBERS[i].key, value, "a number of at least 0");
         }
         float single = (float)number;
-        if (isinf(single)) return unexpected(file, NUMBERS[i].key, value, "a number within float32");
+        if (!(single < NUMBERS[i].below)) {
+            return unexpected(file, NUMBERS[i].key, value,
+                              isinf(NUMBERS[i].below) ? "a number within float32" : "a number below 1");
+        }
         if (NUMBERS[i].field == offsetof(GPT2Config, layer_norm_epsilon) && single == 0.0f) {
             return unexpected(file, NUMBERS[i].key, value, "a number above 0 in float32");
         }

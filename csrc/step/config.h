@@ -4,7 +4,7 @@
 
 #include "../pygpt.h"
 
-/* Whether n_embd divides among the heads, and the dropout probabilities are any, is gpt2_create()'s to say. */
+/* Whether n_embd divides among the heads is gpt2_create()'s to say. */
 int config_read(GPT2Config *config, const char *folder);
 
 #endif

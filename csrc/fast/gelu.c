@@ -1,0 +1,37 @@
+/* GELU in its tanh form, csrc/layers/gelu.c in vectors.
+ *
+ *   forward    y = x s      s = ½ (1 + tanh u) = 1 / (1 + exp(−2u))      u = √(2/π) (x + 0.044715 x³)
+ *   backward   dx += dy (s + 2 x s (1 − s) u′)      u′ = √(2/π) (1 + 3 · 0.044715 x²)
+ *
+ * The logistic function s needs one exp, and keeps its digits where 1 + tanh u would lose them, for negative u.
+ */
+#include "../internal.h"
+#include "fast.h"
+#include "vector_math.h"
+
+enum { SMALL = 1 << 13 };
+
+#define SQRT_2_OVER_PI 0.7978845608028654f
+#define CUBIC 0.044715f
+
+INLINE Floats gelu_logistic(Floats x) {
+    return 1.0f / (1.0f + vector_exp(-2.0f * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
+}
+
+void fast_gelu_forward(float *y, const float *x, int64_t n) {
+    #pragma omp parallel for if (n > SMALL)
+    for (int64_t i = 0; i < n; i += LANES) {
+        Floats xi = load_first(x + i, n - i);
+        store_first(y + i, xi * gelu_logistic(xi), n - i);
+    }
+}
+
+void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
+    #pragma omp parallel for if (n > SMALL)
+    for (int64_t i = 0; i < n; i += LANES) {
+        Floats xi = load_first(x + i, n - i), s = gelu_logistic(xi);
+        Floats slope = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * xi * xi);
+        Floats dyi = load_first(dy + i, n - i);
+        store_first(dx + i, load_first(dx + i, n - i) + dyi * (s + 2.0f * xi * s * (1.0f - s) * slope), n - i);
+    }
+}

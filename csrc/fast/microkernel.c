@@ -1,0 +1,82 @@
+#include "microkernel.h"
+
+const float NO_START[NR] = {0.0f};
+
+enum { VECTORS = NR / LANES };
+
+/* sum += a b, a being one float for all lanes */
+typedef Floats Step(Floats sum, float a, Floats b);
+
+INLINE Floats step_f32(Floats sum, float a, Floats b) {
+    return sum + broadcast(a) * b;
+}
+
+#if defined(HAVE_BF16_PAIRS)
+INLINE Floats step_bf16(Floats sum, float a, Floats b) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)broadcast(a), (__m512bh)b);
+}
+#endif
+
+/* rows and step are constants wherever this is inlined, so that `sum` is kept in registers. */
+INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, const float *from, int64_t from_stride,
+                          const float *a, const float *b, int64_t depth, const float *ahead) {
+    Floats sum[MR][VECTORS];
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(c + i * c_stride, 1);
+        __builtin_prefetch(c + i * c_stride + NR - 1, 1);
+        UNROLL
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = (Floats){0};
+    }
+    for (int64_t k = 0; k < depth; k++, a += MR, b += NR) {
+        __builtin_prefetch(ahead + k * AHEAD, 0, 2);
+        Floats column[VECTORS];
+        UNROLL
+        for (int j = 0; j < VECTORS; j++) column[j] = load(b + j * LANES);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            UNROLL
+            for (int j = 0; j < VECTORS; j++) sum[i][j] = step(sum[i][j], a[i], column[j]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int j = 0; j < VECTORS; j++) {
+            store(c + i * c_stride + j * LANES, load(from + i * from_stride + j * LANES) + sum[i][j]);
+        }
+    }
+}
+
+/* One copy of the loop for each number of rows: the last panel of a matrix costs what its rows cost. */
+#define CASE(n)                                                                                                        \
+    case n: multiply_tile(STEP, n, c, c_stride, from, from_stride, a, b, depth, ahead); break;
+
+#if defined(SIMD_AVX512)
+    #define CASES                                                                                                      \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)
+#elif defined(__ARM_NEON)
+    #define CASES CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#elif defined(SIMD_AVX2)
+    #define CASES CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#else
+    #define CASES CASE(1) CASE(2) CASE(3) CASE(4)
+#endif
+
+void microkernel_f32(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a, const float *b,
+                     int64_t depth, int64_t rows, const float *ahead) {
+    #define STEP step_f32
+    switch (rows) { CASES }
+    #undef STEP
+}
+
+void microkernel_bf16(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a,
+                      const float *b, int64_t depth, int64_t rows, const float *ahead) {
+#if defined(HAVE_BF16_PAIRS)
+    #define STEP step_bf16
+    switch (rows) { CASES }
+    #undef STEP
+#else
+    microkernel_f32(c, c_stride, from, from_stride, a, b, depth, rows, ahead);
+#endif
+}

@@ -1,0 +1,43 @@
+/* The micro-kernel: the only part of a matrix product that knows the instruction set.
+ *
+ *   c_ij = from_ij + Σ_k a_ki b_kj          i < rows ≤ MR      j < NR      k < depth
+ *
+ * a and b are packed panels, a[k][MR] and b[k][NR], so that both are read in the order in which they lie. `from` is
+ * what the sum is added to: c itself, a bias (stride 0), or nothing, NO_START (stride 0). The sum stays in registers
+ * until the end, and runs over k in ascending order, so that its bits do not depend on where in a tile an element lies.
+ * Meanwhile AHEAD floats for each k are fetched from `ahead` on into the second-level cache.
+ *
+ * In bfloat16, an element of a panel is a pair of values, those of k and k + 1 (pack.h).
+ */
+#ifndef PYGPT_MICROKERNEL_H
+#define PYGPT_MICROKERNEL_H
+
+#include "simd.h"
+
+/* MR × NR sums, the columns of b and one broadcast element of a fill the register file: 32 registers with AVX-512 and
+ * NEON, 16 elsewhere. MR is at most LANES or a multiple of it, and NR a multiple, as packing wants it. */
+#if defined(SIMD_AVX512)
+enum { MR = 14, NR = 32 };
+#elif defined(SIMD_AVX2)
+enum { MR = 6, NR = 16 };
+#elif defined(__ARM_NEON)
+enum { MR = 12, NR = 8 };
+#else
+enum { MR = 4, NR = 12 };
+#endif
+
+enum { AHEAD = NR / 8 };   // a panel of b is fetched during the tiles of eight panels of a
+
+extern const float NO_START[NR];   // zeros
+
+typedef void Microkernel(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a,
+                         const float *b, int64_t depth, int64_t rows, const float *ahead);
+
+Microkernel microkernel_f32;
+Microkernel microkernel_bf16;   // a and b hold pairs of bfloat16 where HAVE_BF16_PAIRS, otherwise rounded floats
+
+#if defined(__AVX512BF16__) && defined(SIMD_AVX512)
+    #define HAVE_BF16_PAIRS
+#endif
+
+#endif

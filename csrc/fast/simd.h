@@ -1,0 +1,210 @@
+/* Vectors of LANES floats, as wide as the instruction set that this file is compiled for. Arithmetic on them is
+ * written with + - * / and comparisons: gcc's and clang's vector types. What those cannot express stands here.
+ */
+#ifndef PYGPT_SIMD_H
+#define PYGPT_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+    #include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+    #define LANES 16
+    #define SIMD_AVX512
+#elif defined(__AVX2__) && defined(__FMA__)
+    #define LANES 8
+    #define SIMD_AVX2
+#else
+    #define LANES 4
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef float FloatsInMemory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Complete unrolling, so that an array of vectors becomes registers. clang does it unasked. */
+#if defined(__clang__)
+    #define UNROLL _Pragma("clang loop unroll(full)")
+#else
+    #define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+INLINE Floats load(const float *p) {
+    return *(const FloatsInMemory *)p;
+}
+
+INLINE void store(float *p, Floats x) {
+    *(FloatsInMemory *)p = x;
+}
+
+INLINE Floats broadcast(float x) {
+    return x - (Floats){0};
+}
+
+INLINE Words broadcast_word(uint32_t x) {
+    return x - (Words){0};
+}
+
+INLINE Words lane_numbers(void) {
+    Words lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = (uint32_t)i;
+    return lanes;
+}
+
+/* yes where the mask's bits are set, no elsewhere; a mask is what a comparison gives */
+INLINE Floats choose(Ints mask, Floats yes, Floats no) {
+    return (Floats)((mask & (Ints)yes) | (~mask & (Ints)no));
+}
+
+/* The larger, or b where one of them is NaN. */
+INLINE Floats larger(Floats a, Floats b) {
+    return choose(a > b, a, b);
+}
+
+/* The first n lanes of x, zero in the others. */
+INLINE Floats keep_first(Floats x, int64_t n) {
+    return (Floats)((Ints)x & ((Ints)lane_numbers() < (int32_t)n));
+}
+
+/* The first n lanes, zero in the others; n >= LANES is the whole vector, n <= 0 none. */
+INLINE Floats load_first(const float *p, int64_t n) {
+    if (n >= LANES) return load(p);
+    if (n <= 0) return (Floats){0};
+#if defined(SIMD_AVX512)
+    return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(SIMD_AVX2)
+    return (Floats)_mm256_maskload_ps(p, (__m256i)((Ints)lane_numbers() < (int32_t)n));
+#else
+    Floats x = {0};
+    memcpy(&x, p, (size_t)n * sizeof(float));
+    return x;
+#endif
+}
+
+INLINE void store_first(float *p, Floats x, int64_t n) {
+    if (n >= LANES) {
+        store(p, x);
+        return;
+    }
+    if (n <= 0) return;
+#if defined(SIMD_AVX512)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+#elif defined(SIMD_AVX2)
+    _mm256_maskstore_ps(p, (__m256i)((Ints)lane_numbers() < (int32_t)n), (__m256)x);
+#else
+    memcpy(p, &x, (size_t)n * sizeof(float));
+#endif
+}
+
+/* Sum and maximum of the lanes, halving, always in this order. */
+INLINE float sum_lanes(Floats x) {
+    float lane[LANES];
+    memcpy(lane, &x, sizeof lane);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
+INLINE float max_lanes(Floats x) {
+    float lane[LANES];
+    memcpy(lane, &x, sizeof lane);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+    }
+    return lane[0];
+}
+
+/* The nearest bfloat16 (8 bits of mantissa), ties to even, as a float. */
+INLINE Floats round_bf16(Floats x) {
+    Words bits = (Words)x;
+    Floats rounded = (Floats)((bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u);
+    return choose(x == x, rounded, x);   // rounding up could carry a NaN's mantissa into infinity
+}
+
+/* Interleaves: the low and the high halves of each 128 bits of a and b, in units of one float or of two. */
+#if defined(SIMD_AVX512)
+    #define LOW_1(a, b) (Floats) _mm512_unpacklo_ps((__m512)(a), (__m512)(b))
+    #define HIGH_1(a, b) (Floats) _mm512_unpackhi_ps((__m512)(a), (__m512)(b))
+    #define LOW_2(a, b) (Floats) _mm512_unpacklo_pd((__m512d)(a), (__m512d)(b))
+    #define HIGH_2(a, b) (Floats) _mm512_unpackhi_pd((__m512d)(a), (__m512d)(b))
+#elif defined(SIMD_AVX2)
+    #define LOW_1(a, b) (Floats) _mm256_unpacklo_ps((__m256)(a), (__m256)(b))
+    #define HIGH_1(a, b) (Floats) _mm256_unpackhi_ps((__m256)(a), (__m256)(b))
+    #define LOW_2(a, b) (Floats) _mm256_unpacklo_pd((__m256d)(a), (__m256d)(b))
+    #define HIGH_2(a, b) (Floats) _mm256_unpackhi_pd((__m256d)(a), (__m256d)(b))
+#elif defined(__clang__)
+    #define LOW_1(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+    #define HIGH_1(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+    #define LOW_2(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5)
+    #define HIGH_2(a, b) __builtin_shufflevector(a, b, 2, 3, 6, 7)
+#else
+    #define LOW_1(a, b) __builtin_shuffle(a, b, (Ints){0, 4, 1, 5})
+    #define HIGH_1(a, b) __builtin_shuffle(a, b, (Ints){2, 6, 3, 7})
+    #define LOW_2(a, b) __builtin_shuffle(a, b, (Ints){0, 1, 4, 5})
+    #define HIGH_2(a, b) __builtin_shuffle(a, b, (Ints){2, 3, 6, 7})
+#endif
+
+/* Four vectors are the rows of LANES / 4 blocks of 4 x 4 side by side; each block is transposed. */
+INLINE void transpose_4x4(Floats x[4]) {
+    Floats a = LOW_1(x[0], x[1]), b = HIGH_1(x[0], x[1]), c = LOW_1(x[2], x[3]), d = HIGH_1(x[2], x[3]);
+    x[0] = LOW_2(a, c);
+    x[1] = HIGH_2(a, c);
+    x[2] = LOW_2(b, d);
+    x[3] = HIGH_2(b, d);
+}
+
+/* LANES vectors of LANES floats, rows turned into columns: within blocks of 4 x 4, then the blocks among each other. */
+INLINE void transpose(Floats x[LANES]) {
+    UNROLL
+    for (int i = 0; i < LANES; i += 4) transpose_4x4(x + i);
+#if defined(SIMD_AVX512)
+    #define EVEN(a, b) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), 0x88)   // 128 bits 0 and 2 of a, then of b
+    #define ODD(a, b) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), 0xDD)
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m512 a = EVEN(x[j], x[4 + j]), b = EVEN(x[8 + j], x[12 + j]);
+        __m512 c = ODD(x[j], x[4 + j]), d = ODD(x[8 + j], x[12 + j]);
+        x[j] = (Floats)EVEN(a, b);
+        x[4 + j] = (Floats)EVEN(c, d);
+        x[8 + j] = (Floats)ODD(a, b);
+        x[12 + j] = (Floats)ODD(c, d);
+    }
+#elif defined(SIMD_AVX2)
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m256 a = (__m256)x[j], b = (__m256)x[4 + j];
+        x[j] = (Floats)_mm256_permute2f128_ps(a, b, 0x20);
+        x[4 + j] = (Floats)_mm256_permute2f128_ps(a, b, 0x31);
+    }
+#endif
+}
+
+/* The 64-bit products of a's 32-bit lanes with m, their high and low words. */
+INLINE void multiply_words(Words *high, Words *low, Words a, uint32_t m) {
+#if defined(SIMD_AVX512)
+    __m512i factor = _mm512_set1_epi32((int32_t)m), x = (__m512i)a;
+    __m512i even = _mm512_mul_epu32(x, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
+    *high = (Words)_mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd);
+    *low = (Words)_mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32));
+#elif defined(SIMD_AVX2)
+    __m256i factor = _mm256_set1_epi32((int32_t)m), x = (__m256i)a;
+    __m256i even = _mm256_mul_epu32(x, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
+    *high = (Words)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    *low = (Words)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+#else
+    for (int i = 0; i < LANES; i++) {
+        uint64_t product = (uint64_t)a[i] * m;
+        (*high)[i] = (uint32_t)(product >> 32);
+        (*low)[i] = (uint32_t)product;
+    }
+#endif
+}
+
+#endif
