@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -16,7 +17,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     A UserError prints `error: sentence` and exits with 2; Ctrl-C exits with 130, and a reader that went away
     (`script | head`) with 141, the statuses that a shell gives for these signals; none of them shows a traceback.
+    A warning is a sentence as well.
     """
+    warnings.showwarning = lambda message, *place: print(f"warning: {message}", file=sys.stderr)
     try:
         status = main() or 0
         sys.stdout.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pygpt import checkpoint
-from pygpt.backends.library import available_cores, cpu_library, cuda_library
+from pygpt.backends.library import available_cores, cpu_library, cuda_library, library_name
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
 from pygpt.backends.native_tensors import NativeTensors
@@ -71,15 +73,18 @@ def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -
     return NativeLayers(_library(device), kernels, dtype)
 
 
-def set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None, *, beyond_cores: bool = False) -> None:
     """How many threads the CPU library uses; None: one for each core that this process may use.
 
-    Raises UserError for fewer than one.
+    The results do not depend on it.  Raises UserError for fewer than one, and for more than the cores, which would only
+    wait for each other, unless beyond_cores allows it.
     """
+    cores = available_cores()
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}, expected at least 1")
-    library = cpu_library()
-    library.pygpt_set_threads(threads or available_cores())
+    if threads is not None and threads > cores and not beyond_cores:
+        raise UserError(f"threads is {threads}, expected at most {cores}, the cores that this process may use")
+    cpu_library().pygpt_set_threads(threads or cores)
 
 
 def memory_needed(
@@ -145,6 +150,8 @@ class GPT2:
             dtype = _numpy_dtype(self.dtype)
             return ReferenceGPT2(self.config, dtype, *([round_bfloat16] if self.dtype == "bfloat16" else []))
         library = _library(self.device)
+        if self.device == "cpu" and self.dtype == "bfloat16":
+            _warn_if_converted()
         return NativeGPT2(self.config, library, dtype=self.dtype, kernels=kernels, recompute=recompute)
 
     @classmethod
@@ -324,6 +331,15 @@ def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:
         tensors.write(name, values)
     else:
         tensors[name][...] = values
+
+
+@cache
+def _warn_if_converted() -> None:
+    """Says, once, that bfloat16 saves no time where the processor, or PYGPT_ISA, has no products of bfloat16."""
+    level = library_name(cpu_library())
+    if not level.endswith("bf16"):
+        sentence = f"{level} has no bfloat16 products: operands are rounded to bfloat16 and multiplied in float32"
+        warnings.warn(sentence, stacklevel=4)
 
 
 def _numpy_dtype(dtype: str) -> DTypeLike:

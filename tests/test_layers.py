@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_given_buffers_are_returned_and_others_begin_at_zero(case: Case, backend
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int | None], None]]:
-    yield pygpt.set_threads
+    yield partial(pygpt.set_threads, beyond_cores=True)
     pygpt.set_threads(None)
 
 

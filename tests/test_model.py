@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -205,7 +209,7 @@ def test_recomputing_gives_the_same_bits(backend: Backend, config: GPT2Config) -
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int | None], None]]:
-    yield pygpt.set_threads
+    yield partial(pygpt.set_threads, beyond_cores=True)
     pygpt.set_threads(None)
 
 
@@ -466,3 +470,16 @@ def test_recomputing_keeps_no_attention_to_ask_for() -> None:
 def test_model_that_no_memory_can_hold() -> None:
     with pytest.raises(MemoryError, match=r"no memory for the parameters: .* GiB"):
         GPT2(GPT2Config(vocab_size=2**31 - 1, n_positions=1, n_embd=2**20, n_layer=1, n_head=1))
+
+
+@pytest.mark.parametrize("threads", [0, 10_000])
+def test_threads_that_cannot_help(threads: int) -> None:
+    with pytest.raises(UserError, match=f"threads is {threads}, expected at "):
+        pygpt.set_threads(threads)
+
+
+def test_bfloat16_without_its_products_says_so_once() -> None:
+    program = "import pygpt; [pygpt.GPT2(pygpt.GPT2Config(2, 1, 8, 1, 1), dtype='bfloat16') for _ in range(2)]"
+    environment = {**os.environ, "PYGPT_ISA": "baseline"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stderr.count("baseline has no bfloat16 products") == 1

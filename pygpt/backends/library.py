@@ -65,6 +65,12 @@ def cuda_library(device: str) -> Any:
     return _open(name)
 
 
+def library_name(library: Any) -> str:
+    """The instruction set or device that a library was built for."""
+    name: bytes = ffi().string(library.pygpt_library())
+    return name.decode()
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
