@@ -1,4 +1,8 @@
-/* The function tables: which layer runs, by kernels and precision. */
+/* The function tables: which layer runs, by kernels and precision.
+ *
+ * bfloat16 is for products of activations with weights. Attention stays in float32: with P rounded, the rows of dS would
+ * no longer sum to zero, and large scores would lose more than bfloat16's own digits.
+ */
 #include "internal.h"
 #include "fast/fast.h"
 
@@ -17,6 +21,7 @@
 
 #define FAST                                                                                                           \
     COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
+        .attention_forward = fast_attention_forward, .attention_backward = fast_attention_backward,                    \
         .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
         .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
         .cross_entropy_forward = fast_cross_entropy_forward, .cross_entropy_backward = fast_cross_entropy_backward,    \
@@ -41,8 +46,6 @@ static const Kernels FAST_FLOAT32 = {
     .matmul = fast_matmul,
     .linear_forward = fast_linear_forward,
     .linear_backward = fast_linear_backward,
-    .attention_forward = fast_attention_forward,
-    .attention_backward = fast_attention_backward,
 };
 
 static const Kernels FAST_BFLOAT16 = {
@@ -50,8 +53,6 @@ static const Kernels FAST_BFLOAT16 = {
     .matmul = fast_matmul_bf16,
     .linear_forward = fast_linear_forward_bf16,
     .linear_backward = fast_linear_backward_bf16,
-    .attention_forward = fast_attention_forward,
-    .attention_backward = fast_attention_backward,
 };
 
 const Kernels *pygpt_kernels(int kernels, int dtype) {

@@ -29,7 +29,6 @@ enum {
 };
 
 typedef struct {
-    PanelType type;
     const float *q, *k, *v;   // rows of this head, stride floats apart
     int64_t stride, T, HS;
     float scale;                // 1/√HS
@@ -37,12 +36,10 @@ typedef struct {
     const Dropout *dropout;     // or NULL
 } Head;
 
-static Head head_of(PanelType type, const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS,
-                    const Dropout *dropout) {
+static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
     int64_t C = NH * HS;
     const float *q = qkv + b * T * 3 * C + h * HS;
-    return (Head){type,
-                  q,
+    return (Head){q,
                   q + C,
                   q + 2 * C,
                   3 * C,
@@ -57,68 +54,52 @@ static int64_t round_up(int64_t n, int64_t unit) {
     return (n + unit - 1) / unit * unit;
 }
 
-/* Elements of a panel that hold n values of k. */
-static int64_t depth_of(const Head *head, int64_t n) {
-    int64_t pair = panel_pair(head->type);
-    return (n + pair - 1) / pair;
-}
-
-static void multiply(const Head *head, float *c, int64_t c_stride, int accumulate, const float *a, const float *b,
-                     int64_t depth, int64_t rows) {
-    Microkernel *microkernel = head->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32;
-    microkernel(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows, b);
+static void multiply(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
+                     int64_t rows) {
+    microkernel_f32(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows, b);
 }
 
 /* Rows of x as lanes, HS being what is summed over. */
 static void pack_row_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    int64_t depth = depth_of(head, head->HS);
     for (int64_t i = 0; i < rows; i += MR) {
-        pack_rows(head->type, panels + i * depth, (Operand){x + i * stride, stride, 1}, min64(MR, rows - i), head->HS);
+        pack_rows(PANEL_F32, panels + i * head->HS, (Operand){x + i * stride, stride, 1}, min64(MR, rows - i),
+                  head->HS);
     }
 }
 
 static void pack_column_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    int64_t depth = depth_of(head, head->HS);
     for (int64_t i = 0; i < rows; i += NR) {
-        pack_columns(head->type, panels + i * depth, (Operand){x + i * stride, stride, 1}, min64(NR, rows - i),
+        pack_columns(PANEL_F32, panels + i * head->HS, (Operand){x + i * stride, stride, 1}, min64(NR, rows - i),
                      head->HS);
     }
 }
 
 /* Channels of x as lanes, the rows being what is summed over. */
 static void pack_channels_as_rows(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    int64_t depth = depth_of(head, rows);
     for (int64_t c = 0; c < head->HS; c += MR) {
-        pack_rows(head->type, panels + c * depth, (Operand){x + c, stride, 0}, min64(MR, head->HS - c), rows);
+        pack_rows(PANEL_F32, panels + c * rows, (Operand){x + c, stride, 0}, min64(MR, head->HS - c), rows);
     }
 }
 
 static void pack_channels_as_columns(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    int64_t depth = depth_of(head, rows);
     for (int64_t c = 0; c < head->HS; c += NR) {
-        pack_columns(head->type, panels + c * depth, (Operand){x + c, stride, 0}, min64(NR, head->HS - c), rows);
+        pack_columns(PANEL_F32, panels + c * rows, (Operand){x + c, stride, 0}, min64(NR, head->HS - c), rows);
     }
 }
 
 /* tile (keys,NR) = row panels of keys times a column panel, summed over HS */
 static void multiply_keys(const Head *head, float *tile, const float *row_panels, const float *column_panel,
                           int64_t keys) {
-    int64_t depth = depth_of(head, head->HS);
     for (int64_t i = 0; i < keys; i += MR) {
-        multiply(head, tile + i * NR, NR, 0, row_panels + i * depth, column_panel, depth, min64(MR, keys - i));
+        multiply(tile + i * NR, NR, 0, row_panels + i * head->HS, column_panel, head->HS, min64(MR, keys - i));
     }
 }
 
 /* sums (HS,NR) += channels of a block of keys times tile, of which the first n keys count */
 static void accumulate_channels(const Head *head, float *sums, const float *channel_panels, int64_t keys,
-                                const float *tile, int64_t n, float *tile_packed) {
-    if (head->type == PANEL_BF16) {
-        pack_columns(head->type, tile_packed, (Operand){tile, NR, 0}, NR, n);
-        tile = tile_packed;
-    }
+                                const float *tile, int64_t n) {
     for (int64_t c = 0; c < head->HS; c += MR) {
-        multiply(head, sums + c * NR, NR, 1, channel_panels + c * depth_of(head, keys), tile, depth_of(head, n),
-                 min64(MR, head->HS - c));
+        multiply(sums + c * NR, NR, 1, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
     }
 }
 
@@ -225,13 +206,13 @@ static void softmax(const Head *head, float *scores, float *largest, float *sum,
 
 static int64_t forward_size(int64_t HS) {
     Sizes s = sizes_of(HS);
-    return s.queries + 2 * s.keys + s.sums + 3 * s.tile + 2 * QUERIES;
+    return s.queries + 2 * s.keys + s.sums + 2 * s.tile + 2 * QUERIES;
 }
 
 static void forward_block(const Head *head, float *y, int64_t y_stride, float *lse, int64_t first, float *memory) {
     Sizes sizes = sizes_of(head->HS);
     float *q = memory, *k = q + sizes.queries, *v = k + sizes.keys, *outputs = v + sizes.keys;
-    float *scores = outputs + sizes.sums, *p_packed = scores + sizes.tile, *factors = p_packed + sizes.tile;
+    float *scores = outputs + sizes.sums, *factors = scores + sizes.tile;
     float *largest = factors + sizes.tile, *sum = largest + QUERIES;
     int64_t queries = min64(QUERIES, head->T - first), end = first + queries, stride = head->stride;
 
@@ -247,9 +228,9 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
             int64_t visible = visible_keys(head, first + t, key, keys);
             if (visible <= 0) continue;
             float *out = outputs + t * head->HS;
-            multiply_keys(head, scores, k, q + t * depth_of(head, head->HS), visible);
+            multiply_keys(head, scores, k, q + t * head->HS, visible);
             softmax(head, scores, largest + t, sum + t, out, first + t, key, visible, factors);
-            accumulate_channels(head, out, v, keys, scores, visible, p_packed);
+            accumulate_channels(head, out, v, keys, scores, visible);
         }
     }
 
@@ -264,7 +245,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     for (int64_t t = 0; t < queries; t++) lse[t] = largest[t] * head->scale + logf(sum[t]);
 }
 
-static int forward(PanelType type, float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                    const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = (T + QUERIES - 1) / QUERIES;
     float *workspace = workspace_acquire(max_threads() * size);
@@ -273,7 +254,7 @@ static int forward(PanelType type, float *y, float *lse, const float *qkv, int64
     for (int64_t item = 0; item < B * NH * blocks; item++) {
         int64_t first = (blocks - 1 - item / (B * NH)) * QUERIES;   // late queries have most to do: they begin
         int64_t b = item % (B * NH) / NH, h = item % NH;
-        Head head = head_of(type, qkv, b, h, T, NH, HS, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
                       workspace + thread_number() * size);
     }
@@ -312,20 +293,20 @@ static void softmax_backward(const Head *head, float *scores, float *dp, const f
  * queries; x: packed by channels */
 static void accumulate_keys(const Head *head, float *dx, const float *tiles, const float *x, int64_t row, int64_t rows,
                             int64_t first_query, int64_t queries, float *packed) {
-    int64_t depth = depth_of(head, queries - first_query);
+    int64_t depth = queries - first_query;
     for (int64_t t = first_query; t < queries; t += NR) {
-        pack_rows(head->type, packed + depth_of(head, t - first_query) * MR,
-                  (Operand){tiles + t * KEYS + row * NR, NR, 1}, rows, min64(NR, queries - t));
+        pack_rows(PANEL_F32, packed + (t - first_query) * MR, (Operand){tiles + t * KEYS + row * NR, NR, 1}, rows,
+                  min64(NR, queries - t));
     }
     for (int64_t c = 0; c < head->HS; c += NR) {
-        const float *panel = x + c * depth_of(head, queries) + depth_of(head, first_query) * NR;
+        const float *panel = x + c * queries + first_query * NR;
         float *dxc = dx + row * head->stride + c;
         if (c + NR <= head->HS) {
-            multiply(head, dxc, head->stride, 1, packed, panel, depth, rows);
+            multiply(dxc, head->stride, 1, packed, panel, depth, rows);
             continue;
         }
         float tile[MR * NR];
-        multiply(head, tile, NR, 0, packed, panel, depth, rows);
+        multiply(tile, NR, 0, packed, panel, depth, rows);
         for (int64_t i = 0; i < rows; i++) {
             for (int64_t j = 0; c + j < head->HS; j++) dxc[i * head->stride + j] += tile[i * NR + j];
         }
@@ -334,7 +315,7 @@ static void accumulate_keys(const Head *head, float *dx, const float *tiles, con
 
 static int64_t backward_size(int64_t HS) {
     Sizes s = sizes_of(HS);
-    return 4 * s.queries + 3 * s.keys + s.sums + 2 * PANELS * s.tile + 2 * s.tile + 2 * QUERIES + MR * QUERIES;
+    return 4 * s.queries + 3 * s.keys + s.sums + 2 * PANELS * s.tile + s.tile + 2 * QUERIES + MR * QUERIES;
 }
 
 /* All of one head; dq, dk, dv like head's q, k, v. */
@@ -345,8 +326,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
           *dy_channels = q_channels + sizes.queries;
     float *k = dy_channels + sizes.queries, *v = k + sizes.keys, *k_channels = v + sizes.keys,
           *dq_sums = k_channels + sizes.keys;
-    float *p = dq_sums + sizes.sums, *ds = p + PANELS * sizes.tile, *ds_packed = ds + PANELS * sizes.tile,
-          *factors = ds_packed + sizes.tile;
+    float *p = dq_sums + sizes.sums, *ds = p + PANELS * sizes.tile, *factors = ds + PANELS * sizes.tile;
     float *lse_block = factors + sizes.tile, *D = lse_block + QUERIES, *transposed = D + QUERIES;
     int64_t stride = head->stride, HS = head->HS;
 
@@ -378,11 +358,11 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
                 int64_t visible = visible_keys(head, first + t, key, keys);
                 if (visible <= 0) break;
                 float *p_tile = p + t * KEYS, *ds_tile = ds + t * KEYS;
-                multiply_keys(head, p_tile, k, q + t * depth_of(head, HS), visible);
-                multiply_keys(head, ds_tile, v, dy_panels + t * depth_of(head, HS), visible);
+                multiply_keys(head, p_tile, k, q + t * HS, visible);
+                multiply_keys(head, ds_tile, v, dy_panels + t * HS, visible);
                 softmax_backward(head, p_tile, ds_tile, lse_block + t, D + t, first + t, key, visible,
                                  min64(round_up(visible, MR), keys), factors);
-                accumulate_channels(head, dq_sums + t * HS, k_channels, keys, ds_tile, visible, ds_packed);
+                accumulate_channels(head, dq_sums + t * HS, k_channels, keys, ds_tile, visible);
                 for (int64_t row = 0; row < visible; row += MR) first_query[row / MR] = t;
             }
             for (int64_t row = 0; row < keys; row += MR) {
@@ -397,15 +377,15 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     }
 }
 
-static int backward(PanelType type, float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                    int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+static int backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
+                    int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
     float *workspace = workspace_acquire(max_threads() * size);
     if (!workspace) return 0;
     #pragma omp parallel for schedule(dynamic) if (B * NH * T * T * HS > SMALL)
     for (int64_t item = 0; item < B * NH; item++) {
         int64_t b = item / NH, h = item % NH;
-        Head head = head_of(type, qkv, b, h, T, NH, HS, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
         backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item * T, workspace + thread_number() * size);
@@ -416,22 +396,11 @@ static int backward(PanelType type, float *dqkv, const float *dy, const float *y
 
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                             const Dropout *dropout) {
-    if (!forward(PANEL_F32, y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
-}
-
-void fast_attention_forward_bf16(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                                 const Dropout *dropout) {
-    if (!forward(PANEL_BF16, y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
+    if (!forward(y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
 }
 
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
-    if (!backward(PANEL_F32, dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
-        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout);
-}
-
-void fast_attention_backward_bf16(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                                  int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
-    if (!backward(PANEL_BF16, dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
+    if (!backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
         attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout);
 }
