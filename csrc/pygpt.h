@@ -208,6 +208,15 @@ int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index);   // 
 int gpt2_buffer(GPT2 *model, float **data, int64_t *size, int kind);
 void pygpt_release(float *data);
 
+/* ---- peaks: what the processor can do at best, in libpygpt_cpu_* only ---- */
+
+enum { PYGPT_COPY = 0, PYGPT_TRIAD = 1 };   // a = b and a = b + f c
+
+/* Floating-point operations a second of all threads in multiply-adds of floats, or products of bfloat16. */
+double pygpt_peak_flops(int dtype, double seconds);
+/* Bytes a second, read and written, in arrays that are together this large; 0 is an error. */
+double pygpt_peak_bandwidth(int loop, int64_t bytes, double seconds);
+
 #pragma GCC visibility pop
 
 #endif

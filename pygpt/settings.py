@@ -120,7 +120,7 @@ class TrainSettings:
     dtype: str = _setting("float32", "machine", "operands of matrix products", choices=DTYPES)
     kernels: str = _setting("fast", "machine", "plain: the code to read and step through", choices=KERNELS)
     recompute: str = _setting(
-        "none", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
+        "cheap", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
     )
     threads: int | None = _setting(None, "machine", "of the processor (default: all)", low=1)
 
