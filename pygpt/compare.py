@@ -52,6 +52,11 @@ def compare(model: GPT2, ops: Any, tokens: Array, targets: Array) -> list[Row]:
     return list(_rows(model, ops, tokens, targets))
 
 
+def bfloat16_layers(device: str) -> ReferenceLayers:
+    """What rounds to bfloat16 where a device does: the operands of products, and with CUDA what is stored."""
+    return ReferenceLayers(round_bfloat16, round_bfloat16 if device.startswith("cuda") else exact)
+
+
 def perturb(model: GPT2, seed: int) -> None:
     """Add random numbers to all parameters: in a fresh model attention is uniform, and biases are 0."""
     rng = np.random.default_rng(seed)
@@ -102,11 +107,12 @@ def _rows(model: GPT2, ops: Any, tokens: Array, targets: Array) -> Iterator[Row]
     drop = Dropout(0.0, seed=model.seed, step=0)
     parameters = {name: np.asarray(value, np.float32) for name, value in model.parameters.items()}
     found = _pass(model, tokens, targets)
-    reference = _reference_pass(model, np.float64, exact, parameters, tokens, targets, drop)
+    reference = _reference_pass(model, np.float64, exact, exact, parameters, tokens, targets, drop)
     emulated, emulation = None, None
     if model.dtype == "bfloat16":
-        emulated = _reference_pass(model, np.float32, round_bfloat16, parameters, tokens, targets, drop)
-        emulation = ReferenceLayers(round_bfloat16)
+        emulation = bfloat16_layers(model.device)
+        rounding = emulation.operands, emulation.stored
+        emulated = _reference_pass(model, np.float32, *rounding, parameters, tokens, targets, drop)
 
     def rows(direction: str, calls: Iterator[ModelCall]) -> Iterator[Row]:
         bounds = TEACHER_FORCED[model.dtype], FREE_RUNNING[model.dtype][direction]
@@ -155,12 +161,13 @@ def _reference_pass(
     model: GPT2,
     dtype: DTypeLike,
     operands: Operands,
+    stored: Operands,
     parameters: Mapping[str, Array],
     tokens: Array,
     targets: Array,
     drop: Dropout,
 ) -> Pass:
-    reference = ReferenceGPT2(model.config, dtype, operands)
+    reference = ReferenceGPT2(model.config, dtype, operands, stored)
     for name, value in parameters.items():
         reference.parameters[name][...] = value
     loss = reference.forward_backward(tokens, targets, dropout=drop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike
 
 from pygpt.backends.reference import ReferenceLayers
 from pygpt.metrics import Difference, difference
-from pygpt.reference.arrays import Array
+from pygpt.reference.arrays import Array, Operands, exact
+from pygpt.reference.bfloat16 import FLOAT32
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,27 @@ class LayerCall:
         """The outputs in float64."""
         return self.run(ReferenceLayers(), np.float64)
 
+    def stored(self, stored: Operands) -> LayerCall:
+        """The same call with this done to every input that is stored in bfloat16 where tensors are."""
+        if stored is exact:
+            return self
+        return replace(self, inputs={name: _stored(name, value, stored) for name, value in self.inputs.items()})
+
     def differences(self, ops: Any, emulation: ReferenceLayers | None = None) -> dict[str, Difference]:
         """Each output of ops against float64.
 
-        emulation: of bfloat16, for ρ.  Gradients are added to buffers of random numbers of their own size, so that a
-        layer that overwrites them does not pass.
+        emulation: of bfloat16, for ρ; what it stores is rounded before all three, so that the rounding of the inputs is
+        nobody's error.  Gradients are added to buffers of random numbers of their own size, so that a layer that
+        overwrites them does not pass.
         """
-        exact = self.exact
+        stored = emulation.stored if emulation else exact
+        return self.stored(stored)._differences(ops, emulation, stored)
+
+    def _differences(self, ops: Any, emulation: ReferenceLayers | None, stored: Operands) -> dict[str, Difference]:
+        right = self.exact
         rng = np.random.default_rng(0)
         start = {
-            name: (rng.normal(size=exact[name].shape) * _rms(exact[name])).astype(np.float32) for name in self.gradients
+            name: (rng.normal(size=right[name].shape) * _rms(right[name])).astype(np.float32) for name in self.gradients
         }
 
         def added(layers: Any) -> dict[str, Array]:
@@ -71,13 +83,21 @@ class LayerCall:
             }
 
         found, emulated = added(ops), added(emulation) if emulation else {}
-        return {name: difference(found[name], exact[name], emulated.get(name)) for name in self.outputs}
+        emulated = {name: _stored(name, value.astype(np.float32), stored) for name, value in emulated.items()}
+        return {name: difference(found[name], right[name], emulated.get(name)) for name in self.outputs}
 
 
 def _copy(value: Any, dtype: DTypeLike) -> Any:
     """An array of numbers in another dtype; integers and settings as they are."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(dtype)
+    return value
+
+
+def _stored(name: str, value: Any, stored: Operands) -> Any:
+    """An array of float32 as it is stored; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype == np.float32 and name not in FLOAT32:
+        return stored(value)
     return value
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pygpt import checkpoint
-from pygpt.backends.library import available_cores, cpu_library, cuda_library, library_name
+from pygpt.backends.library import available_cores, cpu_library, library_name, usable_cuda_library
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
 from pygpt.backends.native_tensors import NativeTensors
@@ -41,11 +41,11 @@ _NUMPY_DTYPES: dict[str, DTypeLike] = {
 def resolve_device(device: str) -> str:
     """The device that a name stands for: "auto" is cuda where it can be used, otherwise cpu.
 
-    Raises UserError for an unknown device, and for one whose library is absent.
+    Raises UserError for an unknown device, and for one that is absent or whose library is.
     """
     if device == "auto":
         try:
-            cuda_library("cuda")
+            usable_cuda_library("cuda")
         except UserError:
             return "cpu"
         return "cuda"
@@ -57,14 +57,15 @@ def resolve_device(device: str) -> str:
 
 
 def _library(device: str) -> Any:
-    return cpu_library() if device == "cpu" else cuda_library(device)
+    return cpu_library() if device == "cpu" else usable_cuda_library(device)
 
 
 def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -> ReferenceLayers | NativeLayers:
     """Every layer of a device, callable alone; docs/architecture.md lists them.
 
     device: "numpy" computes in the dtype of the arguments, the others in float32; dtype "bfloat16" rounds the operands
-    of matrix products.  Raises UserError for names that are unknown and libraries that are absent.
+    of matrix products, with CUDA the tensors too.  Raises UserError for names that are unknown and libraries that are
+    absent.
     """
     device = resolve_device(device)
     if device == "numpy":
@@ -117,9 +118,10 @@ def memory_needed(
 class GPT2:
     """A GPT-2 with fresh weights.
 
-    device: "cpu", "numpy", "cuda" or "cuda-emulated"; dtype: "float32" or "bfloat16" (operands of matrix products),
-    with numpy also "float64" and "complex128"; kernels: "fast" or "plain"; recompute: "none", "cheap" or "block", what
-    the backward pass computes again instead of keeping (docs/architecture.md); seed: of the weights and of dropout.
+    device: "cpu", "numpy", "cuda" or "cuda-emulated"; dtype: "float32" or "bfloat16" (operands of matrix products,
+    with CUDA tensors too), with numpy also "float64" and "complex128"; kernels: "fast" or "plain"; recompute: "none",
+    "cheap" or "block", what the backward pass computes again instead of keeping (docs/architecture.md); seed: of the
+    weights and of dropout.
 
     Raises UserError for settings that do not exist or do not fit, MemoryError when the model does not fit into memory.
     """
@@ -181,7 +183,7 @@ class GPT2:
 
     @property
     def parameters(self) -> Mapping[str, Array]:
-        """Name -> array; views of the model's memory on the CPU."""
+        """Name -> array; views of the model's memory on the CPU, read-only copies on other devices."""
         return self._backend.parameters
 
     @property

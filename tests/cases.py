@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ class Case:
 
     name: str
     make: Callable[[], list[LayerCall]]
-    emulated: bool = True  # small enough for a device that is emulated
 
     def __str__(self) -> str:
         return self.name
@@ -34,9 +32,6 @@ class Case:
     @cached_property
     def calls(self) -> list[LayerCall]:
         return self.make()
-
-    def runs_on(self, device: str) -> bool:
-        return self.emulated or device != "cuda-emulated"
 
 
 def normal(*shape: int, seed: int = 0, mean: float = 0.0, std: float = 1.0) -> Floats:
@@ -55,7 +50,7 @@ def targets_of(N: int, V: int) -> Integers:
     return targets
 
 
-def embedding(B: int, T: int, V: int, C: int, positions: int, **settings: Any) -> Case:
+def embedding(B: int, T: int, V: int, C: int, positions: int) -> Case:
     def make() -> list[LayerCall]:
         tokens, weights = integers(V, B, T), {"wte": normal(V, C), "wpe": normal(positions, C, seed=1)}
         tokens[0, -1] = V - 1
@@ -64,10 +59,10 @@ def embedding(B: int, T: int, V: int, C: int, positions: int, **settings: Any) -
             LayerCall("embedding_backward", {"dx": normal(B, T, C), "tokens": tokens, **weights}, ("dwte", "dwpe")),
         ]
 
-    return Case(f"embedding-B{B}-T{T}-V{V}-C{C}", make, **settings)
+    return Case(f"embedding-B{B}-T{T}-V{V}-C{C}", make)
 
 
-def layernorm(N: int, C: int, **settings: Any) -> Case:
+def layernorm(N: int, C: int) -> Case:
     def make() -> list[LayerCall]:
         x, weight = normal(N, C, mean=2.0, std=3.0), normal(C, mean=1.0, std=0.5)
         inputs = {"x": x, "weight": weight, "bias": normal(C, seed=1), "eps": 1e-5}
@@ -76,20 +71,20 @@ def layernorm(N: int, C: int, **settings: Any) -> Case:
         inputs = {"dy": normal(N, C, seed=2), "x": x, "weight": weight, **statistics}
         return [forward, LayerCall("layernorm_backward", inputs, ("dx", "dweight", "dbias"))]
 
-    return Case(f"layernorm-N{N}-C{C}", make, **settings)
+    return Case(f"layernorm-N{N}-C{C}", make)
 
 
-def linear(N: int, IC: int, OC: int, bias: bool = True, **settings: Any) -> Case:
+def linear(N: int, IC: int, OC: int, bias: bool = True) -> Case:
     def make() -> list[LayerCall]:
         inputs = {"x": normal(N, IC), "weight": normal(IC, OC, seed=1)}
         forward = LayerCall("linear_forward", {**inputs, "bias": normal(OC, seed=2) if bias else None}, ("y",))
         inputs["dy"] = normal(N, OC, seed=3)
         return [forward, LayerCall("linear_backward", inputs, ("dx", "dweight", "dbias"))]
 
-    return Case(f"linear-N{N}-IC{IC}-OC{OC}" + ("" if bias else "-no_bias"), make, **settings)
+    return Case(f"linear-N{N}-IC{IC}-OC{OC}" + ("" if bias else "-no_bias"), make)
 
 
-def matmul(M: int, N: int, K: int, transposed: str = "", **settings: Any) -> Case:
+def matmul(M: int, N: int, K: int, transposed: str = "") -> Case:
     """transposed: which of the operands are, "", "a", "b" or "ab"."""
 
     def make() -> list[LayerCall]:
@@ -98,10 +93,10 @@ def matmul(M: int, N: int, K: int, transposed: str = "", **settings: Any) -> Cas
         flags = {"transpose_a": "a" in transposed, "transpose_b": "b" in transposed}
         return [LayerCall("matmul", {"a": a, "b": b, **flags}, ("c",))]
 
-    return Case(f"matmul-M{M}-N{N}-K{K}" + (f"-{transposed}" if transposed else ""), make, **settings)
+    return Case(f"matmul-M{M}-N{N}-K{K}" + (f"-{transposed}" if transposed else ""), make)
 
 
-def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0, **settings: Any) -> Case:
+def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0) -> Case:
     def make() -> list[LayerCall]:
         drop = Dropout(dropout, seed=2**40 + 1, site=2, step=3) if dropout else None
         inputs = {"qkv": normal(B, T, 3 * NH * HS, std=std), "n_head": NH, "dropout": drop}
@@ -114,10 +109,10 @@ def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float
         return [forward, LayerCall("attention_backward", inputs, ("dqkv",)), probabilities]
 
     name = f"attention-B{B}-T{T}-NH{NH}-HS{HS}" + (f"-std{std:g}" if std != 1.0 else "")
-    return Case(name + (f"-dropout{dropout:g}" if dropout else ""), make, **settings)
+    return Case(name + (f"-dropout{dropout:g}" if dropout else ""), make)
 
 
-def gelu(n: int, **settings: Any) -> Case:
+def gelu(n: int) -> Case:
     def make() -> list[LayerCall]:
         x = normal(n, std=2.0)
         x[: n // 2 : 7] *= 20  # where tanh is 1 in float32, and beyond where exp overflows
@@ -126,20 +121,20 @@ def gelu(n: int, **settings: Any) -> Case:
             LayerCall("gelu_backward", {"dy": normal(n, seed=1), "x": x}, ("dx",)),
         ]
 
-    return Case(f"gelu-{n}", make, **settings)
+    return Case(f"gelu-{n}", make)
 
 
-def residual(n: int, **settings: Any) -> Case:
+def residual(n: int) -> Case:
     def make() -> list[LayerCall]:
         return [
             LayerCall("residual_forward", {"x1": normal(n), "x2": normal(n, seed=1)}, ("y",)),
             LayerCall("residual_backward", {"dy": normal(n, seed=2)}, ("dx1", "dx2")),
         ]
 
-    return Case(f"residual-{n}", make, **settings)
+    return Case(f"residual-{n}", make)
 
 
-def dropout(n: int, p: float, **settings: Any) -> Case:
+def dropout(n: int, p: float) -> Case:
     def make() -> list[LayerCall]:
         drop = Dropout(p, seed=2**63 + 5, site=7, step=11)
         return [
@@ -147,10 +142,10 @@ def dropout(n: int, p: float, **settings: Any) -> Case:
             LayerCall("dropout_backward", {"dy": normal(n, seed=1), "dropout": drop}, ("dx",)),
         ]
 
-    return Case(f"dropout-{n}-p{p:g}", make, **settings)
+    return Case(f"dropout-{n}-p{p:g}", make)
 
 
-def cross_entropy(N: int, V: int, Vp: int, std: float = 3.0, **settings: Any) -> Case:
+def cross_entropy(N: int, V: int, Vp: int, std: float = 3.0) -> Case:
     def make() -> list[LayerCall]:
         inputs = {"logits": normal(N, Vp, std=std), "targets": targets_of(N, V), "vocab_size": V}
         return [
@@ -158,10 +153,10 @@ def cross_entropy(N: int, V: int, Vp: int, std: float = 3.0, **settings: Any) ->
             LayerCall("cross_entropy_backward", {"dlosses": normal(N), **inputs}, ("dlogits",)),
         ]
 
-    return Case(f"cross_entropy-N{N}-V{V}-Vp{Vp}" + (f"-std{std:g}" if std != 3.0 else ""), make, **settings)
+    return Case(f"cross_entropy-N{N}-V{V}-Vp{Vp}" + (f"-std{std:g}" if std != 3.0 else ""), make)
 
 
-def classifier(N: int, C: int, V: int, rows: int | None, **settings: Any) -> Case:
+def classifier(N: int, C: int, V: int, rows: int | None) -> Case:
     def make() -> list[LayerCall]:
         inputs = {"x": normal(N, C), "wte": normal(V, C, seed=1, std=0.2), "targets": targets_of(N, V), "rows": rows}
         return [
@@ -169,17 +164,17 @@ def classifier(N: int, C: int, V: int, rows: int | None, **settings: Any) -> Cas
             LayerCall("classifier_backward", {"dlosses": normal(N, seed=2), **inputs}, ("losses", "dx", "dwte")),
         ]
 
-    return Case(f"classifier-N{N}-C{C}-V{V}-rows{rows}", make, **settings)
+    return Case(f"classifier-N{N}-C{C}-V{V}-rows{rows}", make)
 
 
-def adamw(n: int, step: int, weight_decay: float, **settings: Any) -> Case:
+def adamw(n: int, step: int, weight_decay: float) -> Case:
     def make() -> list[LayerCall]:
         tensors = {"w": normal(n), "m": normal(n, seed=1), "v": normal(n, seed=2) ** 2, "dw": normal(n, seed=3)}
         rates = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": weight_decay}
         in_float32 = {name: float(np.float32(value)) for name, value in rates.items()}  # 1 - beta2 would differ
         return [LayerCall("adamw_step", {**tensors, **in_float32, "step": step}, ("w", "m", "v"))]
 
-    return Case(f"adamw-{n}-step{step}", make, **settings)
+    return Case(f"adamw-{n}-step{step}", make)
 
 
 CASES = [
@@ -199,13 +194,13 @@ CASES = [
     linear(4, 24, 7, bias=False),
     linear(7, 129, 100),
     linear(67, 80, 240),
-    linear(33, 1601, 37, emulated=False),
-    linear(131, 257, 517, emulated=False),
+    linear(33, 1601, 37),
+    linear(131, 257, 517),
     *(matmul(5, 7, 3, transposed) for transposed in ("", "a", "b", "ab")),
     *(matmul(37, 131, 67, transposed) for transposed in ("", "a", "b", "ab")),
-    *(matmul(100, 259, 801, transposed, emulated=False) for transposed in ("", "a", "b", "ab")),
-    matmul(20, 2801, 1601, emulated=False),
-    matmul(1401, 17, 1541, "a", emulated=False),
+    *(matmul(100, 259, 801, transposed) for transposed in ("", "a", "b", "ab")),
+    matmul(20, 2801, 1601),
+    matmul(1401, 17, 1541, "a"),
     matmul(1, 50257, 16, "b"),
     matmul(3, 65, 801, "b"),
     matmul(6, 66, 31),
@@ -216,10 +211,10 @@ CASES = [
     attention(2, 67, 1, 64),
     attention(1, 17, 2, 80),
     attention(1, 35, 1, 128),
-    attention(1, 131, 2, 32, emulated=False),
+    attention(1, 131, 2, 32),
     attention(1, 5, 2, 5),
     attention(1, 9, 1, 32, std=2.0),
-    attention(1, 300, 1, 64, emulated=False),
+    attention(1, 300, 1, 64),
     attention(2, 19, 2, 8, dropout=0.3),
     attention(1, 66, 1, 64, dropout=0.1),
     gelu(1),
@@ -239,7 +234,7 @@ CASES = [
     classifier(1, 8, 2, rows=None),
     classifier(7, 24, 65, rows=3),
     classifier(67, 80, 65, rows=64),
-    classifier(3, 16, 50257, rows=2, emulated=False),
+    classifier(3, 16, 50257, rows=2),
     adamw(1, step=1, weight_decay=0.0),
     adamw(1003, step=10, weight_decay=0.1),
 ]

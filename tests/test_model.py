@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 LEAST = GPT2Config(vocab_size=2, n_positions=1, n_embd=8, n_layer=1, n_head=1)
 ODD = GPT2Config(vocab_size=37, n_positions=19, n_embd=24, n_layer=2, n_head=3, n_inner=40)
 DROPOUT = replace(ODD, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
-# name: configuration, B, T
+# name: configuration, B, T; with few numbers in a tensor ρ would be left to chance
 SHAPES = {
     "least": (LEAST, 1, 1),
     "odd": (ODD, 2, 13),
@@ -33,12 +33,11 @@ SHAPES = {
     "one_position": (ODD, 3, 1),
     "all_positions": (ODD, 1, 19),
     "head_size_32": (GPT2Config(vocab_size=65, n_positions=33, n_embd=64, n_layer=1, n_head=2), 2, 33),
-    "head_size_64": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=2), 1, 7),
-    "head_size_80": (GPT2Config(vocab_size=65, n_positions=8, n_embd=160, n_layer=1, n_head=2), 1, 7),
-    "head_size_128": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=1), 1, 7),
-    "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=4, n_embd=8, n_layer=1, n_head=1), 1, 3),
+    "head_size_64": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=2), 3, 7),
+    "head_size_80": (GPT2Config(vocab_size=65, n_positions=8, n_embd=160, n_layer=1, n_head=2), 3, 7),
+    "head_size_128": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=1), 3, 7),
+    "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=4, n_embd=8, n_layer=1, n_head=1), 7, 3),
 }
-EMULATED = ("least", "odd", "dropout")
 
 NATIVE = [backend for backend in PRESENT if backend.device != "numpy"]
 ON_CPU = [backend for backend in PRESENT if backend.device == "cpu"]
@@ -81,8 +80,6 @@ def assert_same_bits(found: dict[str, Array], expected: dict[str, Array]) -> Non
 @every_backend
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_tensor_is_within_the_bounds(backend: Backend, shape: str) -> None:
-    if backend.device == "cuda-emulated" and shape not in EMULATED:
-        pytest.skip("too large to be emulated")
     config, B, T = SHAPES[shape]
     rows = compare(model_of(backend, config), backend.layers(), *batch(config, B, T))
     assert not any(row.violations for row in rows), verdict(rows)
@@ -138,8 +135,10 @@ def test_key_bias_has_no_gradient_and_unused_rows_get_exactly_nothing(backend: B
     model.forward_backward(tokens, targets)
     for layer in range(2):
         query, key, value = np.split(model.gradients[f"h.{layer}.attn.c_attn.bias"].astype(np.float64), 3)
-        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(query)
-        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(value)
+        summands = np.split(model.activation_gradients[f"h.{layer}.attn.c_attn"], 3, axis=-1)[1]
+        stored = backend.error_of_sum(np.linalg.norm(summands))
+        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(query) + stored
+        assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(value) + stored
     assert np.all(model.gradients["wpe.weight"][13:] == 0)
     assert np.all(model.gradients["wpe.weight"][:13] != 0)
     assert np.all((model.gradients["wte.weight"] != 0).any(1))  # every row takes part in the tied head
@@ -203,8 +202,25 @@ def test_recomputing_gives_the_same_bits(backend: Backend, config: GPT2Config) -
         losses.append(model.forward(tokens, targets, dropout_step=2))
         model.backward()
         found[recompute] = {**results(model), "losses": np.array(losses)}
-    assert_same_bits(found["cheap"], found["none"])
     assert_same_bits(found["block"], found["none"])
+    if backend.stores_bfloat16 and backend.kernels == "fast":
+        # a product that applies GELU on its way has what it applies it to in float32, "cheap" has what was stored
+        for name, value in found["none"].items():
+            if "c_attn.bias" not in name:  # the key's part is 0 but for rounding
+                assert relative_l2(found["cheap"][name], value.astype(np.float64)) <= 2e-2, name
+    else:
+        assert_same_bits(found["cheap"], found["none"])
+
+
+@every_native_backend
+@pytest.mark.parametrize("recompute", ["cheap", "block"])
+def test_recomputing_puts_back_what_the_forward_pass_had(backend: Backend, recompute: str) -> None:
+    config = replace(DROPOUT, n_layer=1)  # the one block has the buffers for itself
+    model = model_of(backend, config, recompute=recompute)
+    model.forward(*batch(config, 2, 13), dropout_step=1)
+    before = copies(model.activations)
+    model.backward()
+    assert_same_bits(copies(model.activations), before)
 
 
 @pytest.fixture
@@ -279,7 +295,7 @@ def test_views_outlive_growth_and_the_model(backend: Backend) -> None:
         assert_same_bits(view, start)
 
 
-@pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device != "cuda"], ids=str)
+@pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device in ("numpy", "cpu")], ids=str)
 def test_parameters_and_gradients_are_the_model_s_own_memory(backend: Backend) -> None:
     model = model_of(backend, ODD)
     tokens, targets = batch(ODD, 2, 13)
@@ -291,6 +307,20 @@ def test_parameters_and_gradients_are_the_model_s_own_memory(backend: Backend) -
     assert np.all(model.gradients["wpe.weight"] == 7)
     model.zero_grad()
     assert not any(gradient.any() for gradient in model.gradients.values())
+
+
+@pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device.startswith("cuda")], ids=str)
+def test_arrays_of_a_device_are_copies_that_nobody_changes_in_vain(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    tokens, targets = batch(ODD, 2, 13)
+    loss = model.forward_backward(tokens, targets)
+    weight = model.parameters["ln_f.weight"]
+    for tensors in (model.parameters, model.gradients, model.activations, model.activation_gradients):
+        with pytest.raises(ValueError, match="read-only"):
+            next(iter(tensors.values()))[...] = 0
+    model.set_parameter("ln_f.weight", 1.5 * weight)
+    assert np.array_equal(model.parameters["ln_f.weight"], np.float32(1.5) * weight)
+    assert model.forward(tokens, targets) != loss
 
 
 # ---- accumulation ----

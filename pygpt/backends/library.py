@@ -16,7 +16,7 @@ from pygpt.errors import UserError
 # From the most to the least demanding; a processor that has one has those after it.
 INSTRUCTION_SETS = ("x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "baseline")
 
-OK, ARGUMENT, MEMORY, DEVICE, FILE = range(5)
+OK, MEMORY = 0, 2  # as in pygpt.h
 
 HEADER = "pygpt.h"
 _PACKAGE = Path(__file__).parents[1]
@@ -61,8 +61,20 @@ def cuda_library(device: str) -> Any:
     """The library for "cuda" or "cuda-emulated".  Raises UserError, saying what is missing, where it is absent."""
     name = f"pygpt_{device.replace('-', '_')}"
     if not (_folder() / _file_name(name)).is_file():
-        raise UserError(f"device {device!r} needs {_file_name(name)}, which this installation was built without")
+        if device == "cuda":
+            how = "with nvcc and cuBLAS installed, `pip install . -C cmake.define.PYGPT_CUDA=ON` builds it"
+        else:
+            how = "with a C++ compiler installed, `pip install .` builds it"
+        raise UserError(f"device {device!r} needs {_file_name(name)}, which is not in {_folder()}: {how}")
     return _open(name)
+
+
+def usable_cuda_library(device: str) -> Any:
+    """As cuda_library.  Raises UserError also where the library finds no device that it can use."""
+    library = cuda_library(device)
+    if not ffi().string(library.pygpt_processor()):
+        raise UserError(f"device {device!r} cannot be used: {last_error(library)}")
+    return library
 
 
 def library_name(library: Any) -> str:
@@ -79,14 +91,12 @@ def available_cores() -> int:
 
 
 def check(library: Any, status: int) -> None:
-    """Raise what an error code of the library stands for: UserError, MemoryError or RuntimeError."""
+    """Raise what an error code of the library stands for: MemoryError, or UserError, also for a device that fails."""
     if status == OK:
         return
     sentence = last_error(library)
     if status == MEMORY:
         raise MemoryError(sentence)
-    if status == DEVICE:
-        raise RuntimeError(sentence)
     raise UserError(sentence)
 
 

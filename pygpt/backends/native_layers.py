@@ -38,7 +38,7 @@ class NativeLayers:
     def _done(self) -> None:
         sentence = last_error(self._library)
         if sentence:
-            raise RuntimeError(sentence)
+            raise UserError(sentence)
 
     def matmul(self, a: Floats, b: Floats, transpose_a: bool = False, transpose_b: bool = False) -> Floats:
         """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pygpt.backends.library import ffi
+from pygpt.backends.library import ffi, last_error
 from pygpt.errors import UserError
 from pygpt.reference.dropout import Dropout
 
@@ -68,5 +68,5 @@ def kernel_table(library: Any, kernels: str, dtype: str) -> Any:
             raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")
     table = library.pygpt_kernels(KERNELS[kernels], DTYPES[dtype])
     if table == ffi().NULL:
-        raise UserError(f"the library has no kernels {kernels!r} with dtype {dtype!r}")
+        raise UserError(last_error(library) or f"the library has no kernels {kernels!r} with dtype {dtype!r}")
     return table

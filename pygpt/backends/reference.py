@@ -33,11 +33,13 @@ class ReferenceLayers:
 
     A gradient buffer that is given is added to in place and returned; one that is not given starts at zero.
     `operands` is applied to both operands of each product in matmul, linear and classifier, such as
-    pygpt.reference.bfloat16.round_bfloat16.
+    pygpt.reference.bfloat16.round_bfloat16, and `stored` to the logits inside the classifier; a LayerCall applies it to
+    what goes into and comes out of a layer.
     """
 
-    def __init__(self, operands: Operands = exact) -> None:
+    def __init__(self, operands: Operands = exact, stored: Operands = exact) -> None:
         self.operands = operands
+        self.stored = stored
 
     def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
         """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
@@ -154,7 +156,7 @@ class ReferenceLayers:
 
     def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
         """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
-        return classifier.forward(x, wte, targets, rows, self.operands)
+        return classifier.forward(x, wte, targets, rows, self.operands, self.stored)
 
     def classifier_backward(
         self,
@@ -167,7 +169,7 @@ class ReferenceLayers:
         dwte: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
-        losses, to_x, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands)
+        losses, to_x, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands, self.stored)
         return losses, _add(dx, to_x), _add(dwte, to_wte)
 
     def adamw_step(
@@ -196,12 +198,22 @@ def _add(gradient: Array | None, contribution: Array) -> Array:
 
 
 class ReferenceGPT2:
-    """GPT-2 in numpy, in float32, float64 or complex128.  Parameters are zero until they are set or drawn."""
+    """GPT-2 in numpy, in float32, float64 or complex128.  Parameters are zero until they are set or drawn.
 
-    def __init__(self, config: GPT2Config, dtype: DTypeLike = np.float64, operands: Operands = exact) -> None:
+    operands, stored: what pygpt.reference.gpt2 applies to operands of products, and to tensors that it keeps.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        dtype: DTypeLike = np.float64,
+        operands: Operands = exact,
+        stored: Operands = exact,
+    ) -> None:
         self.config = config
         self.dtype = np.dtype(dtype)
         self.operands = operands
+        self.stored = stored
         self.parameters = gpt2.zeros(config, dtype)
         self.activations: dict[str, Array] = {}
         self.activation_gradients: dict[str, Array] = {}
@@ -236,7 +248,9 @@ class ReferenceGPT2:
         """
         self._check(tokens, targets)
         self._tokens, self._targets, self._dropout = tokens, targets, dropout
-        self.activations = gpt2.forward(self.parameters, self.config, tokens, targets, dropout, self.operands)
+        self.activations = gpt2.forward(
+            self.parameters, self.config, tokens, targets, dropout, self.operands, self.stored
+        )
         return None if targets is None else self._loss(targets)
 
     def backward(self, scale: float = 1.0) -> None:
@@ -269,6 +283,7 @@ class ReferenceGPT2:
             self._dropout,
             scale,
             self.operands,
+            self.stored,
         )
 
     def _loss(self, targets: Array) -> Any:
@@ -279,7 +294,8 @@ class ReferenceGPT2:
         x = linear.rows(self._activation("ln_f"))
         if first < 0 or count < 0 or first + count > len(x):
             raise UserError(f"logits of rows {first} to {first + count - 1}: the latest forward pass has {len(x)} rows")
-        return classifier.logits(x[first : first + count], self.parameters["wte.weight"], self.operands)
+        wte = self.stored(self.parameters["wte.weight"])
+        return self.stored(classifier.logits(x[first : first + count], wte, self.operands))
 
     def attention_probabilities(self, layer: int) -> Array:
         """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""

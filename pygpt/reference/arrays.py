@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 Operands = Callable[[Array], Array]
-"""What a matrix product does to both of its operands first, such as rounding them."""
+"""What a matrix product does to both of its operands first, such as rounding them; or what storing a tensor does."""
 
 
 def exact(x: Array) -> Array:
-    """Operands as they are."""
+    """Everything as it is."""
     return x
 
 

@@ -1,7 +1,8 @@
 """bfloat16, emulated in float32: the upper half of a float32, 8 bits of significand.
 
-`operands=round_bfloat16` in linear.py, classifier.py and gpt2.py rounds where a bf16 model does: the operands of matrix
-products. The products are summed in float32.
+There are two kinds of bf16 model, and an emulation of each. On the CPU only the operands of matrix products are
+bfloat16: `operands=round_bfloat16` in linear.py, classifier.py and gpt2.py. A CUDA device keeps its tensors in bfloat16
+too, weights, activations and their gradients: `stored=round_bfloat16`. Sums are in float32 in both.
 """
 
 from __future__ import annotations
@@ -9,6 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from .arrays import Array
+
+FLOAT32 = frozenset(
+    [
+        *("mean", "rstd", "lse", "losses", "dlosses"),  # statistics of rows
+        *("dweight", "dbias", "dwte", "dwpe"),  # gradients of weights
+        *("w", "m", "v", "dw"),  # what AdamW works on
+        *("p", "c"),  # what is only looked at: attention probabilities, and a product by itself
+    ]
+)
+"""Arguments and results of layers that stay in float32 where tensors are stored in bfloat16."""
 
 
 def round_bfloat16(x: Array) -> Array:

@@ -23,17 +23,30 @@ def logits(x: Array, wte: Array, operands: Operands = exact) -> Array:
     return linear.forward(x, wte.T, operands=operands)
 
 
-def forward(x: Array, wte: Array, targets: Array, rows: int | None = None, operands: Operands = exact) -> Array:
-    """x: (...,C); wte: (V,C); targets: (...).  Returns losses: (...)."""
+def forward(
+    x: Array,
+    wte: Array,
+    targets: Array,
+    rows: int | None = None,
+    operands: Operands = exact,
+    stored: Operands = exact,
+) -> Array:
+    """x: (...,C); wte: (V,C); targets: (...); stored: applied to z.  Returns losses: (...)."""
     losses = np.empty(targets.size, np.result_type(x, wte))
     for part in _parts(targets.size, rows):
-        z = logits(linear.rows(x)[part], wte, operands)
+        z = stored(logits(linear.rows(x)[part], wte, operands))
         losses[part] = cross_entropy.forward(z, targets.reshape(-1)[part])
     return losses.reshape(targets.shape)
 
 
 def backward(
-    dlosses: Array, x: Array, wte: Array, targets: Array, rows: int | None = None, operands: Operands = exact
+    dlosses: Array,
+    x: Array,
+    wte: Array,
+    targets: Array,
+    rows: int | None = None,
+    operands: Operands = exact,
+    stored: Operands = exact,
 ) -> tuple[Array, Array, Array]:
     """dlosses, targets: (...); x: (...,C); wte: (V,C).  Returns losses: (...), dx: (...,C), dwte: (V,C)."""
     dtype = np.result_type(dlosses, x, wte)
@@ -41,7 +54,7 @@ def backward(
     dx = np.empty((targets.size, x.shape[-1]), dtype)
     dwte = np.zeros(wte.shape, dtype)
     for part in _parts(targets.size, rows):
-        z = logits(linear.rows(x)[part], wte, operands)
+        z = stored(logits(linear.rows(x)[part], wte, operands))
         losses[part] = cross_entropy.forward(z, targets.reshape(-1)[part])
         dz = cross_entropy.backward(dlosses.reshape(-1)[part], z, targets.reshape(-1)[part])
         dx[part], dwte_part, _ = linear.backward(dz, linear.rows(x)[part], wte.T, operands)

@@ -113,26 +113,34 @@ def forward(
     targets: Array | None = None,
     drop: Dropout | None = None,
     operands: Operands = exact,
+    stored: Operands = exact,
 ) -> dict[str, Array]:
     """Run the model.
 
     p: parameters by name; tokens, targets: (B,T) integers.  Of drop, the seed and the step are used, and the
-    probabilities of config; None is no dropout.  Returns every activation by name, `losses` (B,T) only with targets.
+    probabilities of config; None is no dropout.  stored: applied to every weight and activation, but not to mean, rstd,
+    lse and losses.  Returns every activation by name, `losses` (B,T) only with targets.
     """
+    p = {name: stored(value) for name, value in p.items()}
     a: dict[str, Array] = {}
+
+    def keep(name: str, x: Array) -> Array:
+        a[name] = stored(x)
+        return a[name]
 
     def norm(name: str, x: Array) -> Array:
         w, b = p[f"{name}.weight"], p[f"{name}.bias"]
-        a[name], a[f"{name}.mean"], a[f"{name}.rstd"] = layernorm.forward(x, w, b, config.layer_norm_epsilon)
-        return a[name]
+        y, mean, rstd = layernorm.forward(x, w, b, config.layer_norm_epsilon)
+        y = keep(name, y)
+        a[f"{name}.mean"], a[f"{name}.rstd"] = mean, rstd
+        return y
 
     def affine(name: str, x: Array) -> Array:
-        a[name] = linear.forward(x, p[f"{name}.weight"], p[f"{name}.bias"], operands)
-        return a[name]
+        return keep(name, linear.forward(x, p[f"{name}.weight"], p[f"{name}.bias"], operands))
 
-    x = a["embd"] = embedding.forward(tokens, p["wte.weight"], p["wpe.weight"])
+    x = keep("embd", embedding.forward(tokens, p["wte.weight"], p["wpe.weight"]))
     if config.embd_pdrop:
-        x = a["drop"] = dropout.forward(x, drop and replace(drop, p=config.embd_pdrop, site=0))
+        x = keep("drop", dropout.forward(x, drop and replace(drop, p=config.embd_pdrop, site=0)))
 
     for layer in range(config.n_layer):
         h = f"h.{layer}"
@@ -140,24 +148,24 @@ def forward(
 
         y = norm(f"{h}.ln_1", x)
         qkv = affine(f"{h}.attn.c_attn", y)
-        y, lse = attention.forward(qkv, config.n_head, probabilities_drop)
-        a[f"{h}.attn.lse"], a[f"{h}.attn.heads"] = lse, y
+        y, a[f"{h}.attn.lse"] = attention.forward(qkv, config.n_head, probabilities_drop)
+        y = keep(f"{h}.attn.heads", y)
         y = affine(f"{h}.attn.c_proj", y)
         if config.resid_pdrop:
-            y = a[f"{h}.attn.resid_dropout"] = dropout.forward(y, attention_drop)
-        x = a[f"{h}.resid_mid"] = residual.forward(x, y)
+            y = keep(f"{h}.attn.resid_dropout", dropout.forward(y, attention_drop))
+        x = keep(f"{h}.resid_mid", residual.forward(x, y))
 
         y = norm(f"{h}.ln_2", x)
         y = affine(f"{h}.mlp.c_fc", y)
-        y = a[f"{h}.mlp.act"] = gelu.forward(y)
+        y = keep(f"{h}.mlp.act", gelu.forward(y))
         y = affine(f"{h}.mlp.c_proj", y)
         if config.resid_pdrop:
-            y = a[f"{h}.mlp.dropout"] = dropout.forward(y, feed_forward_drop)
-        x = a[f"{h}.resid_post"] = residual.forward(x, y)
+            y = keep(f"{h}.mlp.dropout", dropout.forward(y, feed_forward_drop))
+        x = keep(f"{h}.resid_post", residual.forward(x, y))
 
     x = norm("ln_f", x)
     if targets is not None:
-        a["losses"] = classifier.forward(x, p["wte.weight"], targets, HEAD_ROWS, operands)
+        a["losses"] = classifier.forward(x, p["wte.weight"], targets, HEAD_ROWS, operands, stored)
     return a
 
 
@@ -181,13 +189,16 @@ def backward(
     drop: Dropout | None = None,
     scale: float = 1.0,
     operands: Operands = exact,
+    stored: Operands = exact,
 ) -> dict[str, Array]:
     """Add scale * d(mean loss)/d(parameter) to the gradients dp; at least one target must not be negative.
 
     a: the activations that forward returned for the same tokens and drop; the head runs again here and fills in its
-    `losses`, so a forward pass without targets is enough.  Returns the gradient of each activation by name
-    (none for mean, rstd and lse, through which the formulas of the layers go in one step).
+    `losses`, so a forward pass without targets is enough.  stored: as in forward, and of the gradients of activations.
+    Returns the gradient of each activation by name (none for mean, rstd and lse, through which the formulas of the
+    layers go in one step).
     """
+    p = {name: stored(value) for name, value in p.items()}
     da: dict[str, Array] = {}
 
     def norm(name: str, x: str) -> Array:
@@ -198,17 +209,19 @@ def backward(
         return dx
 
     def affine(name: str, x: str) -> None:
-        da[x], dw, db = linear.backward(da[name], a[x], p[f"{name}.weight"], operands)
+        dx, dw, db = linear.backward(da[name], a[x], p[f"{name}.weight"], operands)
+        da[x] = stored(dx)
         dp[f"{name}.weight"][...] += dw
         dp[f"{name}.bias"][...] += db
 
     da["losses"] = np.full(targets.shape, scale / counted(targets), a["ln_f"].dtype)
     wte = p["wte.weight"]
-    a["losses"], da["ln_f"], dwte = classifier.backward(da["losses"], a["ln_f"], wte, targets, HEAD_ROWS, operands)
+    a["losses"], dx, dwte = classifier.backward(da["losses"], a["ln_f"], wte, targets, HEAD_ROWS, operands, stored)
+    da["ln_f"] = stored(dx)
     dp["wte.weight"][...] += dwte
     embedded = "drop" if config.embd_pdrop else "embd"
     inputs = [embedded] + [f"h.{layer}.resid_post" for layer in range(config.n_layer)]
-    da[inputs[-1]] = norm("ln_f", inputs[-1])
+    da[inputs[-1]] = stored(norm("ln_f", inputs[-1]))
 
     for layer in reversed(range(config.n_layer)):
         h, x = f"h.{layer}", inputs[layer]
@@ -217,27 +230,29 @@ def backward(
         dx, dy = residual.backward(da[f"{h}.resid_post"])
         if config.resid_pdrop:
             da[f"{h}.mlp.dropout"] = dy
-            dy = dropout.backward(dy, feed_forward_drop)
+            dy = stored(dropout.backward(dy, feed_forward_drop))
         da[f"{h}.mlp.c_proj"] = dy
         affine(f"{h}.mlp.c_proj", f"{h}.mlp.act")
-        da[f"{h}.mlp.c_fc"] = gelu.backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"])
+        da[f"{h}.mlp.c_fc"] = stored(gelu.backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
         affine(f"{h}.mlp.c_fc", f"{h}.ln_2")
-        da[f"{h}.resid_mid"] = dx + norm(f"{h}.ln_2", f"{h}.resid_mid")
+        da[f"{h}.resid_mid"] = stored(dx + norm(f"{h}.ln_2", f"{h}.resid_mid"))
 
         dx, dy = residual.backward(da[f"{h}.resid_mid"])
         if config.resid_pdrop:
             da[f"{h}.attn.resid_dropout"] = dy
-            dy = dropout.backward(dy, attention_drop)
+            dy = stored(dropout.backward(dy, attention_drop))
         da[f"{h}.attn.c_proj"] = dy
         affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
         y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", "c_attn"))
         dy = da[f"{h}.attn.heads"]
-        da[f"{h}.attn.c_attn"] = attention.backward(dy, y, lse, qkv, config.n_head, probabilities_drop)
+        dqkv = attention.backward(dy, y, lse, qkv, config.n_head, probabilities_drop)
+        da[f"{h}.attn.c_attn"] = stored(dqkv)
         affine(f"{h}.attn.c_attn", f"{h}.ln_1")
-        da[x] = dx + norm(f"{h}.ln_1", x)
+        da[x] = stored(dx + norm(f"{h}.ln_1", x))
 
     if config.embd_pdrop:
-        da["embd"] = dropout.backward(da["drop"], drop and replace(drop, p=config.embd_pdrop, site=0))
+        on_embedding = drop and replace(drop, p=config.embd_pdrop, site=0)
+        da["embd"] = stored(dropout.backward(da["drop"], on_embedding))
     dwte, dwpe = embedding.backward(da["embd"], tokens, wte, p["wpe.weight"])
     dp["wte.weight"][...] += dwte
     dp["wpe.weight"][...] += dwpe

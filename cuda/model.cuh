@@ -1,0 +1,91 @@
+/* What a model holds; shared by model.cu (memory, tensors, optimizer) and gpt2.cu (forward and backward). */
+#pragma once
+
+#include "device.cuh"
+
+#include <map>
+#include <tuple>
+
+extern "C" {
+#include "../csrc/tensors.h"
+}
+
+/* What a pass gets and gives besides tensors. On the device, so that a captured graph finds the values of each pass. */
+struct PassState {
+    DropoutDraw draw;
+    float scale;        // of the gradients
+    float loss;         // mean over the targets that count
+    int64_t counted;    // targets that are not negative
+    int64_t bad;        // the first one outside the vocabulary: 2 n for token n, 2 n + 1 for its target; -1 if none
+    int64_t bad_length; // T of that pass
+    int32_t bad_value;
+    double norm;        // of the gradients
+};
+
+/* How far a pass goes. */
+enum class Pass { forward, loss, gradients };
+
+/* A pass that has been captured, by what it was captured for. */
+using GraphKey = std::tuple<int64_t, int64_t, Pass, bool>;   // B, T, pass, training
+using Graphs = std::map<GraphKey, cudaGraphExec_t>;
+
+struct GPT2 {
+    GPT2Config config;
+    GPT2Options options;
+    Queue queue;
+    Rounding rounding;             // of weights to bfloat16
+
+    TensorTable weights;           // the table of the next four buffers, which are float32
+    float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+    TensorTable copied_weights;    // the table of what the layers read
+    void *copy;                    // its buffer: bfloat16, or `parameters` itself
+    uint8_t *treatment;            // of groups of weights, by AdamW
+
+    /* As Python sees them, and as they lie in the device's memory: with offsets in units of four bytes. */
+    TensorTable activation_table, activation_gradient_table, activation_layout, activation_gradient_layout;
+    float *activations, *activation_gradients;
+    int64_t activation_bytes, activation_gradient_bytes;
+
+    int32_t *tokens, *targets;     // (B,T) each, those outside the vocabulary replaced
+    void *logits;                  // (rows,Vp): the head works in chunks
+    int64_t token_capacity, rows;
+
+    PassState *state, *read_state; // on the device, and what was read of it, in pinned memory
+    int64_t B, T;                  // of the latest forward pass; 0 before it
+    bool training;                 // it had dropout
+    bool has_targets;
+    bool unread;                   // read_state is not of it yet
+    bool went_back;                // a backward pass has run with these B and T
+    bool weights_changed;          // since the latest backward pass
+
+    int64_t allocated;             // bytes on the device
+    bool use_graphs;
+    int64_t replaced;              // how often a buffer has moved: graphs hold addresses
+    int64_t graphs_replaced;       // ... when the graphs were captured, with queue.replaced
+    GraphKey latest;
+    Graphs graphs;
+};
+
+/* V rounded up, so that rows of logits are aligned. Every buffer of weights is large enough for so many rows of wte. */
+inline int64_t padded_vocabulary(const GPT2Config &config) {
+    return ceil_div<int64_t>(config.vocab_size, 64) * 64;
+}
+
+/* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
+int reserve_gradients(GPT2 *model);
+int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);
+int reserve_backward(GPT2 *model);
+
+/* Rows of logits that the head makes at a time. */
+int64_t head_rows(const GPT2Config &config, int64_t N);
+
+void forget_graphs(GPT2 *model);
+
+/* The gradient of GELU's output in one block, which the fused kernels do not keep; written to scratch memory. */
+void *activation_gradient_of_gelu(GPT2 *model, int64_t layer);
+
+/* Waits for the device, and reads the state of the latest pass. */
+int read_state(GPT2 *model);
+
+/* If the latest pass is not read yet: waits for it, and says what was wrong with its tokens. */
+int check_pass(GPT2 *model);

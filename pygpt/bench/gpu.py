@@ -1,0 +1,256 @@
+"""What scripts/gpu_check.sh runs on a GPU.  See docs/performance.md.
+
+Each alternative runs in a process of its own, one after the other, and is ended when its time is over."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pygpt.atomic import write_file
+from pygpt.bench import gpu_report
+from pygpt.bench.gpu_kernels import shares, work_of_step
+from pygpt.bench.gpu_sides import (
+    LLMC_DEPTHS,
+    MODELS,
+    describe_device,
+    device_rates,
+    kernels_of_step,
+    measure_llmc,
+    measure_side,
+)
+from pygpt.bench.session import TINY
+from pygpt.bench.steps import Step
+from pygpt.cli import run as run_main
+from pygpt.errors import UserError
+from pygpt.flags import Parser
+from pygpt.model import GPT2
+
+RESULT = "RESULT "  # before a row in the output of a process
+
+
+@dataclass(frozen=True)
+class Task:
+    """A process: what it measures, and its part of the time."""
+
+    side: str  # "rates", "pygpt", "torch", "kernels", or "llm.c", which runs by itself
+    model: str = "gpt2"
+    batches: tuple[int, ...] = ()
+    share: float = 0.0
+
+
+# In this order, because later ones are the first to be left out. pygpt's memory grows from batch to batch; torch
+# compiles for each, so it begins with those that suit it most.
+FULL_PLAN = (
+    Task("rates", share=0.07),
+    Task("pygpt", "gpt2", (4, 8, 16, 32, 64), 0.14),
+    Task("torch", "gpt2", (32, 64, 16, 8, 4), 0.28),
+    Task("pygpt", "gpt2-medium", (8, 16, 32), 0.09),
+    Task("pygpt", "gpt2-large", (4, 8, 16), 0.09),
+    Task("kernels", "gpt2", (32,), 0.07),
+    Task("llm.c", "gpt2", (32, 64), 0.1),
+    Task("torch", "gpt2-medium", (32, 16), 0.15),
+    Task("torch", "gpt2-large", (16, 8), 0.2),
+    Task("llm.c", "gpt2-medium", (32,), 0.05),
+    Task("llm.c", "gpt2-large", (16,), 0.05),
+)
+QUICK_PLAN = (
+    Task("rates", share=1.0),
+    Task("pygpt", "tiny", (1, 2), 1.0),
+    Task("torch", "tiny", (2,), 1.0),
+    Task("kernels", "tiny", (2,), 1.0),
+)
+
+
+def measure(
+    plan: Sequence[Task], seconds: float, *, device: str, quick: bool, llmc: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Everything in the plan, in so many seconds.  Yields all that is found, whenever there is more.
+
+    A part that finds nothing leaves its reason in "notes".  A share is of the whole time, at most what is left.
+    """
+    found: dict[str, Any] = {"formulas": {"of_rate_full": gpu_report.FULL, "of_rate_causal": gpu_report.CAUSAL}}
+    found |= {"machine": describe_device(), "rates": None, "steps": [], "kernels": [], "notes": []}
+    T = TINY.n_positions if quick else 1024
+    end = time.monotonic() + seconds
+    for task in plan:
+        left = end - time.monotonic()
+        limit = min(task.share * seconds, left)
+        name = f"{task.side}, {task.model}" if task.batches else task.side
+        if task.side == "llm.c":
+            found["steps"] += _llmc(task, T, llmc, limit) if llmc is not None and left > 5 else []
+        elif left < 5:
+            found["notes"].append(f"{name}: no time was left")
+        else:
+            rows, problem = _ask(task, T, limit, device=device, quick=quick)
+            if problem:
+                found["notes"].append(f"{name}: {problem}")
+            _take(found, task, rows, T)
+        flops = found["rates"] and found["rates"]["product_flops"]
+        found["steps"] = [gpu_report.with_fractions(row, flops) for row in found["steps"]]
+        yield found
+
+
+def _llmc(task: Task, T: int, folder: Path | None, limit: float) -> list[dict[str, Any]]:
+    assert folder is not None
+    if task.model not in LLMC_DEPTHS:
+        return []
+    return [measure_llmc(folder, task.model, B, T, limit / len(task.batches)) for B in task.batches]
+
+
+def _take(found: dict[str, Any], task: Task, rows: list[Any], T: int) -> None:
+    if task.side == "rates":
+        found["rates"] = rows[0] if rows else None
+    elif task.side != "kernels":
+        found["steps"] += rows
+    elif not rows:
+        pass
+    elif not rows[0]:
+        found["notes"].append("kernels: the profiler has seen none on the device")
+    elif found["rates"] is None:
+        found["notes"].append("kernels: they have no bounds where the device's rates are not known")
+    else:
+        B, rates = task.batches[0], found["rates"]
+        work = work_of_step(MODELS[task.model], B, T)
+        found["kernels"] = shares(rows[0], work, rates["product_flops"], rates["copy_bytes"])
+        found["kernels_of"] = {"model": task.model, "B": B, "T": T}
+
+
+def _ask(task: Task, T: int, limit: float, *, device: str, quick: bool) -> tuple[list[Any], str]:
+    """The rows that a process tells before its time is over, and why there are no more of them; "" if it was done."""
+    command = [sys.executable, "-m", "pygpt.bench.gpu", "side", task.side, "--model", task.model, "--device", device]
+    command += ["--batches", ",".join(map(str, task.batches)), "--seq-len", str(T), *(["--quick"] if quick else [])]
+    environment = {**os.environ, **({"PYGPT_CUDA_GRAPH": "0"} if task.side == "kernels" else {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        os.killpg(process.pid, signal.SIGKILL)  # with those that it has started to compile
+
+    timer = threading.Timer(limit, end)
+    timer.start()
+    rows = []
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if line.startswith(RESULT):
+                rows.append(json.loads(line[len(RESULT) :]))
+        status = process.wait()
+    finally:
+        timer.cancel()
+        process.stdout.close()
+    if over.is_set():
+        return rows, f"ended after {limit:.0f} s"
+    return rows, f"its process ended with status {status}" if status else ""
+
+
+# ---- the commands ----
+
+
+def main() -> int | None:
+    flags = _parser().parse()
+    if flags.command == "side":
+        return _side(flags)
+    if flags.command == "tiny":
+        return _tiny(flags.device)
+    if flags.command == "report":
+        return _report(Path(flags.folder))
+    failed = False
+    plan = QUICK_PLAN if flags.quick else FULL_PLAN
+    llmc = Path(flags.llmc) if flags.llmc else None
+    for found in measure(plan, flags.seconds, device=flags.device, quick=flags.quick, llmc=llmc):
+        _write_json(Path(flags.json), found)
+        failed = not any(row["side"] == "pygpt" and "seconds" in row for row in found["steps"])
+    print(gpu_report.text(found))
+    print("; ".join(gpu_report.comparison(found["steps"])) or "nothing to compare with")
+    return 1 if failed else 0
+
+
+def _side(flags: argparse.Namespace) -> int:
+    batches = [int(B) for B in flags.batches.split(",") if B]
+    if flags.side == "rates":
+        sizes: dict[str, Any] = {"size": 64, "copied": 2**16} if flags.quick else {}
+        rows: Iterator[Any] = iter([device_rates(flags.device, **sizes)])
+    elif flags.side == "kernels":
+        rows = iter([kernels_of_step(flags.model, batches[0], flags.seq_len, flags.device)])
+    else:
+        seconds, compiled = (0.05, False) if flags.quick else (1.0, True)
+        rows = measure_side(flags.side, flags.model, batches, flags.seq_len, flags.device, compiled, seconds)
+    for row in rows:
+        print(RESULT + json.dumps(row), flush=True)
+    return 0
+
+
+def _tiny(device: str) -> int:
+    """Three steps of a tiny model in each dtype, for compute-sanitizer, which is slow."""
+    tokens, targets = Step(2, 13).random_batch(TINY.vocab_size)
+    for dtype in ("float32", "bfloat16"):
+        model = GPT2(TINY, device=device, dtype=dtype)
+        for _ in range(3):  # kernel by kernel, then as a captured graph
+            model.zero_grad()
+            loss = model.forward_backward(tokens, targets, dropout_step=0)
+            model.clip_grad_norm(1.0)
+            model.adamw_step(1e-3)
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is {loss} in {dtype}")
+        print(f"{dtype}: loss {loss:.4f}")
+    return 0
+
+
+def _report(folder: Path) -> int:
+    """Join what the stages have left in a folder: gpu_check.json and gpu_check.txt."""
+    times = folder / "times.json"
+    found = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
+    stages = [line.split("\t") for line in (folder / "stages.tsv").read_text(encoding="utf-8").splitlines()]
+    names = ("name", "result", "seconds", "sentence")
+    found["stages"] = [dict(zip(names, stage, strict=True)) for stage in stages]
+    _write_json(folder / "gpu_check.json", found)
+    written = gpu_report.text(found)
+    with write_file(folder / "gpu_check.txt") as file:
+        file.write((written + "\n").encode())
+    print(written)
+    return 0
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with write_file(path) as file:
+        file.write(json.dumps(values, indent=1, allow_nan=False).encode())
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="gpu.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    times = commands.add_parser("measure", help="time whole steps beside torch's and llm.c's")
+    side = commands.add_parser("side", help="one alternative, as measure starts it")
+    tiny = commands.add_parser("tiny", help="three steps of a tiny model, for compute-sanitizer")
+    report = commands.add_parser("report", help="join what the stages of gpu_check.sh have left in a folder")
+    for command in (times, side, tiny):
+        command.add_argument("--device", default="cuda", help="device; another than cuda only to try the program")
+    for command in (times, side):
+        command.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    times.add_argument("--seconds", type=float, default=300.0, metavar="X", help="for everything together")
+    times.add_argument("--json", required=True, metavar="FILE", help="where the numbers go")
+    times.add_argument("--llmc", metavar="FOLDER", help="llm.c, with train_gpt2cu built")
+    side.add_argument("side", choices=("rates", "pygpt", "torch", "kernels"))
+    side.add_argument("--model", choices=tuple(MODELS), default="gpt2", help="size")
+    side.add_argument("--batches", default="", metavar="B[,B...]", help="batch sizes")
+    side.add_argument("--seq-len", type=int, default=1024, metavar="N", help="tokens in a sequence")
+    report.add_argument("folder", metavar="FOLDER")
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,95 @@
+"""Where a step's time goes on a GPU: kernels by name, in groups, each beside the time that its work takes at best."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pygpt.config import GPT2Config
+
+# The first that matches; what none matches is a matrix product of cuBLAS, whose names change with its releases.
+GROUPS: dict[str, str] = {
+    "attention, forward": r"attention_flash_forward|attention_row",
+    "attention, backward": r"attention_flash|attention_query_row|attention_key_row",
+    "LayerNorm, forward": r"layernorm_rows(?!_backward)",
+    "LayerNorm, backward": r"layernorm_rows_backward|layernorm_add_partial",
+    "cross-entropy": r"cross_entropy_rows",
+    "embedding": r"\bembed\b|count_digits|sum_counts|\bmove\b|sum_slices|join_slices|sum_positions",
+    "AdamW": r"\badamw\b",
+    "norm of the gradient": r"partial_sums_of_squares|sum_partial|scale_elements",
+    "gradients to zero": r"[Mm]emset",
+    "beside products": r"add_vector|matmul_finish|matmul_column_sums|bias_backward|add_bias|elementwise",
+    "the pass itself": r"begin_pass|loss_gradients|mean_loss|set_scale|[Mm]emcpy|\bfill",
+}
+PRODUCTS = "matrix products"
+
+BFLOAT16, FLOAT32 = 2, 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a group has to do in a step."""
+
+    flops: float = 0.0  # at the rate of bfloat16 products
+    bytes: float = 0.0  # read and written at least
+
+    def seconds(self, rate: float, bandwidth: float) -> float:
+        """At best: one overlaps the other."""
+        return max(self.flops / rate, self.bytes / bandwidth)
+
+
+def group_of(kernel: str) -> str:
+    """The group of a kernel's name, with or without its arguments."""
+    return next((group for group, pattern in GROUPS.items() if re.search(pattern, kernel)), PRODUCTS)
+
+
+def work_of_step(config: GPT2Config, B: int, T: int) -> dict[str, Work]:
+    """Group -> its work in a step in bfloat16: forward, backward, clipping, AdamW.
+
+    FLOPs are those of the products, causal, with 4 HS for a query and a key that it sees forward and 10 HS backward.
+    Bytes count each tensor that a layer reads or writes once; groups without a figure have no bound.
+    """
+    N, L, C = B * T, config.n_layer, config.n_embd
+    pairs = N * (T + 1) / 2
+    weights = config.vocab_size * C + L * (4 * C * C + 2 * C * config.inner)
+    stream = N * C * BFLOAT16
+    parameters = config.num_parameters
+    return {
+        PRODUCTS: Work(flops=6.0 * N * weights),
+        "attention, forward": Work(4.0 * C * L * pairs, 4.0 * L * stream),
+        "attention, backward": Work(10.0 * C * L * pairs, 8.0 * L * stream),
+        "LayerNorm, forward": Work(bytes=(8.0 * L + 2.0) * stream),
+        "LayerNorm, backward": Work(bytes=(8.0 * L + 3.0) * stream),
+        "cross-entropy": Work(bytes=2.0 * N * config.vocab_size * BFLOAT16),
+        "embedding": Work(bytes=3.0 * stream + 2.0 * FLOAT32 * min(N, config.vocab_size) * C),
+        # weight and two moments in and out, the gradient in, the copy in bfloat16 out
+        "AdamW": Work(bytes=(7.0 * FLOAT32 + BFLOAT16) * parameters),
+        "norm of the gradient": Work(bytes=1.0 * FLOAT32 * parameters),
+        "gradients to zero": Work(bytes=1.0 * FLOAT32 * parameters),
+    }
+
+
+def kernel_times(trace: Mapping[str, Any], steps: int) -> list[tuple[str, float]]:
+    """(name, seconds) of each kernel, copy and memset in a step, from a trace of `steps` steps in Chrome's format."""
+    wanted = {"kernel", "gpu_memcpy", "gpu_memset"}
+    events = [event for event in trace["traceEvents"] if event.get("cat") in wanted]
+    return [(str(event["name"]), float(event["dur"]) / 1e6 / steps) for event in events]
+
+
+def shares(
+    times: Iterable[tuple[str, float]], work: Mapping[str, Work], rate: float, bandwidth: float
+) -> list[dict[str, Any]]:
+    """Rows of group, seconds, share of all kernels' time, bound in seconds and bound / seconds, the longest first."""
+    seconds: dict[str, float] = {}
+    for name, duration in times:
+        group = group_of(name)
+        seconds[group] = seconds.get(group, 0.0) + duration
+    whole = sum(seconds.values())
+    rows = []
+    for group, found in sorted(seconds.items(), key=lambda entry: -entry[1]):
+        bound = work[group].seconds(rate, bandwidth) if group in work else None
+        of_bound = bound / found if bound is not None and found > 0 else None
+        rows.append({"group": group, "seconds": found, "share": found / whole, "bound": bound, "of_bound": of_bound})
+    return rows

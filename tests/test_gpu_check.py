@@ -1,0 +1,242 @@
+"""scripts/gpu_check.sh without a GPU: that it runs, on the CPU and with tiny sizes, and counts as it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pygpt import GPT2Config
+from pygpt.bench import gpu, gpu_report, gpu_sides
+from pygpt.bench.gpu_kernels import GROUPS, PRODUCTS, Work, group_of, kernel_times, shares, work_of_step
+from pygpt.bench.session import TINY
+from pygpt.bench.work import flops_per_token
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "gpu_check.sh"
+
+
+def run_script(out: Path, *stages: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {"OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu", "QUICK": "1", **environment}
+    return subprocess.run([SCRIPT, *stages], capture_output=True, text=True, timeout=60, env={**os.environ, **own})
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages find the libraries that this process has found."""
+    from pygpt.backends.library import _folder
+
+    monkeypatch.setenv("PYGPT_LIB_DIR", str(_folder()))
+
+
+# ---- the script ----
+
+
+def test_syntax() -> None:
+    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", str(SCRIPT)], check=True)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_stages_leave_a_table_and_json(tmp_path: Path) -> None:
+    found = run_script(tmp_path, "train", "compare")
+    assert found.returncode == 0, found.stdout + found.stderr
+    written = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert [(stage["name"], stage["result"]) for stage in written["stages"]] == [("compare", "ok"), ("train", "ok")]
+    assert "all 93 outputs are within the bounds" in (tmp_path / "compare.log").read_text()
+    assert (tmp_path / "gpu_check.txt").read_text() in found.stdout
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["compare.log", "gpu_check.json", "gpu_check.txt", "train.log"]
+
+
+def test_stage_that_fails_does_not_hide_the_next(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found = run_script(tmp_path / "out", "compare", "train", PYGPT_LIB_DIR=str(tmp_path / "empty"))
+    assert found.returncode == 1
+    stages = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["stages"]
+    assert [(stage["name"], stage["result"]) for stage in stages] == [("compare", "failed"), ("train", "failed")]
+    assert "not found in" in stages[0]["sentence"]
+
+
+def test_stage_without_time_is_said(tmp_path: Path) -> None:
+    found = run_script(tmp_path, "compare", LIMIT="1")
+    assert found.returncode == 1
+    assert "compare\tout of time\t0\tno time was left" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "stages, environment, sentence",
+    [
+        (["tests"], {}, "error: tests is not a stage: build test sanitizer compare train time"),
+        ([], {"LIMIT": "soon"}, "error: LIMIT is 'soon', expected a number of seconds"),
+        ([], {"PYTHON": "no-such-python"}, "error: no-such-python: not found"),
+        (["compare"], {"WHEELS": "/no/wheels"}, "error: WHEELS is /no/wheels, and there are no wheels in it"),
+        (["build"], {"DEVICE": "cuda", "CUDACXX": "no-such-nvcc"}, "error: no-such-nvcc was not found"),
+    ],
+)
+def test_bad_input_is_a_sentence(tmp_path: Path, stages: list[str], environment: dict[str, str], sentence: str) -> None:
+    found = run_script(tmp_path, *stages, **environment)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(sentence) and found.stderr.count("\n") == 1
+
+
+def test_missing_package_is_named_and_a_wheel_brings_it(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden.py"
+    hidden.write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'tqdm' and not any('site' == p.rsplit('/', 1)[-1] for p in sys.path):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "sys.argv = sys.argv[1:]\n"
+        "exec(sys.stdin.read() if sys.argv[:1] == ['-'] else 'import runpy; runpy.run_module(sys.argv[1])')\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {hidden} "$@"\n')
+    python.chmod(0o755)
+    found = run_script(tmp_path, "compare", PYTHON=str(python), LIMIT="1")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"error: {python} lacks tqdm: install it, or put its wheel into a folder")
+    with zipfile.ZipFile(tmp_path / "tqdm-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tqdm.py", "")
+    with_wheel = run_script(tmp_path, "compare", PYTHON=str(python), LIMIT="1", WHEELS=str(tmp_path))
+    assert "lacks" not in with_wheel.stderr and "no time was left" in with_wheel.stdout
+
+
+# ---- what is measured ----
+
+
+@pytest.mark.usefixtures("libraries")
+def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
+    plan = [gpu.Task("pygpt", "tiny", (1, 2), 1.0), gpu.Task("llm.c", "gpt2", (2,), 1.0)]
+    *_, found = gpu.measure(plan, 60.0, device="cpu", quick=True, llmc=tmp_path)
+    own, other = found["steps"][:2], found["steps"][2]
+    assert [(row["side"], row["B"], row["T"]) for row in own] == [("pygpt", 1, 16), ("pygpt", 2, 16)]
+    assert all(len(row["samples"]) == gpu_sides.SAMPLES and row["tokens_per_second"] > 0 for row in own)
+    assert other["failed"].endswith("train_gpt2cu: no such file")
+    assert found["notes"] == []
+    json.dumps(found, allow_nan=False)
+
+
+def test_part_that_takes_too_long_leaves_a_note() -> None:
+    *_, found = gpu.measure([gpu.Task("pygpt", "tiny", (1,), 1e-3)], 10.0, device="cpu", quick=True, llmc=None)
+    assert found["steps"] == [] and found["notes"] == ["pygpt, tiny: ended after 0 s"]
+
+
+def test_batch_that_fails_does_not_hide_the_next() -> None:
+    rows = list(gpu_sides.measure_side("pygpt", "tiny", [0, 1], 16, "cpu", False, 1e-3))
+    assert "failed" in rows[0] and rows[1]["tokens_per_second"] > 0
+
+
+def test_torch_takes_the_same_steps() -> None:
+    pytest.importorskip("torch")
+    step, finish = gpu_sides.torch_steps(TINY, "cpu", compiled=False)(2, 16)
+    losses = [float(step()) for _ in range(30)]
+    finish()
+    assert abs(losses[0] - np.log(TINY.vocab_size)) < 0.5
+    assert losses[-1] < 0.98 * losses[0]
+    rates = gpu_sides.device_rates("cpu", size=64, copied=2**12)
+    assert set(rates) == {"product_flops", "copy_bytes"} and min(rates.values()) > 0
+
+
+def test_llmc_output_and_tokens(tmp_path: Path) -> None:
+    program = tmp_path / "train_gpt2cu"
+    program.write_text(
+        "#!/bin/sh\n"
+        'test "$(head -c 4 "$2" | od -An -tu4 | tr -d " ")" = 20240520 || exit 3\n'
+        "echo 'step    1/30 | loss 10.9 | 60.00 ms | 40.1% bf16 MFU | 100000 tok/s'\n"
+        "echo 'step    2/30 | loss 10.8 | 50.00 ms | 45.1% bf16 MFU | 200000 tok/s'\n"
+    )
+    program.chmod(0o755)
+    row = gpu_sides.measure_llmc(tmp_path, "gpt2", 2, 8, 10.0)
+    assert row["tokens_per_second"] == 200000 and row["seconds"] == 16 / 200000
+    program.write_text("#!/bin/sh\necho cannot do that >&2\nexit 1\n")
+    assert gpu_sides.measure_llmc(tmp_path, "gpt2", 2, 8, 10.0)["failed"] == "status 1: cannot do that"
+
+
+# ---- what is counted ----
+
+
+def test_formulas() -> None:
+    config = GPT2Config()
+    full, causal = gpu_report.full_flops_per_token(config, 1024), flops_per_token(config, 1024)
+    assert full == pytest.approx(859.9e6, rel=1e-4)
+    assert full - causal == 6 * 12 * 768 * 1024
+    row = {"model": "gpt2", "B": 1, "T": 1024, "tokens_per_second": 5e5}
+    found = gpu_report.with_fractions(row, 800e12)
+    assert (found["of_rate_full"], found["of_rate_causal"]) == (5e5 * full / 800e12, 5e5 * causal / 800e12)
+    assert gpu_report.with_fractions(row, None)["of_rate_full"] is None
+
+
+def test_work_of_a_step_is_that_of_the_formula() -> None:
+    """Products and attention, but for the scores that attention computes twice."""
+    B, T, config = 3, 64, GPT2Config()
+    work = work_of_step(config, B, T)
+    found = sum(group.flops for group in work.values())
+    L, C = config.n_layer, config.n_embd
+    not_multiplied = config.n_positions * C + L * (9 * C + 4 * C) + 2 * C  # wpe, biases, LayerNorms
+    scores, diagonal = B * T * (T + 1) * C * L, 6 * B * T * C * L
+    assert found - scores - diagonal == B * T * (flops_per_token(config, T) - 6 * not_multiplied)
+    assert set(work) <= {*GROUPS, PRODUCTS}
+
+
+def own_kernels() -> list[str]:
+    """The names of all kernels in cuda/."""
+    pattern = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\s*\("
+    sources = [*(ROOT / "cuda").glob("*.cu*"), *(ROOT / "cuda" / "layers").glob("*.cu*")]
+    return sorted({name for path in sources for name in re.findall(pattern, path.read_text())})
+
+
+def test_every_kernel_has_a_group() -> None:
+    setting_up = {"attention_matrix", "count_differences", "round_elements"}  # not in a step
+    names = own_kernels()
+    assert {"adamw", "attention_flash_forward_kernel", "begin_pass", "layernorm_rows_backward"} <= set(names)
+    assert {name for name in names if group_of(name) == PRODUCTS} <= setting_up
+    assert group_of("void layernorm_rows<__nv_bfloat16, 8>(Forward<__nv_bfloat16>)") == "LayerNorm, forward"
+    assert group_of("void layernorm_rows_backward<float, 4>(Backward<float>)") == "LayerNorm, backward"
+    assert group_of("attention_flash_backward_keys") == "attention, backward"
+    assert group_of("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT") == PRODUCTS
+
+
+def test_shares_of_kernels() -> None:
+    event = {"cat": "kernel", "name": "adamw", "dur": 4000.0}
+    trace: dict[str, Any] = {
+        "traceEvents": [event, {**event, "name": "sm90_gemm", "dur": 6000.0}, {**event, "cat": "cpu_op"}, {"ph": "M"}]
+    }
+    times = kernel_times(trace, steps=2)
+    assert times == [("adamw", 0.002), ("sm90_gemm", 0.003)]
+    work = {"AdamW": Work(bytes=1e9), PRODUCTS: Work(flops=3e9, bytes=1e6)}
+    rows = shares(times, work, rate=2e12, bandwidth=1e12)
+    assert [(row["group"], row["share"], row["bound"]) for row in rows] == [
+        (PRODUCTS, 0.6, pytest.approx(1.5e-3)),
+        ("AdamW", 0.4, pytest.approx(1e-3)),
+    ]
+    assert rows[0]["of_bound"] == pytest.approx(0.5)
+    assert "60 %" in gpu_report.kernels_table(rows, "kernels")
+
+
+def test_table_compares_each_at_its_best() -> None:
+    def row(side: str, B: int, tokens: float | None, **more: Any) -> dict[str, Any]:
+        rates = {"tokens_per_second": tokens} if tokens else {}
+        return gpu_report.with_fractions({"side": side, "model": "gpt2", "B": B, "T": 1024, **rates, **more}, 8e14)
+
+    rows = [row("torch.compile", 32, 4e5), row("pygpt", 64, 6e5, memory=2**33), row("pygpt", 32, 5e5)]
+    rows.append(row("torch.compile", 64, None, failed="OutOfMemoryError: no memory"))
+    assert gpu_report.comparison(rows) == ["gpt2: pygpt at B 64 is 1.50 times torch.compile at B 32, each at its best"]
+    table = gpu_report.steps_table(rows, {"product_flops": 8e14, "copy_bytes": 4.3e12})
+    lines = table.splitlines()
+    assert lines[2].split()[:5] == ["gpt2", "pygpt", "32", "1024", "500,000"]
+    assert lines[4].split()[4:8] == ["600,000", "64", "%", "60"] and "8.0" in lines[4]
+    assert "absent" in lines[5] and lines[5].endswith("OutOfMemoryError: no memory")
+    assert "measured: product 800 TFLOP/s, copy 4.30 TB/s" in table
