@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pygpt import atomic
 from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
-from pygpt.reference.gpt2 import parameter_table
+from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.tensor_file import DTYPES, StoredTensor, bytes_per_value, read_tensors, write_tensors
 
 CONFIG_FILE = "config.json"
@@ -29,11 +29,6 @@ _HEAD = "lm_head.weight"
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # constants, which old files hold
 _LARGEST_INDEX = 2**24
 _ROWS = 1024
-
-
-def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of the table; the head is wte.weight again and not listed."""
-    return {parameter.name: parameter.shape for parameter in parameter_table(config)}
 
 
 def read_config(folder: str | Path) -> GPT2Config:

@@ -23,7 +23,7 @@ from pygpt.generate import generate
 from pygpt.hub import resolve_folder
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
-from pygpt.reference.gpt2 import parameter_table
+from pygpt.reference.gpt2 import parameter_shapes
 
 Array = NDArray[Any]
 
@@ -218,7 +218,7 @@ class GPT2:
 
     def set_parameter(self, name: str, values: ArrayLike) -> None:
         """Raises UserError for an unknown name or another shape."""
-        shapes = {parameter.name: parameter.shape for parameter in parameter_table(self.config)}
+        shapes = parameter_shapes(self.config)
         values = np.asarray(values)
         if name not in shapes:
             raise UserError(f"parameter {name} is unknown, expected one such as {next(iter(shapes))}")

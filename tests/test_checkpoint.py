@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from pygpt.checkpoint import load_parameters, parameter_shapes, read_config, save_parameters
+from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference.bfloat16 import round_bfloat16
+from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.tensor_file import read_tensors, write_tensors
 
 Parameters = dict[str, NDArray[Any]]

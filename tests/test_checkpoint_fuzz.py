@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pygpt.checkpoint import load_parameters, parameter_shapes, read_config, save_parameters
+from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.reference.gpt2 import parameter_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=4, n_layer=1, n_head=2)
 MEMORY = 256 * 2**20  # what a process may take beyond what it had when it started
