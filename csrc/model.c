@@ -12,32 +12,6 @@ static const double GIB = 1024.0 * 1024.0 * 1024.0;
 
 /* ---- memory ---- */
 
-static int check_config(const GPT2Config *c) {
-    const struct {
-        const char *name;
-        int64_t value;
-    } sizes[] = {{"vocab_size", c->vocab_size}, {"n_positions", c->n_positions}, {"n_embd", c->n_embd},
-                 {"n_layer", c->n_layer},       {"n_head", c->n_head},           {"n_inner", c->n_inner}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (sizes[i].value < 1 || sizes[i].value > INT32_MAX) {
-            return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId64 ", expected 1 ... %d", sizes[i].name, sizes[i].value,
-                        INT32_MAX);
-        }
-    }
-    if (c->n_embd % c->n_head != 0) {
-        return fail(PYGPT_ERROR_ARGUMENT, "n_embd is %" PRId64 ", expected a multiple of n_head = %" PRId64, c->n_embd,
-                    c->n_head);
-    }
-    const float probabilities[] = {c->embd_pdrop, c->attn_pdrop, c->resid_pdrop};
-    for (int i = 0; i < 3; i++) {
-        if (!(probabilities[i] >= 0.0f && probabilities[i] < 1.0f)) {
-            return fail(PYGPT_ERROR_ARGUMENT, "a dropout probability is %g, expected at least 0 and less than 1",
-                        probabilities[i]);
-        }
-    }
-    return PYGPT_OK;
-}
-
 /* Rows of logits that the head makes at a time: up to 2^24 of them, or 64 MB. */
 static int64_t head_rows(const GPT2Config *config, int64_t N) {
     int64_t rows = (1 << 24) / config->vocab_size / 64 * 64;

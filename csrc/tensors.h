@@ -43,6 +43,9 @@ typedef struct {
     int64_t before;      // tensors before the first block
 } TensorTable;
 
+/* PYGPT_OK, or the error of a size out of range, heads that do not divide the channels, or a probability that is none. */
+int check_config(const GPT2Config *config);
+
 /* kind: as in pygpt.h. The three others of a parameter have the table of parameters. B, T: of activations. PYGPT_OK, or the error
  * of sizes that overflow or memory that is missing. */
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t B, int64_t T);

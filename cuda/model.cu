@@ -14,30 +14,6 @@
 
 /* ---- the configuration ---- */
 
-static int check_config(const GPT2Config *c) {
-    const struct {
-        const char *name;
-        int64_t value;
-    } sizes[] = {{"vocab_size", c->vocab_size}, {"n_positions", c->n_positions}, {"n_embd", c->n_embd},
-                 {"n_layer", c->n_layer},       {"n_head", c->n_head},           {"n_inner", c->n_inner}};
-    for (const auto &size : sizes) {
-        if (size.value < 1 || size.value > INT32_MAX) {
-            return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId64 ", expected 1 ... %d", size.name, size.value, INT32_MAX);
-        }
-    }
-    if (c->n_embd % c->n_head != 0) {
-        return fail(PYGPT_ERROR_ARGUMENT, "n_embd is %" PRId64 ", expected a multiple of n_head = %" PRId64, c->n_embd,
-                    c->n_head);
-    }
-    for (float p : {c->embd_pdrop, c->attn_pdrop, c->resid_pdrop}) {
-        if (!(p >= 0.0f && p < 1.0f)) {
-            return fail(PYGPT_ERROR_ARGUMENT, "a dropout probability is %g, expected at least 0 and less than 1",
-                        static_cast<double>(p));
-        }
-    }
-    return PYGPT_OK;
-}
-
 static DataType type_of(const GPT2Options *options) {
     return options->dtype == PYGPT_BFLOAT16 ? DataType::bfloat16 : DataType::float32;
 }
