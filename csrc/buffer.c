@@ -1,10 +1,26 @@
 /* Large float buffers with several owners: the model, and every array that Python has handed out over them. */
+#if defined(__linux__)
+    #define _DEFAULT_SOURCE   // for madvise
+    #include <sys/mman.h>
+#endif
+
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "internal.h"
 
-enum { ALIGNMENT = 64 };   // a cache line, and the widest vector
+enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };   // a cache line, and the widest vector; what Linux calls huge
+
+void *allocate_aligned(size_t bytes) {
+    size_t alignment = bytes < 2 * HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+    if (bytes > SIZE_MAX - alignment) return NULL;
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    void *memory = aligned_alloc(alignment, bytes);
+#if defined(__linux__)
+    if (memory && alignment == HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);   // a wish: without it all works
+#endif
+    return memory;
+}
 
 /* Stands in the cache line before the data. */
 typedef struct {
@@ -16,9 +32,9 @@ static Header *header(float *data) {
 }
 
 float *buffer_allocate(int64_t count) {
-    int64_t bytes = checked_add(checked_mul(count, sizeof(float)), 2 * ALIGNMENT);
+    int64_t bytes = checked_add(checked_mul(count, sizeof(float)), ALIGNMENT);
     if (count < 0 || bytes < 0 || (uint64_t)bytes > SIZE_MAX) return NULL;
-    char *start = aligned_alloc(ALIGNMENT, (size_t)(bytes / ALIGNMENT * ALIGNMENT));
+    char *start = allocate_aligned((size_t)bytes);
     if (!start) return NULL;
     float *data = (float *)(start + ALIGNMENT);
     atomic_init(&header(data)->owners, 1);

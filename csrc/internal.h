@@ -9,6 +9,10 @@
 /* Keeps the sentence for pygpt_last_error() and returns code, so that a function ends with `return fail(...)`. */
 int fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* For free(): aligned to a cache line, or to a huge page and to be made of such where that is worth it: blocks of matrices
+ * lie in more pages of 4 kB than the processor knows the addresses of. NULL if there is not enough memory. */
+void *allocate_aligned(size_t bytes);
+
 /* Memory that pygpt_release() gives back when its last owner has let go. Aligned to 64 bytes, not touched yet, so
  * that pages land near the threads that first write them. NULL if there is not enough. */
 float *buffer_allocate(int64_t count);
@@ -21,6 +25,12 @@ int64_t checked_add(int64_t a, int64_t b);
 static inline int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
+
+static inline int64_t max64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+#define GIB (1024.0 * 1024.0 * 1024.0)
 
 /* The plain layers, csrc/layers/. */
 void matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b,

@@ -56,35 +56,26 @@ static int64_t round_up(int64_t n, int64_t unit) {
 
 static void multiply(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
                      int64_t rows) {
-    microkernel_f32(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows, b);
+    microkernel_f32(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows,
+                    &NOTHING_AHEAD);
 }
 
 /* Rows of x as lanes, HS being what is summed over. */
 static void pack_row_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    for (int64_t i = 0; i < rows; i += MR) {
-        pack_rows(PANEL_F32, panels + i * head->HS, (Operand){x + i * stride, stride, 1}, min64(MR, rows - i),
-                  head->HS);
-    }
+    pack_rows(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
 
 static void pack_column_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    for (int64_t i = 0; i < rows; i += NR) {
-        pack_columns(PANEL_F32, panels + i * head->HS, (Operand){x + i * stride, stride, 1}, min64(NR, rows - i),
-                     head->HS);
-    }
+    pack_columns(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
 
 /* Channels of x as lanes, the rows being what is summed over. */
 static void pack_channels_as_rows(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    for (int64_t c = 0; c < head->HS; c += MR) {
-        pack_rows(PANEL_F32, panels + c * rows, (Operand){x + c, stride, 0}, min64(MR, head->HS - c), rows);
-    }
+    pack_rows(PANEL_F32, panels, (Operand){x, stride, 0}, head->HS, rows);
 }
 
 static void pack_channels_as_columns(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    for (int64_t c = 0; c < head->HS; c += NR) {
-        pack_columns(PANEL_F32, panels + c * rows, (Operand){x + c, stride, 0}, min64(NR, head->HS - c), rows);
-    }
+    pack_columns(PANEL_F32, panels, (Operand){x, stride, 0}, head->HS, rows);
 }
 
 /* tile (keys,NR) = row panels of keys times a column panel, summed over HS */

@@ -1,13 +1,14 @@
-/* Matrix products from packed panels.
+/* Matrix products from packed panels. The lanes of the left operand are its rows, those of the right one its columns.
  *
- *   for n0, k0 in steps of columns and depth:                       pack b[k0.., n0..] into panels of NR columns
- *       for m0 in steps of rows:                                    pack a[m0.., k0..] into panels of MR rows
- *           for each item of c[m0.., n0..], some panels of each:
- *               for each stretch of KC, panel of b, panel of a:     the micro-kernel
+ *   for blocks of the operand with fewer lanes, and stretches of k:     all threads pack the block, for the third-level
+ *                                                                       cache
+ *       for each item, some panels of the other operand:                one thread packs them, for its second-level one
+ *           for each panel of the block, each panel of the item:        the micro-kernel
  *
- * The panels of a in an item and two of b fit the second-level cache: while one of b is used, the next one is fetched.
- * Threads share the packing and then the items. Each c_ij is summed over k in the same stretches whoever computes it,
- * so the number of threads changes no bit.
+ * So each operand is packed once, as long as the smaller one is a single block, and the larger one stays with the thread
+ * that uses it. While one panel of the block is used, the next one is fetched, and so is what the thread will pack
+ * next: memory is slow only for the first item. Each c_ij is summed over k in the same stretches whoever computes it, so
+ * the number of threads changes no bit.
  */
 #include "gemm.h"
 
@@ -16,124 +17,155 @@
 
 /* Sizes of blocks, the depth being counted in elements of a panel, which are pairs in bfloat16. */
 enum {
-    KC = 768,             // long, because at the end of each stretch c is read and written
-    DEPTH = 2 * KC,       // of what is packed at a time
-    A_FLOATS = 2 << 20,   // packed panels, which the third-level cache is to hold
-    B_FLOATS = 4 << 20,
-    ITEM_A = 8,           // panels of a and b in an item, at most
-    ITEM_B = 12,
-    ITEMS = 16,         // at least, if there are so many panels: no thread waits long for the last item of another
-    SMALL = 1 << 17,    // multiplications: what one thread has done before others have woken up
+    KC = 768,              // long, because at the end of each stretch c is read and written
+    SHARED = 4 << 20,      // floats of packed panels which all threads use
+    LANES_AT_ONCE = 128,   // that a thread packs
+    OWN = LANES_AT_ONCE * KC,   // floats of packed panels that one thread uses
+    SMALL = 1 << 17,       // multiplications: what one thread has done before others have woken up
 };
 
 static int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/* A block of c and the panels that it is the product of. */
+/* Lanes of an operand from `first` on, over one stretch of k, packed in panels of `width`. */
 typedef struct {
-    Microkernel *multiply;
-    float *c;   // its corner
-    int64_t c_stride;
-    const float *from;   // what the first stretch is added to, or NULL
-    int64_t from_stride;
-    const float *a, *b;   // panels
-    int64_t rows, columns, depth;
-} Block;
+    float *panels;
+    Operand operand;
+    int64_t width, first, lanes, depth;
+} Side;
 
-static void multiply_tile(const Block *block, int64_t row, int64_t column, int64_t k, const float *ahead) {
-    int64_t rows = min64(MR, block->rows - row), columns = min64(NR, block->columns - column);
-    const float *a = block->a + row * block->depth + k * MR, *b = block->b + column * block->depth + k * NR;
-    int64_t depth = min64(KC, block->depth - k);
-    float *c = block->c + row * block->c_stride + column;
+/* Some lanes of one side, from a panel's first one on. */
+static void pack_lanes(PanelType type, const Side *side, int64_t lane, int64_t lanes, int64_t k, int64_t values) {
+    (side->width == MR ? pack_rows : pack_columns)(type, side->panels + lane * side->depth,
+                                                   operand_from(side->operand, side->first + lane, k), lanes, values);
+}
+
+/* What is done in one stretch of k. */
+typedef struct {
+    const Product *product;
+    const Side *rows, *columns;
+    int64_t k;
+} Stretch;
+
+static void multiply_tile(const Stretch *s, int64_t row, int64_t column, const Ahead *ahead) {
+    const Product *p = s->product;
+    int64_t rows = min64(MR, s->rows->lanes - row), columns = min64(NR, s->columns->lanes - column);
+    const float *a = s->rows->panels + row * s->rows->depth, *b = s->columns->panels + column * s->columns->depth;
+    int64_t i0 = s->rows->first + row, j0 = s->columns->first + column;
+    float *c = p->c + i0 * p->c_stride + j0;
     const float *from = c;
-    int64_t from_stride = block->c_stride;
-    if (k == 0) {
-        from_stride = block->from ? block->from_stride : 0;
-        from = block->from ? block->from + row * from_stride + column : NO_START;
+    int64_t from_stride = p->c_stride;
+    if (s->k == 0) {
+        from_stride = p->from ? p->from_stride : 0;
+        from = p->from ? p->from + i0 * from_stride + j0 : NO_START;
     }
+    Microkernel *multiply = p->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32;
     if (columns == NR) {
-        block->multiply(c, block->c_stride, from, from_stride, a, b, depth, rows, ahead);
+        multiply(c, p->c_stride, from, from_stride, a, b, s->rows->depth, rows, ahead);
         return;
     }
     float tile[MR * NR];   // one that sticks out of the matrix is computed beside it
-    block->multiply(tile, NR, NO_START, 0, a, b, depth, rows, ahead);
+    multiply(tile, NR, NO_START, 0, a, b, s->rows->depth, rows, ahead);
     for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < columns; j++) c[i * block->c_stride + j] = from[i * from_stride + j] + tile[i * NR + j];
+        for (int64_t j = 0; j < columns; j++) c[i * p->c_stride + j] = from[i * from_stride + j] + tile[i * NR + j];
     }
 }
 
-/* To be called by all threads of a parallel region. */
-static void multiply_block(const Block *block) {
-    int64_t a_panels = divide_up(block->rows, MR), b_panels = divide_up(block->columns, NR);
-    int64_t a_items = divide_up(a_panels, ITEM_A), b_items = divide_up(b_panels, ITEM_B);
-    while (a_items * b_items < ITEMS && b_items < b_panels) b_items++;
-    while (a_items * b_items < ITEMS && a_items < a_panels) a_items++;
+/* Fetching the lines of some lanes of an operand while so many tiles are computed. */
+static Ahead ahead_of(Operand operand, int64_t lanes, int64_t values, int64_t tiles, int64_t depth) {
+    int64_t rows = operand.k_contiguous ? lanes : values,
+            lines = divide_up(operand.k_contiguous ? values : lanes, LINE);
+    if (lanes <= 0) return NOTHING_AHEAD;
+    return (Ahead){
+        .row = operand.x,
+        .lines = lines,
+        .stride = operand.stride,
+        .interval = max64(depth / divide_up(rows * lines, tiles), 1),
+    };
+}
 
-    #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < a_items * b_items; item++) {
-        int64_t i = item / b_items, j = item % b_items;
-        int64_t row_end = min64((i + 1) * a_panels / a_items * MR, block->rows);
-        int64_t column_end = min64((j + 1) * b_panels / b_items * NR, block->columns);
-        for (int64_t k = 0; k < block->depth; k += KC) {
-            int64_t depth = min64(KC, block->depth - k);
-            for (int64_t column = j * b_panels / b_items * NR; column < column_end; column += NR) {
-                const float *ahead = block->b + (column + NR) * block->depth + k * NR;
-                for (int64_t row = i * a_panels / a_items * MR; row < row_end; row += MR) {
-                    multiply_tile(block, row, column, k, ahead);
-                    ahead += depth * AHEAD;
-                }
-            }
+/* All panels of the block times all panels of the item, while the next of both are fetched. */
+static void multiply_panels(const Stretch *s, const Side *block, const Side *item, Ahead ahead) {
+    const float *rows = ahead.row;
+    int64_t at = 0, depth = block->depth;
+    ahead.panel_step = divide_up(block->width * item->width, item->lanes);
+    for (int64_t lane = 0; lane < block->lanes; lane += block->width) {
+        ahead.panel = block->panels + (lane + block->width) * depth;
+        for (int64_t own = 0; own < item->lanes; own += item->width) {
+            ahead.row = rows + at / ahead.lines * ahead.stride;
+            ahead.line = at % ahead.lines;
+            multiply_tile(s, block == s->rows ? lane : own, block == s->rows ? own : lane, &ahead);
+            ahead.panel += ahead.panel_step * depth;
+            at += divide_up(depth, ahead.interval);
         }
     }
 }
 
-static void multiply(const Product *p, float *a_panels, float *b_panels) {
-    int64_t pair = panel_pair(p->type);
-    int64_t K = divide_up(p->K, pair);
-    int64_t depth_step = min64(K, DEPTH);
-    int64_t row_step = A_FLOATS / depth_step / MR * MR, column_step = B_FLOATS / depth_step / NR * NR;
-    for (int64_t n = 0; n < p->N; n += column_step) {
-        int64_t columns = min64(column_step, p->N - n);
-        for (int64_t k = 0; k < K; k += depth_step) {
-            int64_t depth = min64(depth_step, K - k), depth_values = min64(depth * pair, p->K - k * pair);
-            #pragma omp for schedule(dynamic) nowait
-            for (int64_t column = 0; column < columns; column += NR) {
-                pack_columns(p->type, b_panels + column * depth, operand_from(p->b, n + column, k * pair),
-                             min64(NR, columns - column), depth_values);
-            }
-            for (int64_t m = 0; m < p->M; m += row_step) {
-                int64_t rows = min64(row_step, p->M - m);
-                #pragma omp for schedule(dynamic)
-                for (int64_t row = 0; row < rows; row += MR) {
-                    pack_rows(p->type, a_panels + row * depth, operand_from(p->a, m + row, k * pair),
-                              min64(MR, rows - row), depth_values);
-                }
-                const float *from = k > 0 ? p->c : p->from;
-                int64_t from_stride = k > 0 ? p->c_stride : p->from_stride;
-                multiply_block(&(Block){
-                    .multiply = p->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32,
-                    .c = p->c + m * p->c_stride + n,
-                    .c_stride = p->c_stride,
-                    .from = from ? from + m * from_stride + n : NULL,
-                    .from_stride = from_stride,
-                    .a = a_panels,
-                    .b = b_panels,
-                    .rows = rows,
-                    .columns = columns,
-                    .depth = depth,
-                });
-            }
+/* The next item: many panels, so that a panel of the block serves often once it is fetched, but few at the end, so that
+ * no thread waits long for another. `taken` lanes are done or being done. Returns the item's first lane. */
+static int64_t take_item(int64_t *taken, int64_t lanes, int64_t width, int64_t threads, int64_t *count) {
+    int64_t first;
+    #pragma omp critical(gemm_items)
+    {
+        first = *taken;
+        int64_t panels = divide_up(lanes - first, width), most = LANES_AT_ONCE / width;
+        *count = min64(min64(most, panels / (2 * threads) + 1) * width, lanes - first);
+        *taken += *count;
+    }
+    return first;
+}
+
+/* One stretch of k for one block, by all threads together. */
+static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, int64_t *taken) {
+    PanelType type = s->product->type;
+    int64_t threads = team_size(), k = s->k * panel_pair(type);
+    int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
+    int64_t portion = min64(divide_up(block->lanes, 4 * threads), LANES_AT_ONCE) / block->width * block->width;
+    portion = max64(portion, block->width);
+    #pragma omp for schedule(dynamic)
+    for (int64_t lane = 0; lane < block->lanes; lane += portion) {
+        pack_lanes(type, block, lane, min64(portion, block->lanes - lane), k, values);
+    }
+    for (;;) {
+        item->first = take_item(taken, item_lanes, item->width, threads, &item->lanes);
+        if (item->lanes == 0) break;
+        pack_lanes(type, item, 0, item->lanes, k, values);
+        int64_t next = item->first + threads * item->lanes;   // if all go on at the same pace
+        int64_t tiles = divide_up(block->lanes, block->width) * divide_up(item->lanes, item->width);
+        multiply_panels(s, block, item,
+                        ahead_of(operand_from(item->operand, next, k), min64(item->lanes, item_lanes - next), values,
+                                 tiles, item->depth));
+    }
+    #pragma omp barrier
+    #pragma omp single
+    *taken = 0;
+}
+
+/* To be called by all threads of a parallel region; `taken` is theirs together, and 0. */
+static void multiply(const Product *p, float *shared, float *own, int64_t *taken) {
+    Side rows = {.operand = p->a, .width = MR, .lanes = p->M}, columns = {.operand = p->b, .width = NR, .lanes = p->N};
+    Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
+    block->panels = shared;
+    item->panels = own;
+    int64_t K = divide_up(p->K, panel_pair(p->type)), block_lanes = block->lanes, item_lanes = item->lanes;
+    int64_t block_step = SHARED / min64(K, KC) / block->width * block->width;
+    for (block->first = 0; block->first < block_lanes; block->first += block_step) {
+        block->lanes = min64(block_step, block_lanes - block->first);
+        for (int64_t k = 0; k < K; k += KC) {
+            rows.depth = columns.depth = min64(KC, K - k);
+            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, taken);
         }
     }
 }
 
 int gemm(const Product *p) {
     if (p->K == 0) return 0;
-    float *workspace = workspace_acquire(A_FLOATS + B_FLOATS);
+    float *workspace = workspace_acquire(SHARED + max_threads() * OWN);
     if (!workspace) return 0;
+    int64_t taken = 0;
     #pragma omp parallel if (p->M * p->N * p->K > SMALL)
-    multiply(p, workspace, workspace + A_FLOATS);
+    multiply(p, workspace, workspace + SHARED + thread_number() * OWN, &taken);
     workspace_release(workspace);
     return 1;
 }

@@ -1,6 +1,14 @@
 #include "microkernel.h"
 
+#include "../internal.h"
+
 const float NO_START[NR] = {0.0f};
+const Ahead NOTHING_AHEAD = {
+    .panel = NO_START,
+    .row = NO_START,
+    .lines = INT64_MAX,
+    .interval = INT64_MAX / 2,
+};
 
 enum { VECTORS = NR / LANES };
 
@@ -19,7 +27,7 @@ INLINE Floats step_bf16(Floats sum, float a, Floats b) {
 
 /* rows and step are constants wherever this is inlined, so that `sum` is kept in registers. */
 INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, const float *from, int64_t from_stride,
-                          const float *a, const float *b, int64_t depth, const float *ahead) {
+                          const float *a, const float *b, int64_t depth, const Ahead *ahead) {
     Floats sum[MR][VECTORS];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -28,15 +36,23 @@ INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, cons
         UNROLL
         for (int j = 0; j < VECTORS; j++) sum[i][j] = (Floats){0};
     }
-    for (int64_t k = 0; k < depth; k++, a += MR, b += NR) {
-        __builtin_prefetch(ahead + k * AHEAD, 0, 2);
-        Floats column[VECTORS];
-        UNROLL
-        for (int j = 0; j < VECTORS; j++) column[j] = load(b + j * LANES);
-        UNROLL
-        for (int i = 0; i < rows; i++) {
+    const float *panel = ahead->panel;
+    const float *row = ahead->row;
+    int64_t line = ahead->line;
+    for (int64_t k = 0; k < depth;) {
+        __builtin_prefetch(row + line * LINE, 0, 2);
+        if (++line == ahead->lines) line = 0, row += ahead->stride;
+        for (int64_t end = min64(k + ahead->interval, depth); k < end; k++, a += MR, b += NR) {
+            __builtin_prefetch(panel, 0, 2);
+            panel += ahead->panel_step;
+            Floats column[VECTORS];
             UNROLL
-            for (int j = 0; j < VECTORS; j++) sum[i][j] = step(sum[i][j], a[i], column[j]);
+            for (int j = 0; j < VECTORS; j++) column[j] = load(b + j * LANES);
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                UNROLL
+                for (int j = 0; j < VECTORS; j++) sum[i][j] = step(sum[i][j], a[i], column[j]);
+            }
         }
     }
     UNROLL
@@ -64,14 +80,14 @@ INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, cons
 #endif
 
 void microkernel_f32(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a, const float *b,
-                     int64_t depth, int64_t rows, const float *ahead) {
+                     int64_t depth, int64_t rows, const Ahead *ahead) {
     #define STEP step_f32
     switch (rows) { CASES }
     #undef STEP
 }
 
 void microkernel_bf16(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a,
-                      const float *b, int64_t depth, int64_t rows, const float *ahead) {
+                      const float *b, int64_t depth, int64_t rows, const Ahead *ahead) {
 #if defined(HAVE_BF16_PAIRS)
     #define STEP step_bf16
     switch (rows) { CASES }

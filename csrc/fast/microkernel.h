@@ -5,7 +5,7 @@
  * a and b are packed panels, a[k][MR] and b[k][NR], so that both are read in the order in which they lie. `from` is
  * what the sum is added to: c itself, a bias (stride 0), or nothing, NO_START (stride 0). The sum stays in registers
  * until the end, and runs over k in ascending order, so that its bits do not depend on where in a tile an element lies.
- * Meanwhile AHEAD floats for each k are fetched from `ahead` on into the second-level cache.
+ * Meanwhile what is used next is fetched into the second-level cache.
  *
  * In bfloat16, an element of a panel is a pair of values, those of k and k + 1 (pack.h).
  */
@@ -26,12 +26,24 @@ enum { MR = 12, NR = 8 };
 enum { MR = 4, NR = 12 };
 #endif
 
-enum { AHEAD = NR / 8 };   // a panel of b is fetched during the tiles of eight panels of a
-
 extern const float NO_START[NR];   // zeros
 
+enum { LINE = 64 / sizeof(float) };   // floats in a cache line
+
+/* What is fetched: a panel, so many floats for each k; and a line of a matrix every so many k, row after row. */
+typedef struct {
+    const float *panel;
+    int64_t panel_step;
+    const float *row;   // with so many lines, the next row being stride floats away
+    int64_t lines, stride;
+    int64_t line;       // the first to be fetched
+    int64_t interval;
+} Ahead;
+
+extern const Ahead NOTHING_AHEAD;
+
 typedef void Microkernel(float *c, int64_t c_stride, const float *from, int64_t from_stride, const float *a,
-                         const float *b, int64_t depth, int64_t rows, const float *ahead);
+                         const float *b, int64_t depth, int64_t rows, const Ahead *ahead);
 
 Microkernel microkernel_f32;
 Microkernel microkernel_bf16;   // a and b hold pairs of bfloat16 where HAVE_BF16_PAIRS, otherwise rounded floats

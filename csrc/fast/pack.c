@@ -1,5 +1,10 @@
 #include "pack.h"
 
+#include "../internal.h"
+
+/* How far ahead memory is fetched: panels of the same rows, or floats in each row. */
+enum { PANELS_AHEAD = 2, K_AHEAD = 64 };
+
 /* What one element of a panel is made of: see pack.h. */
 enum { PLAIN, ROUNDED, PAIRS };
 
@@ -47,45 +52,55 @@ INLINE void store_row(float *row, int width, Floats x, int last) {
         store_first(row, x, width);
 }
 
-INLINE void pack_lanes_contiguous(int kind, int width, float *panel, const float *x, int64_t stride, int64_t lanes,
+/* Panel by panel. Of a row of the matrix each takes less than the processor fetches by its own guesses. */
+INLINE void pack_lanes_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
                                   int64_t depth) {
     int64_t step = kind == PAIRS ? 2 : 1;
-    for (int64_t k = 0; k < depth; k += step, x += step * stride, panel += width) {
-        for (int64_t i = 0; i < step; i++) __builtin_prefetch(x + i * stride + 2 * width);   // for the next panel
-        UNROLL
-        for (int lane = 0; lane < width; lane += LANES) {
-            store_row(panel + lane, width, fetch_lanes(kind, x + lane, stride, lanes - lane, depth - k),
-                      k + step >= depth);
+    for (int64_t first = 0; first < lanes; first += width) {
+        const float *row = x + first;
+        for (int64_t k = 0; k < depth; k += step, row += step * stride, panels += width) {
+            for (int64_t i = 0; i < step; i++) __builtin_prefetch(row + i * stride + PANELS_AHEAD * width);
+            UNROLL
+            for (int lane = 0; lane < width; lane += LANES) {
+                store_row(panels + lane, width, fetch_lanes(kind, row + lane, stride, lanes - first - lane, depth - k),
+                          k + step >= depth);
+            }
         }
     }
 }
 
-INLINE void pack_k_contiguous(int kind, int width, float *panel, const float *x, int64_t stride, int64_t lanes,
+/* LANES rows of the matrix at a time, from one end to the other: of more, the processor loses track. */
+INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
                               int64_t depth) {
-    int64_t step = kind == PAIRS ? 2 : 1;
-    for (int64_t k = 0; k < depth; k += step * LANES, x += step * LANES, panel += LANES * width) {
-        int64_t rows = (depth - k + step - 1) / step;   // of this panel that are left
+    int64_t step = kind == PAIRS ? 2 : 1, elements = (depth + step - 1) / step;
+    for (int64_t first = 0; first < lanes; first += width, panels += elements * width) {
         for (int lane = 0; lane < width; lane += LANES) {
-            Floats block[LANES];
-            UNROLL
-            for (int i = 0; i < LANES; i++) {
-                block[i] = lane + i < width && lane + i < lanes ? fetch_k(kind, x + (lane + i) * stride, depth - k)
-                                                                : (Floats){0};
-            }
-            transpose(block);
-            UNROLL
-            for (int i = 0; i < LANES; i++) {
-                if (i < rows) store_row(panel + i * width + lane, width, block[i], i + 1 == rows);
+            const float *rows = x + (first + lane) * stride;
+            int64_t row_count = min64(LANES, min64(width - lane, lanes - first - lane));
+            for (int64_t k = 0; k < elements; k += LANES) {
+                Floats block[LANES];
+                UNROLL
+                for (int i = 0; i < LANES; i++) {
+                    const float *from = rows + i * stride + k * step;
+                    for (int line = 0; line < step * LANES; line += LINE) __builtin_prefetch(from + K_AHEAD + line);
+                    block[i] = i < row_count ? fetch_k(kind, from, depth - k * step) : (Floats){0};
+                }
+                transpose(block);
+                float *to = panels + k * width + lane;
+                UNROLL
+                for (int i = 0; i < LANES; i++) {
+                    if (k + i < elements) store_row(to + i * width, width, block[i], k + i + 1 == elements);
+                }
             }
         }
     }
 }
 
-INLINE void pack(int kind, int width, float *panel, Operand o, int64_t lanes, int64_t depth) {
+INLINE void pack(int kind, int width, float *panels, Operand o, int64_t lanes, int64_t depth) {
     if (o.k_contiguous)
-        pack_k_contiguous(kind, width, panel, o.x, o.stride, lanes, depth);
+        pack_k_contiguous(kind, width, panels, o.x, o.stride, lanes, depth);
     else
-        pack_lanes_contiguous(kind, width, panel, o.x, o.stride, lanes, depth);
+        pack_lanes_contiguous(kind, width, panels, o.x, o.stride, lanes, depth);
 }
 
 #if defined(HAVE_BF16_PAIRS)
@@ -94,16 +109,16 @@ enum { BF16_KIND = PAIRS };
 enum { BF16_KIND = ROUNDED };
 #endif
 
-void pack_rows(PanelType type, float *panel, Operand a, int64_t rows, int64_t depth) {
+void pack_rows(PanelType type, float *panels, Operand a, int64_t rows, int64_t depth) {
     if (type == PANEL_BF16)
-        pack(BF16_KIND, MR, panel, a, rows, depth);
+        pack(BF16_KIND, MR, panels, a, rows, depth);
     else
-        pack(PLAIN, MR, panel, a, rows, depth);
+        pack(PLAIN, MR, panels, a, rows, depth);
 }
 
-void pack_columns(PanelType type, float *panel, Operand b, int64_t columns, int64_t depth) {
+void pack_columns(PanelType type, float *panels, Operand b, int64_t columns, int64_t depth) {
     if (type == PANEL_BF16)
-        pack(BF16_KIND, NR, panel, b, columns, depth);
+        pack(BF16_KIND, NR, panels, b, columns, depth);
     else
-        pack(PLAIN, NR, panel, b, columns, depth);
+        pack(PLAIN, NR, panels, b, columns, depth);
 }

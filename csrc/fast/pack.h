@@ -36,8 +36,9 @@ static inline int64_t panel_pair(PanelType type) {
 #endif
 }
 
-/* One panel of MR rows or NR columns over depth values of k: depth / panel_pair(type), rounded up, elements deep. */
-void pack_rows(PanelType type, float *panel, Operand a, int64_t rows, int64_t depth);
-void pack_columns(PanelType type, float *panel, Operand b, int64_t columns, int64_t depth);
+/* All lanes over depth values of k, that is depth / panel_pair(type), rounded up, elements. Panels follow one another:
+ * that of a lane begins lane × elements floats from the first one. */
+void pack_rows(PanelType type, float *panels, Operand a, int64_t rows, int64_t depth);
+void pack_columns(PanelType type, float *panels, Operand b, int64_t columns, int64_t depth);
 
 #endif

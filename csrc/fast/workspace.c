@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "../internal.h"
+
 /* The block that is kept while nobody uses it. Who finds the slot empty, because another Python thread works at the
  * same moment, allocates a block of his own; of two blocks given back, one is freed. */
 typedef struct {
@@ -18,8 +20,7 @@ float *workspace_acquire(int64_t count) {
     Block *block = atomic_exchange(&kept, NULL);
     if (block && block->count >= count) return block->floats;
     free(block);
-    size_t bytes = (sizeof(Block) + (size_t)count * sizeof(float) + 63) / 64 * 64;
-    block = aligned_alloc(64, bytes);
+    block = allocate_aligned(sizeof(Block) + (size_t)count * sizeof(float));
     if (!block) return NULL;
     block->count = count;
     return block->floats;

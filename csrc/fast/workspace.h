@@ -12,10 +12,18 @@
 float *workspace_acquire(int64_t count);
 void workspace_release(float *workspace);
 
-/* How many threads a parallel region may have, and which of them this one is. */
+/* How many threads a parallel region may have, how many this one has, and which of them this one is. */
 static inline int max_threads(void) {
 #if defined(_OPENMP)
     return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static inline int team_size(void) {
+#if defined(_OPENMP)
+    return omp_get_num_threads();
 #else
     return 1;
 #endif
