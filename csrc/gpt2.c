@@ -8,32 +8,24 @@
  * Each pass over a block reads from top to bottom; the layers themselves are in layers/ and fast/. Inputs and outputs are
  * named in tensors.c; `a` holds activations, `d` their gradients, `w` weights, `dw` the weights' gradients.
  */
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "model.h"
-
-enum {
-    SITE_EMBEDDING = 0,
-    SITE_ATTENTION = 1,
-    SITE_ATTENTION_BRANCH = 2,
-    SITE_FEED_FORWARD_BRANCH = 3,
-    SITES_PER_BLOCK = 3
-};
+#include "sites.h"
 
 static Dropout dropout_at(const GPT2 *m, float p, int site, int64_t layer) {
     Dropout dropout = m->dropout;
     dropout.p = m->training ? p : 0.0f;
-    dropout.site = (uint32_t)(site + layer * SITES_PER_BLOCK);
+    dropout.site = dropout_site(site, layer);
     return dropout;
 }
 
-/* The residual stream as it enters a block: what the block before, or the embedding, left. */
-static float *block_input(const GPT2 *m, const TensorTable *table, float *buffer, int64_t layer) {
-    if (layer > 0) return block_activations(table, buffer, layer - 1).resid_post;
-    EmbeddingActivations embedding = embedding_activations(table, buffer);
-    return m->config.embd_pdrop > 0.0f ? embedding.drop : embedding.embd;
+typedef struct {
+    Dropout attention, attention_branch, feed_forward_branch;
+} BlockDropouts;
+
+static BlockDropouts block_dropouts(const GPT2 *m, int64_t layer) {
+    return (BlockDropouts){dropout_at(m, m->config.attn_pdrop, SITE_ATTENTION, layer),
+                           dropout_at(m, m->config.resid_pdrop, SITE_ATTENTION_BRANCH, layer),
+                           dropout_at(m, m->config.resid_pdrop, SITE_FEED_FORWARD_BRANCH, layer)};
 }
 
 static void embedding_pass(GPT2 *m) {
@@ -53,18 +45,16 @@ static void block_forward(GPT2 *m, int64_t layer) {
     const Kernels *k = m->kernels;
     const GPT2Config *c = &m->config;
     int64_t B = m->B, T = m->T, N = B * T, C = c->n_embd, F = c->n_inner, NH = c->n_head;
-    Dropout in_attention = dropout_at(m, c->attn_pdrop, SITE_ATTENTION, layer);
-    Dropout on_attention = dropout_at(m, c->resid_pdrop, SITE_ATTENTION_BRANCH, layer);
-    Dropout on_feed_forward = dropout_at(m, c->resid_pdrop, SITE_FEED_FORWARD_BRANCH, layer);
+    BlockDropouts drop = block_dropouts(m, layer);
     BlockWeights w = block_weights(&m->weights, m->parameters, layer);
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
-    const float *x = block_input(m, &m->activation_table, m->activations, layer);
+    const float *x = block_input(&m->activation_table, m->activations, layer);
 
     k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, c->layer_norm_epsilon);
     k->linear_forward(a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
-    k->attention_forward(a.heads, a.lse, a.qkv, B, T, NH, C / NH, in_attention.p > 0.0f ? &in_attention : NULL);
+    k->attention_forward(a.heads, a.lse, a.qkv, B, T, NH, C / NH, drop.attention.p > 0.0f ? &drop.attention : NULL);
     k->linear_forward(a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
-    if (a.attn_drop) k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &on_attention);
+    if (a.attn_drop) k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.attention_branch);
     k->residual_forward(a.resid_mid, x, a.attn_drop ? a.attn_drop : a.attn_proj, N * C);
 
     k->layernorm_forward(a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C,
@@ -72,7 +62,7 @@ static void block_forward(GPT2 *m, int64_t layer) {
     k->linear_forward(a.fc, a.ln_2, w.c_fc_w, w.c_fc_b, N, C, F);
     k->gelu_forward(a.act, a.fc, N * F);
     k->linear_forward(a.mlp_proj, a.act, w.mlp_proj_w, w.mlp_proj_b, N, F, C);
-    if (a.mlp_drop) k->dropout_forward(a.mlp_drop, a.mlp_proj, N * C, &on_feed_forward);
+    if (a.mlp_drop) k->dropout_forward(a.mlp_drop, a.mlp_proj, N * C, &drop.feed_forward_branch);
     k->residual_forward(a.resid_post, a.resid_mid, a.mlp_drop ? a.mlp_drop : a.mlp_proj, N * C);
 }
 
@@ -83,7 +73,7 @@ static void block_recompute(GPT2 *m, int64_t layer) {
     float eps = m->config.layer_norm_epsilon;
     BlockWeights w = block_weights(&m->weights, m->parameters, layer);
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
-    const float *x = block_input(m, &m->activation_table, m->activations, layer);
+    const float *x = block_input(&m->activation_table, m->activations, layer);
 
     if (m->options.recompute == PYGPT_RECOMPUTE_BLOCK) {
         block_forward(m, layer);
@@ -104,23 +94,21 @@ static void block_backward(GPT2 *m, int64_t layer) {
     const Kernels *k = m->kernels;
     const GPT2Config *c = &m->config;
     int64_t B = m->B, T = m->T, N = B * T, C = c->n_embd, F = c->n_inner, NH = c->n_head;
-    Dropout in_attention = dropout_at(m, c->attn_pdrop, SITE_ATTENTION, layer);
-    Dropout on_attention = dropout_at(m, c->resid_pdrop, SITE_ATTENTION_BRANCH, layer);
-    Dropout on_feed_forward = dropout_at(m, c->resid_pdrop, SITE_FEED_FORWARD_BRANCH, layer);
+    BlockDropouts drop = block_dropouts(m, layer);
     BlockWeights w = block_weights(&m->weights, m->parameters, layer);
     BlockWeights dw = block_weights(&m->weights, m->gradients, layer);
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
     BlockActivations d = block_activations(&m->activation_gradient_table, m->activation_gradients, layer);
-    const float *x = block_input(m, &m->activation_table, m->activations, layer);
-    float *dx = block_input(m, &m->activation_gradient_table, m->activation_gradients, layer);
+    const float *x = block_input(&m->activation_table, m->activations, layer);
+    float *dx = block_input(&m->activation_gradient_table, m->activation_gradients, layer);
 
     float *d_mlp_branch = d.mlp_drop ? d.mlp_drop : d.mlp_proj,
           *d_attn_branch = d.attn_drop ? d.attn_drop : d.attn_proj;
-    zero(d.ln_1, (d.mlp_drop ? d.mlp_drop : d.mlp_proj) + N * C);   // one stretch of the buffer
+    zero(d.ln_1, d_mlp_branch + N * C);   // one stretch of the buffer
     zero(dx, dx + N * C);
 
     k->residual_backward(d.resid_mid, d_mlp_branch, d.resid_post, N * C);
-    if (d.mlp_drop) k->dropout_backward(d.mlp_proj, d.mlp_drop, N * C, &on_feed_forward);
+    if (d.mlp_drop) k->dropout_backward(d.mlp_proj, d.mlp_drop, N * C, &drop.feed_forward_branch);
     k->linear_backward(d.act, dw.mlp_proj_w, dw.mlp_proj_b, d.mlp_proj, a.act, w.mlp_proj_w, N, F, C);
     k->gelu_backward(d.fc, d.act, a.fc, N * F);
     k->linear_backward(d.ln_2, dw.c_fc_w, dw.c_fc_b, d.fc, a.ln_2, w.c_fc_w, N, C, F);
@@ -128,10 +116,10 @@ static void block_backward(GPT2 *m, int64_t layer) {
                           C);
 
     k->residual_backward(dx, d_attn_branch, d.resid_mid, N * C);
-    if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &on_attention);
+    if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &drop.attention_branch);
     k->linear_backward(d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
     k->attention_backward(d.qkv, d.heads, a.heads, a.lse, a.qkv, B, T, NH, C / NH,
-                          in_attention.p > 0.0f ? &in_attention : NULL);
+                          drop.attention.p > 0.0f ? &drop.attention : NULL);
     k->linear_backward(d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
     k->layernorm_backward(dx, dw.ln_1_w, dw.ln_1_b, d.ln_1, x, w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
 }
@@ -158,7 +146,7 @@ static void body_forward(GPT2 *m) {
 
     FinalWeights w = final_weights(&m->weights, m->parameters);
     FinalActivations a = final_activations(&m->activation_table, m->activations);
-    const float *x = block_input(m, &m->activation_table, m->activations, m->config.n_layer);
+    const float *x = block_input(&m->activation_table, m->activations, m->config.n_layer);
     m->kernels->layernorm_forward(a.ln_f, a.ln_f_mean, a.ln_f_rstd, x, w.ln_f_w, w.ln_f_b, m->B * m->T, C,
                                   m->config.layer_norm_epsilon);
 }
@@ -171,8 +159,8 @@ static void whole_backward(GPT2 *m, float scale) {
     FinalWeights w = final_weights(&m->weights, m->parameters), dw = final_weights(&m->weights, m->gradients);
     FinalActivations a = final_activations(&m->activation_table, m->activations);
     FinalActivations d = final_activations(&m->activation_gradient_table, m->activation_gradients);
-    const float *x = block_input(m, &m->activation_table, m->activations, L);
-    float *dx = block_input(m, &m->activation_gradient_table, m->activation_gradients, L);
+    const float *x = block_input(&m->activation_table, m->activations, L);
+    float *dx = block_input(&m->activation_gradient_table, m->activation_gradients, L);
 
     for (int64_t n = 0; n < N; n++) d.losses[n] = m->counted ? scale / (float)m->counted : 0.0f;
     zero(d.ln_f, d.ln_f + N * C);
@@ -196,30 +184,18 @@ static float mean_loss(const GPT2 *m) {
 }
 
 static int check_tokens(const GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T) {
-    long long V = m->config.vocab_size;
+    int64_t V = m->config.vocab_size;
     for (int64_t n = 0; n < B * T; n++) {
-        long long row = n / T, position = n % T;
-        if (tokens[n] < 0 || tokens[n] >= V) {
-            return fail(PYGPT_ERROR_ARGUMENT, "token %d at row %lld, position %lld, expected 0 ... %lld", tokens[n],
-                        row, position, V - 1);
-        }
-        if (targets && targets[n] >= V) {
-            return fail(PYGPT_ERROR_ARGUMENT, "target %d at row %lld, position %lld, expected at most %lld", targets[n],
-                        row, position, V - 1);
-        }
+        if (tokens[n] < 0 || tokens[n] >= V) return fail_token(tokens[n], n, T, V);
+        if (targets && targets[n] >= V) return fail_target(targets[n], n, T, V);
     }
     return PYGPT_OK;
 }
 
 /* Checks the arguments, makes room, and keeps what the backward pass will ask for. */
 static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T, const Dropout *dropout) {
-    long long positions = m->config.n_positions;
-    if (B < 1 || T < 1 || T > positions || checked_mul(B, T) < 0) {
-        return fail(PYGPT_ERROR_ARGUMENT,
-                    "tokens have shape (%lld, %lld), expected (B, T) with B >= 1 and 1 <= T <= %lld", (long long)B,
-                    (long long)T, positions);
-    }
-    int status = check_tokens(m, tokens, targets, B, T);
+    int status = check_tokens_shape(&m->config, B, T);
+    if (status == PYGPT_OK) status = check_tokens(m, tokens, targets, B, T);
     if (status == PYGPT_OK) status = reserve_forward(m, B, T);
     if (status != PYGPT_OK) return status;
     m->B = B;
@@ -251,8 +227,7 @@ int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *tar
 }
 
 static int has_loss(const GPT2 *m) {
-    if (m->B && m->counted) return PYGPT_OK;
-    return fail(PYGPT_ERROR_ARGUMENT, "the backward pass needs a forward pass with at least one target before it");
+    return m->B && m->counted ? PYGPT_OK : fail_no_loss();
 }
 
 int gpt2_backward(GPT2 *m, float scale) {
@@ -278,12 +253,9 @@ int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int
 }
 
 int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
-    int64_t N = m->B * m->T, C = m->config.n_embd, V = m->config.vocab_size;
-    if (!m->B || first < 0 || count < 0 || first > N - count) {
-        return fail(PYGPT_ERROR_ARGUMENT,
-                    "%lld rows of the logits from row %lld on were asked for, but the latest forward pass has %lld",
-                    (long long)count, (long long)first, (long long)N);
-    }
+    int64_t C = m->config.n_embd, V = m->config.vocab_size;
+    int status = check_logits(first, count, m->B * m->T);
+    if (status != PYGPT_OK) return status;
     const float *ln_f = final_activations(&m->activation_table, m->activations).ln_f;
     const float *wte = embedding_weights(&m->weights, m->parameters).wte;
     m->kernels->matmul(logits, ln_f + first * C, wte, count, V, C, 0, 1, 0);
@@ -292,15 +264,8 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
 
 int gpt2_attention(GPT2 *m, float *p, int64_t layer) {
     const GPT2Config *c = &m->config;
-    if (!m->B || layer < 0 || layer >= c->n_layer) {
-        return fail(PYGPT_ERROR_ARGUMENT,
-                    "attention of layer %lld was asked for, expected 0 ... %lld after a forward pass", (long long)layer,
-                    (long long)(c->n_layer - 1));
-    }
-    if (m->options.recompute == PYGPT_RECOMPUTE_BLOCK) {
-        return fail(PYGPT_ERROR_ARGUMENT,
-                    "attention probabilities need recompute \"none\" or \"cheap\", this model has \"block\"");
-    }
+    int status = check_attention(c, &m->options, layer, m->B * m->T);
+    if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
     m->kernels->attention_probabilities(p, a.lse, a.qkv, m->B, m->T, c->n_head, c->n_embd / c->n_head);
     return PYGPT_OK;

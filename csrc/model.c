@@ -1,16 +1,9 @@
-/* A model's memory, its tensors by name, and the optimizer's step. */
+/* A model's memory, and where in it the tensors lie. */
 #include "model.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "philox.h"
-
-static const double GIB = 1024.0 * 1024.0 * 1024.0;
-
-/* ---- memory ---- */
 
 /* Rows of logits that the head makes at a time: up to 2^24 of them, or 64 MB. */
 static int64_t head_rows(const GPT2Config *config, int64_t N) {
@@ -19,25 +12,23 @@ static int64_t head_rows(const GPT2Config *config, int64_t N) {
 }
 
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
-    TensorTable weights, activations, gradients;
+    TensorTable weights = {0}, activations = {0}, gradients = {0};
     int64_t floats = -1;
     if (check_config(config) != PYGPT_OK || B < 1 || T < 1 || checked_mul(B, T) < 0) return -1;
     int status = table_create(&weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
-    if (status != PYGPT_OK) return -1;
-    status = table_create(&activations, PYGPT_ACTIVATION, config, options->recompute, B, T);
-    if (status == PYGPT_OK) {
+    if (status == PYGPT_OK) status = table_create(&activations, PYGPT_ACTIVATION, config, options->recompute, B, T);
+    if (status == PYGPT_OK)
         status = table_create(&gradients, PYGPT_ACTIVATION_GRADIENT, config, options->recompute, B, T);
-        if (status == PYGPT_OK) {
-            int64_t head = checked_mul(head_rows(config, B * T), config->vocab_size);
-            floats = checked_add(checked_mul(weights.size, training ? 4 : 1), activations.size);
-            floats = checked_add(floats, checked_mul(head, training ? 2 : 1));
-            floats = checked_add(floats, checked_mul(2, B * T));   // tokens and targets
-            if (training) floats = checked_add(floats, gradients.size);
-            table_free(&gradients);
-        }
-        table_free(&activations);
+    if (status == PYGPT_OK) {
+        int64_t head = checked_mul(head_rows(config, B * T), config->vocab_size);
+        floats = checked_add(checked_mul(weights.size, training ? 4 : 1), activations.size);
+        floats = checked_add(floats, checked_mul(head, training ? 2 : 1));
+        floats = checked_add(floats, checked_mul(2, B * T));   // tokens and targets
+        if (training) floats = checked_add(floats, gradients.size);
     }
     table_free(&weights);
+    table_free(&activations);
+    table_free(&gradients);
     return checked_mul(floats, sizeof(float));
 }
 
@@ -68,7 +59,7 @@ int reserve_gradients(GPT2 *m) {
     return zeroed(&m->gradients, m->weights.size, "the gradients");
 }
 
-static int reserve_moments(GPT2 *m) {
+int reserve_moments(GPT2 *m) {
     int status = zeroed(&m->first_moments, m->weights.size, "AdamW's first moments");
     return status == PYGPT_OK ? zeroed(&m->second_moments, m->weights.size, "AdamW's second moments") : status;
 }
@@ -86,8 +77,7 @@ int reserve_forward(GPT2 *m, int64_t B, int64_t T) {
     int64_t N = checked_mul(B, T), V = m->config.vocab_size;
     if (N < 0) return fail(PYGPT_ERROR_ARGUMENT, "a batch of %" PRId64 " x %" PRId64 " tokens overflows 64 bits", B, T);
     if (m->B == B && m->T == T) return PYGPT_OK;
-    m->B = m->T = m->counted = m->went_back =
-        0;   // there is no forward pass to go back from until the next one has run
+    m->B = m->T = m->counted = m->went_back = 0;   // nothing to go back from until the next forward pass has run
     int status = replace_table(&m->activation_table, PYGPT_ACTIVATION, m, B, T);
     if (status == PYGPT_OK) status = replace_table(&m->activation_gradient_table, PYGPT_ACTIVATION_GRADIENT, m, B, T);
     if (status == PYGPT_OK)
@@ -122,20 +112,14 @@ int reserve_backward(GPT2 *m) {
 
 int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *options) {
     *model = NULL;
-    const Kernels *kernels = pygpt_kernels(options->kernels, options->dtype);
-    if (!kernels)
-        return fail(PYGPT_ERROR_ARGUMENT, "kernels %d with dtype %d are not in this library", options->kernels,
-                    options->dtype);
-    if (options->recompute < PYGPT_KEEP_ALL || options->recompute > PYGPT_RECOMPUTE_BLOCK) {
-        return fail(PYGPT_ERROR_ARGUMENT, "recompute is %d, expected 0, 1 or 2", options->recompute);
-    }
-    int status = check_config(config);
+    int status = check_options(options);
+    if (status == PYGPT_OK) status = check_config(config);
     if (status != PYGPT_OK) return status;
     GPT2 *m = calloc(1, sizeof *m);
     if (!m) return fail(PYGPT_ERROR_MEMORY, "no memory for a model");
     m->config = *config;
     m->options = *options;
-    m->kernels = kernels;
+    m->kernels = pygpt_kernels(options->kernels, options->dtype);
     status = table_create(&m->weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
     if (status == PYGPT_OK) status = zeroed(&m->parameters, m->weights.size, "the parameters");
     if (status == PYGPT_OK) {
@@ -160,149 +144,45 @@ void gpt2_free(GPT2 *m) {
     free(m);
 }
 
-/* ---- initialisation ---- */
+/* ---- where tensors lie ---- */
 
-/* Normal numbers by Box and Muller's method (1958), in double, from the words of Philox's step that no forward pass reaches. */
-static void fill_normal(float *x, int64_t n, double deviation, uint32_t number, uint64_t seed) {
-    #pragma omp parallel for
-    for (int64_t i = 0; i < n; i += 4) {
-        PhiloxWords words = philox4x32((uint64_t)i / 4, number, UINT32_MAX, seed);
-        double normal[4];
-        for (int pair = 0; pair < 4; pair += 2) {
-            double radius = sqrt(-2.0 * log((words.word[pair] + 0.5) / 4294967296.0));
-            double angle = 6.283185307179586 * ((words.word[pair + 1] + 0.5) / 4294967296.0);
-            normal[pair] = radius * cos(angle);
-            normal[pair + 1] = radius * sin(angle);
-        }
-        for (int64_t j = i; j < min64(i + 4, n); j++) x[j] = (float)(deviation * normal[j - i]);
-    }
+Flat flat_of(const GPT2 *m, int kind) {
+    const Flat flats[] = {
+        [PYGPT_PARAMETER] = {&m->weights, m->parameters},
+        [PYGPT_GRADIENT] = {&m->weights, m->gradients},
+        [PYGPT_FIRST_MOMENT] = {&m->weights, m->first_moments},
+        [PYGPT_SECOND_MOMENT] = {&m->weights, m->second_moments},
+        [PYGPT_ACTIVATION] = {&m->activation_table, m->B ? m->activations : NULL},
+        [PYGPT_ACTIVATION_GRADIENT] = {&m->activation_gradient_table, m->went_back ? m->activation_gradients : NULL},
+    };
+    return flats[kind];
 }
 
-int gpt2_init_weights(GPT2 *m, uint64_t seed) {
-    double deviation = m->config.initializer_range, narrower = deviation / sqrt(2.0 * (double)m->config.n_layer);
-    for (int64_t i = 0; i < m->weights.count; i++) {
-        const Tensor *tensor = &m->weights.tensors[i];
-        float *w = m->parameters + tensor->offset;
-        if (tensor->initialisation == PYGPT_INIT_NORMAL || tensor->initialisation == PYGPT_INIT_RESIDUAL) {
-            fill_normal(w, tensor->size, tensor->initialisation == PYGPT_INIT_NORMAL ? deviation : narrower,
-                        (uint32_t)i, seed);
-        } else {
-            for (int64_t j = 0; j < tensor->size; j++) w[j] = tensor->initialisation == PYGPT_INIT_ONE ? 1.0f : 0.0f;
-        }
-    }
-    return PYGPT_OK;
-}
-
-/* ---- the optimizer ---- */
-
-int gpt2_zero_grad(GPT2 *m) {
-    int status = reserve_gradients(m);
-    if (status != PYGPT_OK) return status;
-    #pragma omp parallel for simd
-    for (int64_t i = 0; i < m->weights.size; i++) m->gradients[i] = 0.0f;
-    return PYGPT_OK;
-}
-
-int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
-    int status = reserve_gradients(m);
-    if (status != PYGPT_OK) return status;
-    *norm = sqrt(m->kernels->sum_of_squares(m->gradients, m->weights.size));
-    if (max_norm > 0.0f && *norm > max_norm)
-        m->kernels->scale(m->gradients, (float)(max_norm / *norm), m->weights.size);
-    return PYGPT_OK;
-}
-
-int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
-    if (step < 1) return fail(PYGPT_ERROR_ARGUMENT, "AdamW's step is %" PRId64 ", expected 1 or more", step);
-    int status = reserve_gradients(m);
-    if (status == PYGPT_OK) status = reserve_moments(m);
-    if (status != PYGPT_OK) return status;
-    for (int64_t i = 0; i < m->weights.count; i++) {
-        const Tensor *t = &m->weights.tensors[i];
-        m->kernels->adamw_step(m->parameters + t->offset, m->first_moments + t->offset, m->second_moments + t->offset,
-                               m->gradients + t->offset, t->size, lr, beta1, beta2, eps,
-                               t->weight_decay ? weight_decay : 0.0f, step);
-    }
-    return PYGPT_OK;
-}
-
-/* ---- tensors by name ---- */
-
-static const TensorTable *table_of(const GPT2 *m, int kind) {
-    switch (kind) {
-    case PYGPT_ACTIVATION: return &m->activation_table;
-    case PYGPT_ACTIVATION_GRADIENT: return &m->activation_gradient_table;
-    default: return &m->weights;
-    }
-}
-
-/* The flat buffer of a kind, made if it is one that comes with its first use. */
-static int buffer_of(GPT2 *m, float **buffer, int kind) {
-    int status = PYGPT_OK;
-    *buffer = NULL;
-    if (kind == PYGPT_GRADIENT) status = reserve_gradients(m);
-    if (kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT) status = reserve_moments(m);
-    if (status != PYGPT_OK) return status;
-    switch (kind) {
-    case PYGPT_PARAMETER: *buffer = m->parameters; break;
-    case PYGPT_GRADIENT: *buffer = m->gradients; break;
-    case PYGPT_FIRST_MOMENT: *buffer = m->first_moments; break;
-    case PYGPT_SECOND_MOMENT: *buffer = m->second_moments; break;
-    case PYGPT_ACTIVATION: *buffer = m->B ? m->activations : NULL; break;
-    case PYGPT_ACTIVATION_GRADIENT: *buffer = m->went_back ? m->activation_gradients : NULL; break;
-    default: return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 5", kind);
-    }
-    if (*buffer) return PYGPT_OK;
-    return fail(PYGPT_ERROR_ARGUMENT, kind == PYGPT_ACTIVATION
-                                          ? "there are no activations before a forward pass"
-                                          : "there are no gradients of activations before a backward pass");
-}
-
-int64_t gpt2_num_tensors(const GPT2 *m, int kind) {
-    return table_of(m, kind)->count;
-}
-
-int gpt2_tensor(const GPT2 *m, Tensor *tensor, int kind, int64_t index) {
-    const TensorTable *table = table_of(m, kind);
-    if (index < 0 || index >= table->count) {
-        return fail(PYGPT_ERROR_ARGUMENT, "tensor %" PRId64 " was asked for, expected 0 ... %" PRId64, index,
-                    table->count - 1);
-    }
-    *tensor = table->tensors[index];
+int check_pass(GPT2 *m) {
+    (void)m;   // a pass is complete when its function returns
     return PYGPT_OK;
 }
 
 int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
-    int status = buffer_of(m, data, kind);
+    int status = find_buffer(m, data, kind);
     if (status != PYGPT_OK) return status;
-    *size = table_of(m, kind)->size;
+    *size = flat_of(m, kind).table->size;
     buffer_retain(*data);
     return PYGPT_OK;
 }
 
-static int locate(GPT2 *m, float **values, int64_t *size, int kind, int64_t index) {
-    Tensor tensor;
-    int status = buffer_of(m, values, kind);
-    if (status != PYGPT_OK) return status;
-    status = gpt2_tensor(m, &tensor, kind, index);
-    if (status != PYGPT_OK) return status;
-    *values += tensor.offset;
-    *size = tensor.size;
-    return PYGPT_OK;
-}
-
 int gpt2_read(GPT2 *m, float *values, int kind, int64_t index) {
-    float *tensor;
-    int64_t size;
-    int status = locate(m, &tensor, &size, kind, index);
-    if (status == PYGPT_OK) memcpy(values, tensor, (size_t)size * sizeof *values);
+    Tensor tensor;
+    float *buffer;
+    int status = find_tensor(m, &tensor, &buffer, kind, index);
+    if (status == PYGPT_OK) memcpy(values, buffer + tensor.offset, (size_t)tensor.size * sizeof *values);
     return status;
 }
 
 int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index) {
-    float *tensor;
-    int64_t size;
-    int status = locate(m, &tensor, &size, kind, index);
-    if (status == PYGPT_OK) memcpy(tensor, values, (size_t)size * sizeof *values);
+    Tensor tensor;
+    float *buffer;
+    int status = find_tensor(m, &tensor, &buffer, kind, index);
+    if (status == PYGPT_OK) memcpy(buffer + tensor.offset, values, (size_t)tensor.size * sizeof *values);
     return status;
 }

@@ -1,8 +1,9 @@
-/* What a model holds; shared by model.c (memory, tensors, optimizer) and gpt2.c (forward and backward). */
+/* What a model holds; shared by model.c (memory), initialisation.c, gpt2.c (forward and backward), and optimizer.c. */
 #ifndef PYGPT_MODEL_H
 #define PYGPT_MODEL_H
 
-#include "tensors.h"
+#include "access.h"
+#include "arguments.h"
 
 struct GPT2 {
     GPT2Config config;
@@ -28,7 +29,6 @@ struct GPT2 {
 };
 
 /* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
-int reserve_gradients(GPT2 *model);
 int reserve_forward(GPT2 *model, int64_t B, int64_t T);
 int reserve_backward(GPT2 *model);
 

@@ -11,11 +11,17 @@
 
 #include "pygpt.h"
 
+#ifdef __CUDACC__
+    #define HOST_AND_DEVICE __host__ __device__   // the same text for CUDA's kernels
+#else
+    #define HOST_AND_DEVICE
+#endif
+
 typedef struct {
     uint32_t word[4];
 } PhiloxWords;
 
-static inline PhiloxWords philox4x32(uint64_t index, uint32_t site, uint32_t step, uint64_t seed) {
+HOST_AND_DEVICE static inline PhiloxWords philox4x32(uint64_t index, uint32_t site, uint32_t step, uint64_t seed) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = site, c3 = step;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
@@ -27,7 +33,8 @@ static inline PhiloxWords philox4x32(uint64_t index, uint32_t site, uint32_t ste
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (PhiloxWords){{c0, c1, c2, c3}};
+    PhiloxWords words = {{c0, c1, c2, c3}};
+    return words;
 }
 
 /* A word below the threshold drops its element: P(word < p 2^32) = p. */

@@ -24,6 +24,7 @@ const char *pygpt_last_error(void);   // of this thread's latest failure; readin
 
 const char *pygpt_library(void);      // instruction set or device that it was built for, such as "x86-64-v4"
 const char *pygpt_processor(void);    // the best instruction set that this processor supports, in the same words
+int pygpt_device_memory(int64_t *free, int64_t *total);   // bytes; in libpygpt_cuda* only
 void pygpt_set_threads(int threads);  // OpenMP threads of later calls
 int pygpt_threads(void);
 

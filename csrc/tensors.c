@@ -162,32 +162,6 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
     return PYGPT_OK;
 }
 
-int check_config(const GPT2Config *c) {
-    const struct {
-        const char *name;
-        int64_t value;
-    } sizes[] = {{"vocab_size", c->vocab_size}, {"n_positions", c->n_positions}, {"n_embd", c->n_embd},
-                 {"n_layer", c->n_layer},       {"n_head", c->n_head},           {"n_inner", c->n_inner}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (sizes[i].value < 1 || sizes[i].value > INT32_MAX) {
-            return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId64 ", expected 1 ... %d", sizes[i].name, sizes[i].value,
-                        INT32_MAX);
-        }
-    }
-    if (c->n_embd % c->n_head != 0) {
-        return fail(PYGPT_ERROR_ARGUMENT, "n_embd is %" PRId64 ", expected a multiple of n_head = %" PRId64, c->n_embd,
-                    c->n_head);
-    }
-    const float probabilities[] = {c->embd_pdrop, c->attn_pdrop, c->resid_pdrop};
-    for (int i = 0; i < 3; i++) {
-        if (!(probabilities[i] >= 0.0f && probabilities[i] < 1.0f)) {
-            return fail(PYGPT_ERROR_ARGUMENT, "a dropout probability is %g, expected at least 0 and less than 1",
-                        probabilities[i]);
-        }
-    }
-    return PYGPT_OK;
-}
-
 static const Part *parts_of(int kind) {
     return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? ACTIVATIONS : WEIGHTS;
 }
@@ -271,4 +245,10 @@ FinalActivations final_activations(const TensorTable *table, float *buffer) {
     FinalActivations activations;
     point(&activations, &ACTIVATIONS[2], table, first_of_block(table, table->config.n_layer), buffer);
     return activations;
+}
+
+float *block_input(const TensorTable *table, float *buffer, int64_t layer) {
+    if (layer > 0) return block_activations(table, buffer, layer - 1).resid_post;
+    EmbeddingActivations embedding = embedding_activations(table, buffer);
+    return embedding.drop ? embedding.drop : embedding.embd;
 }

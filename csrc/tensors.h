@@ -43,9 +43,6 @@ typedef struct {
     int64_t before;      // tensors before the first block
 } TensorTable;
 
-/* PYGPT_OK, or the error of a size out of range, heads that do not divide the channels, or a probability that is none. */
-int check_config(const GPT2Config *config);
-
 /* kind: as in pygpt.h. The three others of a parameter have the table of parameters. B, T: of activations. PYGPT_OK, or the error
  * of sizes that overflow or memory that is missing. */
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t B, int64_t T);
@@ -58,5 +55,8 @@ FinalWeights final_weights(const TensorTable *table, float *buffer);
 EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer);
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer);
 FinalActivations final_activations(const TensorTable *table, float *buffer);
+
+/* The residual stream as it enters a block: what the block before, or the embedding, left. */
+float *block_input(const TensorTable *table, float *buffer, int64_t layer);
 
 #endif

@@ -20,4 +20,12 @@ int fail_cuda(cudaError_t error, const char *what);
 /* The same for a queue's first error, which the queue then forgets; PYGPT_OK if there was none. */
 int queue_status(Queue &queue);
 
-constexpr double GIB = 1024.0 * 1024.0 * 1024.0;
+/* dtype: as in pygpt.h */
+inline DataType data_type(int dtype) {
+    return dtype == PYGPT_BFLOAT16 ? DataType::bfloat16 : DataType::float32;
+}
+
+/* V rounded up, so that rows of logits are aligned. */
+inline int64_t padded_vocabulary(int64_t V) {
+    return ceil_div<int64_t>(V, 64) * 64;
+}

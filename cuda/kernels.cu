@@ -3,117 +3,18 @@
  *
  * Values are rounded to the table's element type on their way. What the device overwrites and the interface adds to
  * is added on the host. If something fails, nothing is copied back, and the sentence is in pygpt_last_error(). */
-#include "device.cuh"
-
-#include "layers/elements.cuh"
+#include "call.cuh"
 
 #include <algorithm>
-#include <mutex>
-#include <vector>
+
+extern "C" {
+#include "../csrc/arguments.h"
+}
 
 namespace {
 
-/* One call of a layer. Its buffers on the device live as long as it does. */
-class Call {
-  public:
-    Call(DataType type, bool fast) : lock(mutex), on(queue_for(type, fast)) {}
-    ~Call() {
-        if (on.error == cudaSuccess) note(on, cudaStreamSynchronize(on.stream), "a layer");
-        queue_status(on);   // leaves the sentence
-        for (void *buffer : buffers) cudaFree(buffer);
-    }
-    Call(const Call &) = delete;
-
-    Queue &queue() {
-        return on;
-    }
-
-    /* Room for n elements of the table's type, or of another; zeros. */
-    void *room(int64_t n, DataType type) {
-        void *made = nullptr;
-        const size_t bytes = static_cast<size_t>(std::max<int64_t>(n, 1)) * element_size(type);
-        if (on.error == cudaSuccess) note(on, cudaMalloc(&made, bytes), "the buffers of a layer");
-        if (on.error != cudaSuccess) return nullptr;
-        buffers.push_back(made);
-        note(on, cudaMemsetAsync(made, 0, bytes, on.stream), "the buffers of a layer");
-        return made;
-    }
-    void *room(int64_t n) {
-        return room(n, on.type);
-    }
-    float *floats(int64_t n) {
-        return static_cast<float *>(room(n, DataType::float32));
-    }
-
-    /* A copy of the host's values on the device; NULL of NULL. With `rows` more elements, which are 0. */
-    const void *input(const float *values, int64_t n, int64_t more = 0) {
-        if (!values) return nullptr;
-        void *const copy = room(n + more);
-        upload(on, copy, on.type, values, n);
-        return copy;
-    }
-    float *float_input(const float *values, int64_t n, int64_t more = 0) {
-        if (!values) return nullptr;
-        float *const copy = floats(n + more);
-        upload(on, copy, DataType::float32, values, n);
-        return copy;
-    }
-    int32_t *input(const int32_t *values, int64_t n) {
-        float *const copy = floats(n);   // of the same size
-        upload(on, copy, DataType::float32, reinterpret_cast<const float *>(values), n);
-        return reinterpret_cast<int32_t *>(copy);
-    }
-    DropoutMask mask(const Dropout *dropout) {
-        if (!dropout) return {};
-        const DropoutDraw draw = {dropout->seed, dropout->step};
-        void *const copy = room(sizeof draw, DataType::float32);
-        if (on.error == cudaSuccess)
-            note(on, cudaMemcpyAsync(copy, &draw, sizeof draw, cudaMemcpyHostToDevice, on.stream),
-                 "the seed of dropout");
-        return dropout_mask(dropout->p, dropout->site, static_cast<DropoutDraw *>(copy));
-    }
-
-    /* host = device, or host += device */
-    void output(float *values, const void *device, int64_t n) {
-        if (on.error == cudaSuccess) download(on, values, device, on.type, n);
-    }
-    void float_output(float *values, const void *device, int64_t n) {
-        if (values && on.error == cudaSuccess) download(on, values, device, DataType::float32, n);
-    }
-    void add_output(float *values, const void *device, int64_t n) {
-        if (!values) return;
-        std::vector<float> found(static_cast<size_t>(n));
-        output(found.data(), device, n);
-        if (on.error == cudaSuccess)
-            for (int64_t i = 0; i < n; i++) values[i] += found[static_cast<size_t>(i)];
-    }
-
-  private:
-    static Queue &queue_for(DataType type, bool fast) {
-        static Queue queues[2][2];
-        Queue &queue = queues[type == DataType::bfloat16][fast];
-        if (!queue.stream) {
-            const cudaError_t error = queue_create(&queue, type, fast);
-            queue.type = type;
-            note(queue, error, "setting up");
-        }
-        return queue;
-    }
-
-    static std::mutex mutex;
-    std::lock_guard<std::mutex> lock;
-    Queue &on;
-    std::vector<void *> buffers;
-};
-
-std::mutex Call::mutex;
-
 int64_t rows_of_tokens(const int32_t *tokens, int64_t n) {
     return n ? int64_t{*std::max_element(tokens, tokens + n)} + 1 : 1;
-}
-
-int64_t padded(int64_t V) {
-    return ceil_div<int64_t>(V, 64) * 64;
 }
 
 template <DataType type, bool fast> struct Layers {
@@ -287,7 +188,7 @@ template <DataType type, bool fast> struct Layers {
     static void classifier_forward(float *losses, const float *x, const float *wte, const int32_t *targets,
                                    int64_t rows, int64_t N, int64_t C, int64_t V) {
         Call call(type, fast);
-        const int64_t Vp = padded(V);
+        const int64_t Vp = padded_vocabulary(V);
         float *const to = call.floats(N);
         ::classifier_forward(call.queue(), to, call.input(x, N * C), call.input(wte, V * C, (Vp - V) * C),
                              call.input(targets, N), call.room(rows * Vp), rows, N, C, V, Vp);
@@ -298,7 +199,7 @@ template <DataType type, bool fast> struct Layers {
                                     const float *wte, const int32_t *targets, int64_t rows, int64_t N, int64_t C,
                                     int64_t V) {
         Call call(type, fast);
-        const int64_t Vp = padded(V);
+        const int64_t Vp = padded_vocabulary(V);
         float *const to = call.floats(N), *const to_wte = call.float_input(dwte, V * C, (Vp - V) * C);
         void *const to_x = call.room(N * C);
         ::classifier_backward(call.queue(), to, to_x, to_wte, call.float_input(dlosses, N), call.input(x, N * C),
@@ -384,11 +285,7 @@ template <class F> void with_layers(const Kernels *k, F f) {
 }   // namespace
 
 const Kernels *pygpt_kernels(int kernels, int dtype) {
-    if ((kernels != PYGPT_PLAIN && kernels != PYGPT_FAST) || (dtype != PYGPT_FLOAT32 && dtype != PYGPT_BFLOAT16)) {
-        fail(PYGPT_ERROR_ARGUMENT, "kernels %d with dtype %d are not in this library", kernels, dtype);
-        return NULL;
-    }
-    if (check_device(dtype == PYGPT_BFLOAT16 ? DataType::bfloat16 : DataType::float32) != PYGPT_OK) return NULL;
+    if (check_kernels(kernels, dtype) != PYGPT_OK || check_device(data_type(dtype)) != PYGPT_OK) return NULL;
     if (dtype == PYGPT_FLOAT32)
         return kernels == PYGPT_FAST ? table<DataType::float32, true>() : table<DataType::float32, false>();
     return kernels == PYGPT_FAST ? table<DataType::bfloat16, true>() : table<DataType::bfloat16, false>();

@@ -120,6 +120,16 @@ const char *pygpt_processor(void) {
     return check_device(DataType::float32) == PYGPT_OK ? device().name : "";
 }
 
+int pygpt_device_memory(int64_t *free, int64_t *total) {
+    if (const int status = check_device(DataType::float32)) return status;
+    size_t free_bytes = 0, total_bytes = 0;
+    if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes))
+        return fail_cuda(error, "asking for its free memory");
+    *free = static_cast<int64_t>(free_bytes);
+    *total = static_cast<int64_t>(total_bytes);
+    return PYGPT_OK;
+}
+
 void pygpt_set_threads([[maybe_unused]] int threads) {
 #ifdef _OPENMP
     omp_set_num_threads(threads > 0 ? threads : 1);   // of the emulation

@@ -1,13 +1,15 @@
-/* What a model holds; shared by model.cu (memory, tensors, optimizer) and gpt2.cu (forward and backward). */
+/* What a model holds, and what its files have of each other. */
 #pragma once
 
 #include "device.cuh"
+#include "layout.cuh"
 
 #include <map>
 #include <tuple>
 
 extern "C" {
-#include "../csrc/tensors.h"
+#include "../csrc/access.h"
+#include "../csrc/arguments.h"
 }
 
 /* What a pass gets and gives besides tensors. On the device, so that a captured graph finds the values of each pass. */
@@ -66,26 +68,48 @@ struct GPT2 {
     Graphs graphs;
 };
 
-/* V rounded up, so that rows of logits are aligned. Every buffer of weights is large enough for so many rows of wte. */
-inline int64_t padded_vocabulary(const GPT2Config &config) {
-    return ceil_div<int64_t>(config.vocab_size, 64) * 64;
+/* ---- memory.cu: PYGPT_OK or an error ---- */
+
+/* Says before anything is made if not even the weights would fit, and how many layers would. */
+int check_model(const GPT2Config *config, const GPT2Options *options);
+
+/* what: for the sentence of an error */
+int allocate(GPT2 *model, void **buffer, int64_t bytes, const char *what);
+int clear(GPT2 *model, void *buffer, int64_t bytes);
+int zeroed(GPT2 *model, void **buffer, int64_t bytes, const char *what);   // where there is none yet
+
+template <class T> void **address(T **pointer) {
+    return reinterpret_cast<void **>(pointer);
 }
 
-/* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
-int reserve_gradients(GPT2 *model);
+/* Of a buffer of weights: large enough for padded_vocabulary() rows of wte. */
+int64_t flat_bytes(const GPT2 *model);
+
+/* Make sure of the memory for a pass with these sizes. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);
 int reserve_backward(GPT2 *model);
 
-/* Rows of logits that the head makes at a time. */
-int64_t head_rows(const GPT2Config &config, int64_t N);
+/* ---- gpt2.cu ---- */
 
-void forget_graphs(GPT2 *model);
+void enqueue_pass(GPT2 *model, Pass pass);
+/* Everything from the losses back to the parameters. */
+void whole_backward(GPT2 *model);
 
 /* The gradient of GELU's output in one block, which the fused kernels do not keep; written to scratch memory. */
 void *activation_gradient_of_gelu(GPT2 *model, int64_t layer);
 
+/* ---- graph.cu ---- */
+
+/* enqueue_pass(), or from the second time in a row on the graph of it. */
+void run_pass(GPT2 *model, Pass pass);
+void forget_graphs(GPT2 *model);
+
+/* ---- pass.cu ---- */
+
 /* Waits for the device, and reads the state of the latest pass. */
 int read_state(GPT2 *model);
 
-/* If the latest pass is not read yet: waits for it, and says what was wrong with its tokens. */
-int check_pass(GPT2 *model);
+/* ---- initialisation.cu ---- */
+
+/* The copy of some neighbouring weights for the layers, after they have changed. */
+void copy_weights(GPT2 *model, int64_t offset, int64_t n);

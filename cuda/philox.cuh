@@ -1,30 +1,11 @@
-/* Philox4x32-10, a counter-based random number generator (Salmon, Moraes, Dror & Shaw 2011), as in csrc/philox.h: the
- * same words for the same counters, so the same masks as in every other backend. */
+/* Dropout masks drawn on the device by csrc/philox.h: the same words for the same counters, so the same masks as in every
+ * other backend. */
 #pragma once
 
 #include "common.cuh"
 
 extern "C" {
-#include "../csrc/pygpt.h"
-}
-
-struct PhiloxWords {
-    uint32_t word[4];
-};
-
-__host__ __device__ inline PhiloxWords philox4x32(uint64_t index, uint32_t site, uint32_t step, uint64_t seed) {
-    uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32), c2 = site, c3 = step;
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = uint64_t{0xD2511F53u} * c0, p1 = uint64_t{0xCD9E8D57u} * c2;
-        c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-        c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-        c1 = static_cast<uint32_t>(p1);
-        c3 = static_cast<uint32_t>(p0);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return {{c0, c1, c2, c3}};
+#include "../csrc/philox.h"
 }
 
 /* What all dropouts of a pass have in common. It lies in the device's memory: a captured graph holds the address, and
@@ -45,7 +26,8 @@ struct DropoutMask {
 
 inline DropoutMask dropout_mask(float p, uint32_t site, const DropoutDraw *draw) {
     if (p == 0.0f) return {};
-    return {static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0), 1.0f / (1.0f - p), site, draw};
+    const Dropout dropout = {p, site, 0, 0};
+    return {dropout_threshold(&dropout), dropout_scale(&dropout), site, draw};
 }
 
 /* 0 for a dropped element, 1 / (1 - p) for a kept one. */

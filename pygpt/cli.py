@@ -15,8 +15,8 @@ from pygpt.errors import UserError
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main() and exit with its status (None is 0).
 
-    A UserError prints `error: sentence` and exits with 2; Ctrl-C exits with 130, and a reader that went away
-    (`script | head`) with 141, the statuses that a shell gives for these signals; none of them shows a traceback.
+    A UserError or MemoryError prints `error: sentence` and exits with 2; Ctrl-C exits with 130, and a reader that went
+    away (`script | head`) with 141, the statuses that a shell gives for these signals; none of them shows a traceback.
     A warning is a sentence as well.
     """
     warnings.showwarning = lambda message, *place: print(f"warning: {message}", file=sys.stderr)
@@ -25,6 +25,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except MemoryError as error:
+        print(f"error: it does not fit into memory: {error or 'an array cannot be allocated'}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

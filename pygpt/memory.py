@@ -6,19 +6,37 @@ import os
 import re
 from pathlib import Path
 
+from pygpt.backends.library import device_memory
 from pygpt.errors import UserError
 
 
-def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has, or its control group (a container) allows."""
-    return min([_machine(), *_control_group()])
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that this process may still take: what the machine has, or its control group (a container) allows.
+
+    Of a CUDA device, what is free there; the emulated one lies in the machine's memory.
+    """
+    if device == "cuda":
+        return device_memory(device)[0]
+    limits = [_machine(), *_control_group()]
+    if device == "cuda-emulated":
+        limits.append(device_memory(device)[0])
+    return min(limits)
 
 
-def check_memory(needed: int, advice: str) -> None:
-    """Raises UserError, with the advice, when more bytes are needed than available."""
-    available = available_memory()
-    if needed > available:
-        raise UserError(f"{gigabytes(needed)} of memory are needed, and {gigabytes(available)} are available: {advice}")
+def check_memory(needed: int, advice: str, device: str = "cpu") -> None:
+    """Raises UserError, with the advice, when more bytes are needed than available to the device."""
+    available = available_memory(device)
+    if needed <= available:
+        return
+    sentence = f"{gigabytes(needed)} of memory are needed, and {gigabytes(available)} "
+    free, total = device_memory(device) if device.startswith("cuda") else (0, 0)
+    if available != free:
+        sentence += "are available"
+    elif needed > total:
+        sentence += f"of the device's {gigabytes(total)} are free"
+    else:
+        sentence += f"of the device's {gigabytes(total)} are free, because other processes use it"
+    raise UserError(f"{sentence}: {advice}")
 
 
 def gigabytes(count: int) -> str:

@@ -100,10 +100,8 @@ def model_config(settings: TrainSettings, given: frozenset[str], source: Path | 
 
 
 def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
-    """Raises UserError, naming the batch size that would fit, when the machine has less memory than is needed."""
-    if settings.device == "cuda":
-        return  # a memory of its own, of which its library tells
-    fits, too_large, available = 0, settings.batch_size, available_memory()
+    """Raises UserError, naming the batch size that would fit, when the device has less memory than is needed."""
+    fits, too_large, available = 0, settings.batch_size, available_memory(settings.device)
     while too_large - fits > 1:
         middle = (fits + too_large) // 2
         if memory_of_run(config, settings, middle) <= available:
@@ -111,7 +109,9 @@ def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
         else:
             too_large = middle
     advice = f"--batch-size {fits} would fit" if fits else "even --batch-size 1 would not fit; take a smaller model"
-    check_memory(memory_of_run(config, settings, settings.batch_size), advice)
+    if settings.recompute != "block" and settings.device != "numpy":
+        advice += ", and --recompute block needs less"
+    check_memory(memory_of_run(config, settings, settings.batch_size), advice, settings.device)
 
 
 def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int) -> int:
@@ -135,9 +135,7 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
     """What will be done, in a few lines."""
     vocabulary = f"vocabulary of {data.tokenizer.vocab_size:,} ({data.tokenizer.name})"
     kernels = "" if settings.device == "numpy" else f", {settings.kernels} kernels"
-    memory = f"{gigabytes(memory_of_run(config, settings, settings.batch_size))} needed"
-    if settings.device != "cuda":
-        memory += f", {gigabytes(available_memory())} available"
+    needed, available = memory_of_run(config, settings, settings.batch_size), available_memory(settings.device)
     batch = f"{settings.batch_size} x {settings.seq_len} tokens"
     if settings.grad_accum > 1:
         batch = f"{settings.grad_accum} x {batch}"
@@ -146,7 +144,7 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
         "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
         f"{config.n_positions} positions: {config.num_parameters:,} parameters",
         "device": f"{settings.device}, {settings.dtype}{kernels}",
-        "memory": memory,
+        "memory": f"{gigabytes(needed)} needed, {gigabytes(available)} available",
         "run": f"{folder}: {settings.max_iters:,} steps of {batch}",
     }
     return "\n".join(f"{name:8}{text}" for name, text in lines.items())

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pygpt import plot
 from pygpt.atomic import write_file
-from pygpt.errors import UserError
+from pygpt.errors import DeviceError, UserError
 from pygpt.generate import generate, printable, start_token
 from pygpt.hub import resolve_folder
 from pygpt.interruption import Interruption
@@ -43,7 +43,8 @@ def train(request: Request) -> int:
     """Start or resume a run, and go on to its end or until it is interrupted.
 
     Returns the exit status: 0, or 128 + the number of the signal that interrupted it.  Raises UserError when the run
-    cannot begin, when its loss is not finite, and when something cannot be saved; the latest checkpoint stays intact.
+    cannot begin, when its loss is not finite, when the device fails, and when something cannot be saved; the latest
+    checkpoint stays intact.
     """
     with RunFolder(request.out_dir, request.resume) as folder:
         state = folder.load_state() if request.resume else None
@@ -97,27 +98,35 @@ class _Loop:
 
     def run(self) -> int:
         """Go on to the last step or until interrupted.  Returns the exit status."""
-        settings, state = self.settings, self.state
+        state = self.state
         self.folder.open_log(state)
         with self.interruption, self.progress:
-            while True:
-                last = state.step >= settings.max_iters
-                if (last or state.step % settings.eval_interval == 0) and state.validated != state.step:
-                    self._validate()
-                stop = last or bool(self.interruption)
-                if stop or state.step % settings.checkpoint_interval == 0:
-                    self._save()
-                if stop:
-                    break
-                self._step()
-                if time.perf_counter() - self.started >= _SECONDS_BETWEEN_READINGS:
-                    self._read()
+            try:
+                self._steps()
+            except DeviceError as error:
+                raise UserError(f"{error}, after step {state.step}; {self._advice()}") from None
         if self.interruption.signal is not None:
             print(f"stopped by {signal.Signals(self.interruption.signal).name} after step {state.step}")
             print(f"saved {self.folder.last}; go on with: {self._resume_command()}")
             return 128 + self.interruption.signal
         self._finish()
         return 0
+
+    def _steps(self) -> None:
+        """Step, validate and save until the last step is done or somebody interrupts."""
+        settings, state = self.settings, self.state
+        while True:
+            last = state.step >= settings.max_iters
+            if (last or state.step % settings.eval_interval == 0) and state.validated != state.step:
+                self._validate()
+            stop = last or bool(self.interruption)
+            if stop or state.step % settings.checkpoint_interval == 0:
+                self._save()
+            if stop:
+                return
+            self._step()
+            if time.perf_counter() - self.started >= _SECONDS_BETWEEN_READINGS:
+                self._read()
 
     # ---- one step ----
 
@@ -170,13 +179,15 @@ class _Loop:
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
-        advice = "there is no checkpoint yet: begin again with a smaller --learning-rate"
-        if self.saved is not None:
-            advice = (
-                f"the last good checkpoint is {self.folder.last} (step {self.saved.step}): "
-                f"go on from it with a smaller --learning-rate, {self._resume_command()}"
-            )
+        advice = self._advice(" with a smaller --learning-rate")
         raise UserError(f"the {what} is {value} at step {step}; {advice}")
+
+    def _advice(self, change: str = "") -> str:
+        """How to go on after what the run does not survive."""
+        if self.saved is None:
+            return f"there is no checkpoint yet: begin again{change}"
+        checkpoint = f"the last good checkpoint is {self.folder.last} (step {self.saved.step})"
+        return f"{checkpoint}: go on from it{change}, {self._resume_command()}"
 
     def _tokens_per_step(self) -> int:
         return self.settings.grad_accum * self.settings.batch_size * self.settings.seq_len

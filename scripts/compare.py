@@ -107,10 +107,10 @@ def _check_memory(config: GPT2Config, batch_size: int, seq_len: int, backend: di
     models: list[dict[str, Any]] = [{**backend}, {"device": "numpy", "dtype": "float64"}]
     if backend["dtype"] == "bfloat16":
         models.append({"device": "numpy", "dtype": "float32"})
-    if backend["device"] == "cuda":
-        models.pop(0)  # it has memory of its own
-    needed = sum(memory_needed(config, **sizes, **model) for model in models)
-    check_memory(needed, "take a smaller batch or a smaller model")
+    advice, needed = "take a smaller batch or a smaller model", [memory_needed(config, **sizes, **m) for m in models]
+    if backend["device"].startswith("cuda"):
+        check_memory(needed[0], advice, backend["device"])
+    check_memory(sum(needed[1:] if backend["device"] == "cuda" else needed), advice)
 
 
 def _random_batch(vocab_size: int, batch_size: int, seq_len: int, seed: int) -> tuple[Array, Array]:

@@ -71,9 +71,8 @@ def _load(folder: Path, flags: argparse.Namespace) -> GPT2:
     config = read_config(folder)
     device = resolve_device(flags.device)
     options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
-    if device != "cuda":
-        sizes = {"batch_size": flags.num_samples, "seq_len": config.n_positions}
-        check_memory(memory_needed(config, training=False, **sizes, **options), "take fewer samples or a smaller model")
+    needed = memory_needed(config, training=False, batch_size=flags.num_samples, seq_len=config.n_positions, **options)
+    check_memory(needed, "take fewer samples or a smaller model", device)
     if device == "cpu":
         set_threads(flags.threads)
     return GPT2.from_pretrained(folder, config=config, **options)

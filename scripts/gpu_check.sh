@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one call of under ten minutes, without a network: docs/performance.md.
 #
-#   scripts/gpu_check.sh [STAGE...]      stages: build test sanitizer compare train time; all if none is given
+#   scripts/gpu_check.sh [STAGE...]      stages: build test compare time train sanitizer; all if none is given
 #
-#   OUT=FOLDER     results: gpu_check.json, gpu_check.txt, a log for each stage      (default: out/gpu_check)
+#   OUT=FOLDER     results: gpu_check.json, gpu_check.txt, a log for each stage; written again after each stage
+#                  and each part of the timing                                       (default: out/gpu_check)
 #   WHEELS=FOLDER  *.whl of Python packages that are not installed
 #   LLMC=FOLDER    llm.c, to be timed too; train_gpt2cu is built where it is not
 #   LIMIT=SECONDS  for everything                                                    (default: 570)
@@ -16,7 +17,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 root=$PWD
 
-all=(build test sanitizer compare train time)
+all=(build test compare time train sanitizer)   # what says most comes first
 stages=("${@:-${all[@]}}")
 for stage in "${stages[@]}"; do
     [[ " ${all[*]} " == *" $stage "* ]] || { echo "error: $stage is not a stage: ${all[*]}" >&2; exit 2; }
@@ -37,6 +38,7 @@ rm -f "$out"/{gpu_check.json,gpu_check.txt} "$out"/*.log
 # ---- what is needed ----
 
 command -v "$python" >/dev/null || { echo "error: $python: not found; PYTHON names another" >&2; exit 2; }
+PATH=$PATH:$(dirname "$(command -v "$python")")   # cmake and ninja may be packages of its environment
 export PYTHONPATH=$root PYTHONUNBUFFERED=1
 if [[ -n ${WHEELS:-} ]]; then
     "$python" - "$WHEELS" "$work/site" <<'END' || exit 2
@@ -82,9 +84,10 @@ if wanted build || [[ -z ${PYGPT_LIB_DIR:-} ]]; then export PYGPT_LIB_DIR=$build
 # ---- stages ----
 
 stage_build() {
-    local options=(-DPYGPT_EMULATION=OFF "-DPython3_EXECUTABLE=$(command -v "$python")" -DCMAKE_BUILD_TYPE=Release
+    local options=("-DPython3_EXECUTABLE=$(command -v "$python")" -DCMAKE_BUILD_TYPE=Release
         "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$build/lib")
     [[ $device == cuda ]] && options+=(-DPYGPT_CUDA=ON -DPYGPT_CUDA_ARCHITECTURES=native)
+    [[ $device == cuda-emulated ]] || options+=(-DPYGPT_EMULATION=OFF)
     command -v ninja >/dev/null && options+=(-G Ninja)
     cmake -S . -B "$build" "${options[@]}" && cmake --build "$build" --parallel "$(nproc)" || return 1
     if [[ $device == cuda && ! -f $build/lib/libpygpt_cuda.so ]]; then
@@ -105,8 +108,10 @@ stage_test() {
     fi
     local processes=()
     "$python" -c 'import xdist' 2>/dev/null && processes=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
-    "$python" -m pytest -o addopts= -q -p no:cacheprovider "${processes[@]}" --maxfail=20 -rs \
-        -k "$device and not emulated" tests/test_layers.py tests/test_model.py tests/test_cuda.py
+    local chosen=$device
+    [[ $device == cuda ]] && chosen="cuda and not emulated"
+    "$python" -m pytest -o addopts= -o faulthandler_timeout=60 -q -p no:cacheprovider "${processes[@]}" --maxfail=20 \
+        --tb=short -rs -k "$chosen" tests/test_layers.py tests/test_model.py tests/test_cuda.py
 }
 
 stage_sanitizer() {
@@ -115,14 +120,14 @@ stage_sanitizer() {
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found"; return 77; }
     for tool in memcheck racecheck; do
         compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pygpt.bench.gpu tiny --device "$device" \
-            >"$work/sanitizer" 2>&1
-        local status=$?
-        cat "$work/sanitizer"
+            2>&1 | tee "$work/sanitizer"
+        local status=${PIPESTATUS[0]}
         if grep -qi 'device not supported\|unsupported\|unable to \(start\|initialize\)' "$work/sanitizer"; then
             echo "compute-sanitizer does not work on this machine"
             return 77
         fi
-        [[ $status == 0 ]] || return $status
+        [[ $status == 0 ]] || { echo "$tool: status $status"; return 1; }
+        echo "$tool: no errors"
     done
 }
 
@@ -144,23 +149,25 @@ stage_train() {
 }
 
 stage_time() {
-    local options=(--device "$device" --json "$work/times.json" --seconds $((left > 25 ? left - 15 : 10)))
+    local options=(--device "$device" --json "$work/times.json" --out "$out"
+        --seconds $((seconds > 25 ? seconds - 15 : 10)))
     [[ -n ${LLMC:-} ]] && options+=(--llmc "$LLMC")
     [[ -n ${QUICK:-} ]] && options+=(--quick)
     "$python" -m pygpt.bench.gpu measure "${options[@]}"
 }
 
-# run NAME SECONDS: the stage of that name in a process of its own, which is ended when its time is over
+# run NAME: the stage of that name in a process of its own, which is interrupted when its time is over, and then ended
 run() {
     local name=$1 before=$SECONDS status result sentence
-    export left=$((limit - 5 - SECONDS))
-    local seconds=$(($2 < left ? $2 : left))
+    local left=$((limit - 5 - SECONDS))
+    [[ $name == time ]] && left=$((left - reserved))
+    export seconds=$((${most[$name]} < left ? ${most[$name]} : left))
     if ((seconds < 3)); then
         status=124
         echo "no time was left" >"$out/$name.log"
     else
         export -f "stage_$name"
-        timeout -k 5 "$seconds" bash -c "set -uo pipefail; stage_$name" >"$out/$name.log" 2>&1
+        timeout -s INT -k 5 "$seconds" bash -c "set -uo pipefail; stage_$name" >"$out/$name.log" 2>&1
         status=$?
     fi
     sentence=$(grep -v '^[[:space:]]*$' "$out/$name.log" | tail -n 1 | tr '\t' ' ' | cut -c1-160)
@@ -172,19 +179,22 @@ run() {
     esac
     [[ $result == ok || $result == skipped ]] || failed=1
     printf '%s\t%s\t%d\t%s\n' "$name" "$result" $((SECONDS - before)) "$sentence" | tee -a "$work/stages.tsv"
+    "$python" -m pygpt.bench.gpu report "$work" "$out" >"$work/report" 2>&1 || failed=1
 }
 
-declare -A most=([build]=200 [test]=130 [sanitizer]=60 [compare]=40 [train]=60 [time]=$limit)
+declare -A most=([build]=200 [test]=130 [compare]=40 [time]=$limit [train]=50 [sanitizer]=90)
+reserved=0   # of the time for `time`, for what comes after it
+wanted train && reserved=$((reserved + 30))
+wanted sanitizer && reserved=$((reserved + 60))
 failed=0
-export root python device build work LLMC="${LLMC:-}" QUICK="${QUICK:-}"
+export root python device build out work LLMC="${LLMC:-}" QUICK="${QUICK:-}"
 for stage in "${all[@]}"; do
-    wanted "$stage" && run "$stage" "${most[$stage]}"
+    wanted "$stage" && run "$stage"
     if [[ $stage == build && $failed == 1 ]]; then
         tail -n 30 "$out/build.log"
         break
     fi
 done
 
-"$python" -m pygpt.bench.gpu report "$work" || failed=1
-cp "$work"/gpu_check.{json,txt} "$out" 2>/dev/null
+cat "$work/report"
 exit $failed

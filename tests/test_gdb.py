@@ -1,4 +1,6 @@
-"""gdb follows the C code, line by line, and shows the numbers that Python computes; docs/debugging.md says how."""
+"""gdb follows the C code and the CUDA kernels, line by line, and shows the numbers that Python computes.
+
+docs/debugging.md says how."""
 
 from __future__ import annotations
 
@@ -49,6 +51,36 @@ def debug(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def debug_cuda(debug: Path) -> Path:
+    """The same with the library of device cuda-emulated."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    flags = ["-std=c++17", "-O0", "-g", "-fPIC", "-DPYGPT_EMULATION", "-I", "cuda/emulation", "-I", "cuda"]
+    sources = [
+        *(ROOT / "cuda").glob("*.cu"),
+        *(ROOT / "cuda").glob("layers/*.cu"),
+        *(ROOT / "cuda").glob("emulation/*.cpp"),
+    ]
+    objects = [debug / f"csrc-{name}.o" for name in shared_sources()]
+    for source in sources:
+        if source.name == "matmul_cublaslt.cu":
+            continue
+        objects.append(debug / f"{source.name}.o")
+        subprocess.run([compiler, *flags, "-x", "c++", "-c", source, "-o", objects[-1]], check=True, cwd=ROOT)
+    subprocess.run([compiler, "-shared", *objects, "-o", debug / "libpygpt_cuda_emulated.so"], check=True)
+    return debug
+
+
+def shared_sources() -> list[str]:
+    """The files of csrc/ that are in every library."""
+    text = (ROOT / "cuda" / "CMakeLists.txt").read_text(encoding="utf-8")
+    found = re.search(r"set\(PYGPT_SHARED_SOURCES ([\w ]+)\)", text)
+    assert found
+    return found[1].split()
+
+
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small model, with tokens.bin in it."""
     folder = tmp_path_factory.mktemp("model")
@@ -82,7 +114,7 @@ def row(output: str, number: int) -> NDArray[np.float32]:
     """The values that gdb printed as $number; nine digits are the float32 itself."""
     found = re.search(rf"^\${number} = \{{(.*)\}}$", output, re.MULTILINE)
     assert found, output
-    return np.array([float(value) for value in found[1].split(",")], np.float32)
+    return np.array([float(re.sub(r"nan\(\w+\)", "nan", value)) for value in found[1].split(",")], np.float32)
 
 
 def test_a_breakpoint_shows_the_rows_that_numpy_computes(debug: Path, model: Path) -> None:
@@ -151,6 +183,26 @@ def test_the_documented_session_on_python(debug: Path, model: Path, tmp_path: Pa
     stored = pygpt.GPT2.from_pretrained(model, device="numpy", dtype="float32").parameters
     first = (ROOT / "LICENSE").read_bytes()[0]
     assert np.array_equal(row(output, 1), stored["wte.weight"][first] + stored["wpe.weight"][0])
+
+
+def test_the_documented_session_in_a_cuda_kernel(debug_cuda: Path, model: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    heading = "gdb inside a CUDA kernel"
+    program = text.split(f"## {heading}\n")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "look_cuda.py").write_text(program.replace("out/small/last", str(model)))
+    commands = transcripts(heading)
+    environment = {"PYGPT_LIB_DIR": str(debug_cuda), "PYTHONPATH": str(ROOT)}
+    output = gdb(commands, [sys.executable, tmp_path / "look_cuda.py"], **environment)
+    check(output, commands)
+    assert "$1 = 5\n" in output and "$5 = {x = 35, y = 0, z = 0}" in output
+    stored = pygpt.GPT2.from_pretrained(model, device="numpy", dtype="float32").parameters
+    letter = (ROOT / "LICENSE").read_bytes()[5]
+    x = stored["wte.weight"][letter] + stored["wpe.weight"][5]
+    assert np.array_equal(row(output, 2), x)
+    own, mean = (float(re.findall(rf"^\${number} = (\S+)$", output, re.MULTILINE)[0]) for number in (3, 4))
+    np.testing.assert_allclose([own, mean], [x[12:16].sum(), x.mean()], rtol=1e-5)
+    shares = row(output, 6)
+    assert np.isfinite(shares[:8]).all() and np.isnan(shares[8:]).all()  # threads 32 to 39 have been there
 
 
 def test_the_launch_file_names_its_tasks() -> None:

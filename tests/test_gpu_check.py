@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,34 @@ def test_stage_that_fails_does_not_hide_the_next(tmp_path: Path) -> None:
     assert "not found in" in stages[0]["sentence"]
 
 
+def test_stage_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *compare.py*) sleep 1000;; *) exec {sys.executable} "$@";; esac\n')
+    python.chmod(0o755)
+    found = run_script(tmp_path / "out", "compare", "time", PYTHON=str(python), LIMIT="11")
+    assert found.returncode == 1
+    stages = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["stages"]
+    assert [(stage["name"], stage["result"]) for stage in stages] == [
+        ("compare", "out of time"),
+        ("time", "out of time"),
+    ]
+
+
+def test_what_was_timed_is_reported_at_once(tmp_path: Path) -> None:
+    (tmp_path / "stages.tsv").write_text("build\tok\t1\tdone\n")
+    command = ["measure", "--quick", "--device", "cpu", "--json", str(tmp_path / "times.json"), "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "pygpt.bench.gpu", *command, "--seconds", "60"], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "gpu_check.txt").exists():
+            assert time.monotonic() < deadline and process.poll() in (None, 0)
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["stages"][0]["name"] == "build"
+
+
 def test_stage_without_time_is_said(tmp_path: Path) -> None:
     found = run_script(tmp_path, "compare", LIMIT="1")
     assert found.returncode == 1
@@ -77,7 +107,7 @@ def test_stage_without_time_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stages, environment, sentence",
     [
-        (["tests"], {}, "error: tests is not a stage: build test sanitizer compare train time"),
+        (["tests"], {}, "error: tests is not a stage: build test compare time train sanitizer"),
         ([], {"LIMIT": "soon"}, "error: LIMIT is 'soon', expected a number of seconds"),
         ([], {"PYTHON": "no-such-python"}, "error: no-such-python: not found"),
         (["compare"], {"WHEELS": "/no/wheels"}, "error: WHEELS is /no/wheels, and there are no wheels in it"),

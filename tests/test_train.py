@@ -479,7 +479,6 @@ def test_a_damaged_checkpoint_gets_a_sentence(name, damage):
         ({"batch_size": 1000}, "text.txt: has 5400 training tokens, fewer than one batch of 1000 x 16 tokens"),
         ({"seq_len": 700, "batch_size": 1}, "600 val tokens, but one window takes 701"),
         ({"n_embd": 15}, "n_embd is 15, expected a multiple of n_head, which is 2"),
-        ({"device": "cuda"}, "libpygpt_cuda"),
         ({"tokenizer": "char", "vocab": "x"}, "--vocab is for gpt2 tokens"),
     ],
 )
@@ -492,11 +491,11 @@ def test_more_memory_than_the_machine_has_is_refused_with_a_batch_size_that_fits
     settings = {"seq_len": 16, "training": True, "device": "numpy"}
     enough = memory_needed(config, batch_size=37, **settings)
     for module in (memory, run_setup):
-        monkeypatch.setattr(module, "available_memory", lambda: enough)
+        monkeypatch.setattr(module, "available_memory", lambda *_: enough)
     sentence = refused(flags(out_dir="a", batch_size=200))
     assert sentence.endswith("are available: --batch-size 37 would fit")
     for module in (memory, run_setup):
-        monkeypatch.setattr(module, "available_memory", lambda: 1000)
+        monkeypatch.setattr(module, "available_memory", lambda *_: 1000)
     assert "even --batch-size 1 would not fit" in refused(flags(out_dir="a"))
 
 

@@ -4,6 +4,7 @@
 #include "runtime_api.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +40,7 @@ static thread_local cudaError_t last_error = cudaSuccess;
 static thread_local std::string failure;           // the sentence on the latest failed launch
 static thread_local Graph *capturing = nullptr;    // at most one capture a host thread
 static thread_local std::vector<Stream *> captured;
+static std::atomic<unsigned long long> launches;   // of kernels, so far
 
 static std::mutex table_mutex;
 static std::map<const void *, size_t> allocations;
@@ -50,14 +52,27 @@ cudaError_t remember(cudaError_t error) {
     return error;
 }
 
-/* What may not happen while a graph is captured, because it would have to wait for work that is only being recorded. */
+/* How the device fails, after PYGPT_EMULATION_ERROR=CODE or CODE@LAUNCHES; it does not recover. */
+static cudaError_t failed() {
+    const char *text = getenv("PYGPT_EMULATION_ERROR");
+    if (!text) return cudaSuccess;
+    int code = cudaErrorInvalidValue;
+    unsigned long long after = 0;
+    sscanf(text, "%d@%llu", &code, &after);
+    return launches >= after ? remember(static_cast<cudaError_t>(code)) : cudaSuccess;
+}
+
+/* For what may not happen while a graph is captured, because it would have to wait for work that is only being
+ * recorded; the first error of any call that waits. */
 static cudaError_t forbidden_in_capture() {
+    if (const cudaError_t error = failed()) return error;
     if (!capturing) return cudaSuccess;
     capturing->invalidated = true;
     return remember(cudaErrorStreamCaptureUnsupported);
 }
 
 cudaError_t enqueue(Stream *stream, std::function<cudaError_t()> operation) {
+    if (const cudaError_t error = failed()) return error;
     if (stream && stream->capture) {
         stream->capture->operations.push_back(std::move(operation));
         return cudaSuccess;
@@ -74,11 +89,20 @@ cudaError_t enqueue(Stream *stream, std::function<cudaError_t()> operation) {
 struct Device {
     int major, minor;
     size_t shared_optin;
-    size_t memory;
+    size_t memory, used;   // used: by other processes
+    int driver;            // version of CUDA, as 1000 major + 10 minor; 0 where there is none
 };
 
+constexpr int runtime_version = 13000;
+
+static size_t bytes_in(const char *variable, size_t otherwise) {
+    const char *text = getenv(variable);
+    return text ? strtoull(text, nullptr, 10) : otherwise;
+}
+
 static Device device() {
-    Device d{8, 6, 0, 0};   // all that the kernels can use, and the least shared memory among such devices
+    /* all that the kernels can use, and the least shared memory among such devices */
+    Device d{8, 6, 0, 0, 0, runtime_version};
     if (const char *text = getenv("PYGPT_EMULATION_COMPUTE_CAPABILITY")) sscanf(text, "%d.%d", &d.major, &d.minor);
     const int capability = 10 * d.major + d.minor;
     size_t kilobytes = 99;
@@ -89,11 +113,22 @@ static Device device() {
     else if (capability >= 90 && capability < 120)
         kilobytes = 227;
     d.shared_optin = kilobytes << 10;
-    if (const char *text = getenv("PYGPT_EMULATION_MEMORY"))
-        d.memory = strtoull(text, nullptr, 10);
-    else
-        d.memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    d.memory = bytes_in("PYGPT_EMULATION_MEMORY",
+                        static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+    d.used = std::min(bytes_in("PYGPT_EMULATION_MEMORY_USED", 0), d.memory);
+    if (const char *text = getenv("PYGPT_EMULATION_DRIVER")) {
+        int major = 0, minor = 0;
+        sscanf(text, "%d.%d", &major, &minor);
+        d.driver = 1000 * major + 10 * minor;
+    }
     return d;
+}
+
+/* With the table locked. */
+static size_t free_memory() {
+    const Device d = device();
+    const size_t left = d.memory - d.used;
+    return left > allocated ? left - allocated : 0;
 }
 
 constexpr size_t shared_default = size_t{48} << 10;
@@ -101,6 +136,8 @@ constexpr size_t shared_default = size_t{48} << 10;
 /* ---- launches ---- */
 
 cudaError_t run(const void *kernel, Launch launch) {
+    if (const cudaError_t error = failed()) return error;
+    launches++;
     size_t dynamic_limit = shared_default;
     launch.shared_limit = shared_default;
     {
@@ -146,7 +183,8 @@ cudaError_t host_malloc(void **p, size_t bytes) {
 cudaError_t device_malloc(void **p, size_t bytes) {
     *p = nullptr;
     const std::lock_guard<std::mutex> lock(table_mutex);
-    if (bytes > device().memory || allocated > device().memory - bytes) return remember(cudaErrorMemoryAllocation);
+    if (cudaError_t error = forbidden_in_capture()) return error;
+    if (bytes > free_memory()) return remember(cudaErrorMemoryAllocation);
     if (cudaError_t error = host_malloc(p, bytes)) return error;
     Order order;
     read_order(order);
@@ -180,9 +218,10 @@ cudaError_t cudaFreeHost(void *p) {
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+    if (const cudaError_t error = failed()) return error;
     const std::lock_guard<std::mutex> lock(table_mutex);
     *total_bytes = device().memory;
-    *free_bytes = *total_bytes > allocated ? *total_bytes - allocated : 0;
+    *free_bytes = free_memory();
     return cudaSuccess;
 }
 
@@ -232,6 +271,9 @@ static const ErrorText error_texts[] = {
     {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid grid or block size"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "the driver is older than the runtime"},
+    {cudaErrorDevicesUnavailable, "cudaErrorDevicesUnavailable", "the device is busy or unavailable"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no device"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "no such device"},
     {cudaErrorIllegalState, "cudaErrorIllegalState", "not possible in this state"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "a kernel failed"},
@@ -241,6 +283,7 @@ static const ErrorText error_texts[] = {
     {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
      "the capture failed because of an earlier error"},
     {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit", "would wait for a stream that is captured"},
+    {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
 };
 
 static const ErrorText *find_text(cudaError_t error) {
@@ -263,6 +306,9 @@ const char *cudaGetErrorString(cudaError_t error) {
 /* ---- device ---- */
 
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (device().driver < runtime_version) return remember(cudaErrorInsufficientDriver);
+    if (failed() == cudaErrorNoDevice) return cudaErrorNoDevice;   // other errors show when the device is used
     *count = 1;
     return cudaSuccess;
 }
@@ -316,18 +362,19 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = 13000;
+    *version = device().driver;
     return cudaSuccess;
 }
 
 cudaError_t cudaRuntimeGetVersion(int *version) {
-    *version = 13000;
+    *version = runtime_version;
     return cudaSuccess;
 }
 
 /* ---- streams and events ---- */
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    if (const cudaError_t error = failed()) return error;
     *stream = new Stream;
     return cudaSuccess;
 }

@@ -24,7 +24,7 @@ enum cudaError_t {
     cudaErrorStreamCaptureInvalidated = 901,
     cudaErrorIllegalState = 401,
     cudaErrorStreamCaptureImplicit = 906,
-    cudaErrorUnknown = 999,
+    cudaErrorUnknown = 999,   // what the loss of a device often shows as
 };
 
 const char *cudaGetErrorName(cudaError_t error);
@@ -32,7 +32,7 @@ const char *cudaGetErrorString(cudaError_t error);   // for a failed launch: the
 cudaError_t cudaGetLastError();                      // and forgets it
 cudaError_t cudaPeekAtLastError();
 
-/* ---- the device; PYGPT_EMULATION_COMPUTE_CAPABILITY=8.6 and PYGPT_EMULATION_MEMORY=BYTES make it another one ---- */
+/* ---- the device; environment variables make it another one, a busy or a broken one: docs/emulation.md ---- */
 
 struct cudaDeviceProp {
     char name[256];

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -11,12 +13,12 @@ from typing import Any
 
 from cffi import FFI
 
-from pygpt.errors import UserError
+from pygpt.errors import DeviceError, UserError
 
 # From the most to the least demanding; a processor that has one has those after it.
 INSTRUCTION_SETS = ("x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "baseline")
 
-OK, MEMORY = 0, 2  # as in pygpt.h
+OK, MEMORY, DEVICE = 0, 2, 3  # as in pygpt.h
 
 HEADER = "pygpt.h"
 _PACKAGE = Path(__file__).parents[1]
@@ -62,7 +64,7 @@ def cuda_library(device: str) -> Any:
     name = f"pygpt_{device.replace('-', '_')}"
     if not (_folder() / _file_name(name)).is_file():
         if device == "cuda":
-            how = "with nvcc and cuBLAS installed, `pip install . -C cmake.define.PYGPT_CUDA=ON` builds it"
+            how = "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it"
         else:
             how = "with a C++ compiler installed, `pip install .` builds it"
         raise UserError(f"device {device!r} needs {_file_name(name)}, which is not in {_folder()}: {how}")
@@ -75,6 +77,14 @@ def usable_cuda_library(device: str) -> Any:
     if not ffi().string(library.pygpt_processor()):
         raise UserError(f"device {device!r} cannot be used: {last_error(library)}")
     return library
+
+
+def device_memory(device: str) -> tuple[int, int]:
+    """Bytes of a CUDA device's memory: those that are free, and all.  Raises UserError where it cannot be used."""
+    library = usable_cuda_library(device)
+    free, total = ffi().new("int64_t *"), ffi().new("int64_t *")
+    check(library, library.pygpt_device_memory(free, total))
+    return int(free[0]), int(total[0])
 
 
 def library_name(library: Any) -> str:
@@ -91,13 +101,13 @@ def available_cores() -> int:
 
 
 def check(library: Any, status: int) -> None:
-    """Raise what an error code of the library stands for: MemoryError, or UserError, also for a device that fails."""
+    """Raise what an error code of the library stands for: MemoryError, DeviceError, or another UserError."""
     if status == OK:
         return
     sentence = last_error(library)
     if status == MEMORY:
         raise MemoryError(sentence)
-    raise UserError(sentence)
+    raise (DeviceError if status == DEVICE else UserError)(sentence)
 
 
 def last_error(library: Any) -> str:
@@ -112,9 +122,30 @@ def _open(name: str) -> Any:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     path = _folder() / _file_name(name)
     try:
-        return ffi().dlopen(str(path))
+        try:
+            return ffi().dlopen(str(path))
+        except OSError as error:
+            _load_cublas(path, str(error))
+            return ffi().dlopen(str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be opened: {error}") from None
+
+
+def _load_cublas(path: Path, complaint: str) -> None:
+    """Where a library at `path` complains that it lacks cuBLAS: load NVIDIA's Python package, wherever that is.
+
+    The library itself looks only beside the place where pip installed it.  Raises UserError if there is no package.
+    """
+    missing = re.search(r"(libcublas\w*\.so\.(\d+)): cannot open", complaint)
+    if not missing:
+        return
+    name, major = missing[1], int(missing[2])
+    for folder in sys.path:
+        for found in sorted(Path(folder, "nvidia").glob(f"*/lib/{name}")):
+            ctypes.CDLL(str(found))  # stays open, and a library that needs one of this name takes it
+            return
+    package = "nvidia-cublas" if major >= 13 else f"nvidia-cublas-cu{major}"
+    raise UserError(f"{path.name} needs {name}, cuBLAS of CUDA {major}, which was not found: `pip install {package}`")
 
 
 def _file_name(name: str) -> str:

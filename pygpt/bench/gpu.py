@@ -133,7 +133,15 @@ def _ask(task: Task, T: int, limit: float, *, device: str, quick: bool) -> tuple
     command = [sys.executable, "-m", "pygpt.bench.gpu", "side", task.side, "--model", task.model, "--device", device]
     command += ["--batches", ",".join(map(str, task.batches)), "--seq-len", str(T), *(["--quick"] if quick else [])]
     environment = {**os.environ, **({"PYGPT_CUDA_GRAPH": "0"} if task.side == "kernels" else {})}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
     over = threading.Event()
 
     def end() -> None:
@@ -141,20 +149,26 @@ def _ask(task: Task, T: int, limit: float, *, device: str, quick: bool) -> tuple
         os.killpg(process.pid, signal.SIGKILL)  # with those that it has started to compile
 
     timer = threading.Timer(limit, end)
+    timer.daemon = True  # nobody waits for it when this process is interrupted
     timer.start()
-    rows = []
+    rows, said = [], "it said nothing"
     assert process.stdout is not None
     try:
         for line in process.stdout:
             if line.startswith(RESULT):
                 rows.append(json.loads(line[len(RESULT) :]))
+            elif line.strip():
+                said = line.strip()[:200]
+                print(line, end="", flush=True)
         status = process.wait()
     finally:
         timer.cancel()
+        if process.poll() is None:  # interrupted, before its time was over
+            end()
         process.stdout.close()
     if over.is_set():
         return rows, f"ended after {limit:.0f} s"
-    return rows, f"its process ended with status {status}" if status else ""
+    return rows, f"its process ended with status {status}: {said}" if status else ""
 
 
 # ---- the commands ----
@@ -167,12 +181,15 @@ def main() -> int | None:
     if flags.command == "tiny":
         return _tiny(flags.device)
     if flags.command == "report":
-        return _report(Path(flags.folder))
+        print(_report(Path(flags.folder), Path(flags.out)))
+        return 0
     failed = False
     plan = QUICK_PLAN if flags.quick else FULL_PLAN
     llmc = Path(flags.llmc) if flags.llmc else None
     for found in measure(plan, flags.seconds, device=flags.device, quick=flags.quick, llmc=llmc):
         _write_json(Path(flags.json), found)
+        if flags.out:  # what is there if the time is over before all is done
+            _report(Path(flags.json).parent, Path(flags.out))
         failed = not any(row["side"] == "pygpt" and "seconds" in row for row in found["steps"])
     print(gpu_report.text(found))
     print("; ".join(gpu_report.comparison(found["steps"])) or "nothing to compare with")
@@ -210,19 +227,18 @@ def _tiny(device: str) -> int:
     return 0
 
 
-def _report(folder: Path) -> int:
-    """Join what the stages have left in a folder: gpu_check.json and gpu_check.txt."""
+def _report(folder: Path, out: Path) -> str:
+    """Join what the stages have left in a folder, into gpu_check.json and gpu_check.txt in `out`.  Returns the text."""
     times = folder / "times.json"
     found = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
     stages = [line.split("\t") for line in (folder / "stages.tsv").read_text(encoding="utf-8").splitlines()]
     names = ("name", "result", "seconds", "sentence")
     found["stages"] = [dict(zip(names, stage, strict=True)) for stage in stages]
-    _write_json(folder / "gpu_check.json", found)
+    _write_json(out / "gpu_check.json", found)
     written = gpu_report.text(found)
-    with write_file(folder / "gpu_check.txt") as file:
+    with write_file(out / "gpu_check.txt") as file:
         file.write((written + "\n").encode())
-    print(written)
-    return 0
+    return written
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -243,12 +259,14 @@ def _parser() -> Parser:
         command.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
     times.add_argument("--seconds", type=float, default=300.0, metavar="X", help="for everything together")
     times.add_argument("--json", required=True, metavar="FILE", help="where the numbers go")
+    times.add_argument("--out", metavar="FOLDER", help="report there, too, whenever there is more")
     times.add_argument("--llmc", metavar="FOLDER", help="llm.c, with train_gpt2cu built")
     side.add_argument("side", choices=("rates", "pygpt", "torch", "kernels"))
     side.add_argument("--model", choices=tuple(MODELS), default="gpt2", help="size")
     side.add_argument("--batches", default="", metavar="B[,B...]", help="batch sizes")
     side.add_argument("--seq-len", type=int, default=1024, metavar="N", help="tokens in a sequence")
-    report.add_argument("folder", metavar="FOLDER")
+    report.add_argument("folder", metavar="FOLDER", help="of times.json and stages.tsv")
+    report.add_argument("out", metavar="OUT", help="where the results go")
     return parser
 
 

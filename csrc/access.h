@@ -1,0 +1,33 @@
+/* Access to a model's tensors by kind and number, the same in every library. What differs, and stays in each library:
+ * where the tensors lie, and how values are copied there and back. */
+#ifndef PYGPT_ACCESS_H
+#define PYGPT_ACCESS_H
+
+#include "tensors.h"
+
+/* ---- in access.c ---- */
+
+/* The flat buffer of a kind, made if it is one that comes with its first use, once the latest pass is complete.
+ * PYGPT_OK or an error. */
+int find_buffer(GPT2 *model, float **buffer, int kind);
+/* The same, with one tensor of the kind. */
+int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index);
+
+/* ---- in each library ---- */
+
+typedef struct {
+    const TensorTable *table;
+    float *buffer;   // NULL where nothing is in it yet
+} Flat;
+
+/* Of a kind that there is. */
+Flat flat_of(const GPT2 *model, int kind);
+
+/* Make sure of the memory; it begins as zeros. PYGPT_OK or an error. */
+int reserve_gradients(GPT2 *model);
+int reserve_moments(GPT2 *model);
+
+/* Waits for the latest pass if it is still under way. PYGPT_OK, or the error that was found in it. */
+int check_pass(GPT2 *model);
+
+#endif
