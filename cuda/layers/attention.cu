@@ -7,12 +7,13 @@
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  *
- * The simple kernels, twins of those on tensor cores in attention_flash.cu, for every head size and type. A warp
- * makes one row of the result. It takes the other rows 32 at a time: first each lane has a row and forms whole dot
- * products, then each lane has channels and adds up over the 32 rows, whose weights wait in shared memory. So sums go
- * in ascending order, always.
+ * The simple kernels, twins of those in tiles (attention_flash.cuh), for every head size and type. A warp makes one
+ * row of the result. It takes the other rows 32 at a time: first each lane has a row and forms whole dot products, then
+ * each lane has channels and adds up over the 32 rows, whose weights wait in shared memory. So sums go in ascending
+ * order, always.
  */
 #include "attention_flash.cuh"
+#include "attention_rows.cuh"
 #include "elements.cuh"
 #include "layers.cuh"
 
@@ -211,19 +212,23 @@ struct Grid {
 } // namespace
 
 size_t attention_scratch(int64_t B, int64_t T, int64_t NH) {
-    return max(static_cast<size_t>(B * NH * T) * sizeof(float), attention_flash_scratch(B, T, NH));
+    return max(static_cast<size_t>(B * NH * T) * sizeof(float), rows_bytes(B, T, NH));
 }
 
 static bool flash(const Queue &queue, int64_t HS) {
-    return queue.fast && queue.type == DataType::bfloat16 && attention_flash_supports(HS, queue.compute_capability);
+    const bool can = queue.type == DataType::float32 || queue.compute_capability >= 80;
+    return queue.fast && can && for_head_size(HS, [](auto) { return cudaSuccess; }) == cudaSuccess;
 }
 
 void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                        const DropoutMask &dropout) {
     if (queue.error != cudaSuccess) return;
     if (flash(queue, HS)) {
-        note(queue, attention_flash_forward(as<bf16>(y), lse, as<bf16>(qkv), B, T, NH, HS, dropout, queue.stream),
-             "attention_flash_forward");
+        for_type(queue.type, [&](auto element) {
+            using E = decltype(element);
+            note(queue, attention_flash_forward(as<E>(y), lse, as<E>(qkv), B, T, NH, HS, dropout, queue.stream),
+                 "attention_flash_forward");
+        });
         return;
     }
     const Sizes s = sizes(B, T, NH, HS);
@@ -240,10 +245,13 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
     void *const memory = scratch(queue, attention_scratch(B, T, NH));
     if (queue.error != cudaSuccess) return;
     if (flash(queue, HS)) {
-        note(queue,
-             attention_flash_backward(as<bf16>(dqkv), as<bf16>(dy), as<bf16>(y), lse, as<bf16>(qkv), memory, B, T, NH,
-                                      HS, dropout, queue.stream),
-             "attention_flash_backward");
+        for_type(queue.type, [&](auto element) {
+            using E = decltype(element);
+            note(queue,
+                 attention_flash_backward(as<E>(dqkv), as<E>(dy), as<E>(y), lse, as<E>(qkv), memory, B, T, NH, HS,
+                                          dropout, queue.stream),
+                 "attention_flash_backward");
+        });
         return;
     }
     const Sizes s = sizes(B, T, NH, HS);

@@ -1,12 +1,12 @@
-/* Which probabilities dropout drops, drawn where they are needed: element (t,u) of head h in sequence b has the number
- * ((b NH + h) T + t) T + u, and four elements share a draw of Philox, if their numbers begin with a multiple of 4.
+/* Dropout's bits in the lanes of a product on tensor cores.
  *
- * If T is a multiple of 4 these are four keys of one query. They lie in several lanes, each of which makes one draw in four
- * and passes on what others need. Otherwise each element is drawn by itself, which costs four times as much.
+ * If T is a multiple of 4, four elements that share a draw are four keys of one query. They lie in several lanes, each
+ * of which makes one draw in four and passes on what others need. Otherwise each element is drawn by itself, which
+ * costs four times as much.
  */
 #pragma once
 
-#include "../philox.cuh"
+#include "attention_dropout.cuh"
 #include "attention_flash_tile.cuh"
 
 namespace {
@@ -32,15 +32,8 @@ template <int M, int N> struct Dropped {
     }
 };
 
-struct DropoutBits {
-    uint64_t seed;
-    uint32_t site, step, threshold;
-    int64_t T;
-    uint64_t head;   // the number of its first element
-
-    __device__ DropoutBits(const DropoutMask &mask, int T, int bh)
-        : seed(mask.draw->seed), site(mask.site), step(mask.draw->step), threshold(mask.threshold), T(T),
-          head(static_cast<uint64_t>(bh) * T * T) {}
+struct DropoutBits : DropoutDraws {
+    using DropoutDraws::DropoutDraws;
 
     /* For queries as rows and keys as columns, from (query,key) on. */
     template <int M, int N> __device__ void by_queries(Dropped<M, N> &dropped, int query, int key) const {
@@ -77,23 +70,10 @@ struct DropoutBits {
         return drawn >> 4 * r & 15;
     }
 
-    __device__ uint64_t number(int query, int key) const {
-        return head + static_cast<uint64_t>(query * T + key);
-    }
     template <class Element> __device__ unsigned one_by_one(Element element) const {
         unsigned bits = 0;
         UNROLL_BY_2
         for (int i = 0; i < 4; i++) bits |= (four<1>(element(i)) >> element(i) % 4 & 1) << i;
-        return bits;
-    }
-    /* Bits for the four elements of a draw, `apart` bits from each other. */
-    template <int apart> __device__ unsigned four(uint64_t element) const {
-        const PhiloxWords words = philox4x32(element / 4, site, step, seed);
-        unsigned bits = 0;
-        for (int i = 0; i < 4; i++) {
-            const bool dropped = words.word[i] < threshold;   // in one expression g++ 12 gets it wrong with UBSan
-            bits |= static_cast<unsigned>(dropped) << i * apart;
-        }
         return bits;
     }
 };

@@ -12,12 +12,13 @@
 
 namespace {
 
-template <int HS, bool with_dropout> struct ForwardShape {
+template <int head_size, bool with_dropout> struct ForwardShape {
+    static constexpr int HS = head_size;
     static constexpr int M = HS > 96 && with_dropout ? 1 : 2;   // a warp has 16 M queries
     static constexpr int warps = M == 2 ? 4 : 8, threads = 32 * warps;
-    static constexpr int queries = warps * 16 * M, keys = HS <= 64 ? 64 : 32;
+    static constexpr int rows = warps * 16 * M, keys = HS <= 64 ? 64 : 32;   // queries, and keys of a tile
     static constexpr int blocks = M;   // of a multiprocessor, for which registers must suffice
-    static constexpr size_t shared_bytes = (queries + 4 * keys) * HS * sizeof(bf16);
+    static constexpr size_t shared_bytes = (rows + 4 * keys) * HS * sizeof(bf16);
 };
 
 template <int HS, bool with_dropout>
@@ -26,24 +27,15 @@ __global__ void __launch_bounds__(ForwardShape<HS, with_dropout>::threads, Forwa
                                    DropoutMask dropout) {
     using Shape = ForwardShape<HS, with_dropout>;
     constexpr int M = Shape::M, N = Shape::keys / 8;
-    const int tiles = ceil_div(T, Shape::queries);
-    const int bh = static_cast<int>(blockIdx.x) / tiles;
-    const int first_query = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * Shape::queries;   // most keys first
-    const Head head(bh, T, NH, HS);
+    const Part<Shape::rows> part(true, T, NH, HS);
+    const int bh = part.bh, first_query = part.first;
+    const Head &head = part.head;
 
-    // besides the queries, two tiles of keys and of values each: one travels while the other is used
     DYNAMIC_SHARED(bf16, q_tile);
-    bf16 *const k_tiles = q_tile + Shape::queries * HS, *const v_tiles = k_tiles + 2 * Shape::keys * HS;
-    const auto start_loading = [&](int tile) {
-        const int first_key = tile * Shape::keys, place = tile % 2 * Shape::keys * HS;
-        const int count = T - first_key;
-        load_tile<HS, Shape::keys, Shape::threads>(k_tiles + place, qkv + head.keys(first_key), head.stride, count);
-        load_tile<HS, Shape::keys, Shape::threads>(v_tiles + place, qkv + head.values(first_key), head.stride, count);
-        cp_async_commit();
-    };
-    load_tile<HS, Shape::queries, Shape::threads>(q_tile, qkv + head.queries(first_query), head.stride,
-                                                  T - first_query);
-    start_loading(0);
+    const KeyTiles<HS, Shape::keys, Shape::threads> tiles{q_tile + Shape::rows * HS, qkv, head, T};
+    load_tile<Tile<HS>, Shape::rows, Shape::threads>(q_tile, qkv + head.queries(first_query), head.stride,
+                                                     T - first_query);
+    tiles.start(0);
 
     const int warp = uniform(threadIdx.x / 32), g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int warp_query = first_query + warp * 16 * M;
@@ -61,12 +53,12 @@ __global__ void __launch_bounds__(ForwardShape<HS, with_dropout>::threads, Forwa
 
     const auto attend = [&](int tile, auto diagonal) {
         constexpr bool masked = decltype(diagonal)::value;   // in part
-        const int first_key = tile * Shape::keys, place = tile % 2 * Shape::keys * HS;
+        const int first_key = tile * Shape::keys;
         if (masked && (first_key > warp_query + 16 * M - 1 || warp_query >= T)) return;   // all masked, or no queries
         Dropped<M, N> dropped;   // drawn before the scores take their registers
         if (with_dropout) DropoutBits(dropout, T, bh).by_queries(dropped, warp_query, first_key);
         float s[M][N][4];
-        multiply_rows(s, q_operand, lane_by_chunks<HS>(k_tiles + place));
+        multiply_rows(s, q_operand, lane_by_chunks<HS>(tiles.keys_of(tile)));
         if (masked) {
             UNROLL
             for (int m = 0; m < M; m++) {
@@ -115,19 +107,18 @@ __global__ void __launch_bounds__(ForwardShape<HS, with_dropout>::threads, Forwa
         }
         uint32_t p[N / 2][M][4];
         to_operand<M, N>(p, s);
-        multiply_add<HS>(a, p, lane_by_rows<HS>(v_tiles + place));
+        multiply_add<HS>(a, p, lane_by_rows<HS>(tiles.values_of(tile)));
     };
 
-    const int key_tiles = ceil_div(min(first_query + Shape::queries, T), Shape::keys);
-    for (int tile = 0; tile < key_tiles; tile++) {
-        cp_async_wait<0>();
-        __syncthreads();   // this tile is there, and nobody reads the one before it any more
-        if (tile + 1 < key_tiles) start_loading(tile + 1);
-        if ((tile + 1) * Shape::keys - 1 > first_query)
-            attend(tile, std::true_type{});
-        else
-            attend(tile, std::false_type{});
-    }
+    const int key_tiles = ceil_div(min(first_query + Shape::rows, T), Shape::keys);
+    stream_tiles(
+        0, key_tiles, [&](int tile) { tiles.start(tile); },
+        [&](int tile) {
+            if ((tile + 1) * Shape::keys - 1 > first_query)
+                attend(tile, std::true_type{});
+            else
+                attend(tile, std::false_type{});
+        });
 
     UNROLL
     for (int m = 0; m < M; m++) {
@@ -146,26 +137,10 @@ __global__ void __launch_bounds__(ForwardShape<HS, with_dropout>::threads, Forwa
 
 }   // namespace
 
-bool attention_flash_supports(int64_t HS, int compute_capability) {
-    return compute_capability >= 80 && for_head_size(HS, [](auto) { return cudaSuccess; }) == cudaSuccess;
-}
-
-template <int HS, bool with_dropout>
-static cudaError_t launch_forward(bf16 *y, float *lse, const bf16 *qkv, int64_t B, int64_t T, int64_t NH,
-                                  const DropoutMask &dropout, cudaStream_t stream) {
-    using Shape = ForwardShape<HS, with_dropout>;
-    const auto kernel = attention_flash_forward_kernel<HS, with_dropout>;
-    const unsigned grid = grid_of(B, T, NH, HS, Shape::queries);
-    if (grid == 0) return cudaErrorInvalidValue;
-    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::shared_bytes));
-    return LAUNCH(kernel, grid, Shape::threads, Shape::shared_bytes, stream, y, lse, qkv, static_cast<int>(T),
-                  static_cast<int>(NH), 1.0f / sqrtf(static_cast<float>(HS)), dropout);
-}
-
 cudaError_t attention_flash_forward(bf16 *y, float *lse, const bf16 *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                                     const DropoutMask &dropout, cudaStream_t stream) {
-    return for_head_size(HS, [&](auto head_size) -> cudaError_t {
-        const auto launch_it = dropout.draw ? launch_forward<head_size, true> : launch_forward<head_size, false>;
-        return launch_it(y, lse, qkv, B, T, NH, dropout, stream);
+    return for_instance(HS, dropout, [&](auto head_size, auto with_dropout) {
+        return launch_parts<ForwardShape<head_size, with_dropout>>(
+            attention_flash_forward_kernel<head_size, with_dropout>, B, T, NH, dropout, stream, y, lse, qkv);
     });
 }

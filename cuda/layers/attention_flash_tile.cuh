@@ -1,34 +1,22 @@
-/* What the kernels of flash attention share: tiles in shared memory, their products, and a head's place in qkv.
+/* What the kernels on tensor cores share: their tiles in shared memory, and the products of these.
  *
- * A tile is some rows of HS bf16. Its unit is the chunk of 8 elements, 16 bytes: what cp.async copies, and a row of the
- * 8×8 matrices that ldmatrix reads. ldmatrix reads one chunk in each of 8 rows at once, and they must lie in different
- * banks: chunk c of row r is stored in place c ^ flip(r). Rows of 8 chunks fill all banks, so flip must differ in 8
- * neighbouring rows; of rows of 4, 10 or 12 chunks some lie in different banks already.
+ * A row of the 8×8 matrices that ldmatrix reads is a chunk, of 8 elements. ldmatrix reads one chunk in each of 8 rows at
+ * once, and they must lie in different banks: chunk c of row r is stored in place c ^ flip(r). Rows of 8 chunks fill all
+ * banks, so flip must differ in 8 neighbouring rows; of rows of 4, 10 or 12 chunks some lie in different banks already.
  *
  * g = lane / 4 and t = lane % 4 as in primitives.cuh.
  */
 #pragma once
 
-#include <type_traits>
-
-#include "../common.cuh"
-
-#ifdef PYGPT_EMULATION
-#define UNROLL
-#define UNROLL_BY_2
-#else
-#define UNROLL _Pragma("unroll")
-#define UNROLL_BY_2 _Pragma("unroll 2")
-#endif
+#include "attention_tiles.cuh"
 
 namespace {
-
-using bf16 = __nv_bfloat16;
 
 template <int HS> struct Tile {
     static_assert(HS % 16 == 0, "a tensor core takes 16 channels at a time");
     static constexpr unsigned chunks = HS / 8;
     static constexpr unsigned period = chunks % 8 ? chunks & -chunks : 8;   // the power of two in chunks, up to 8
+    static constexpr unsigned repeat = 8;
 
     static __device__ unsigned flip(unsigned row) {
         return row / (8 / period) % period;
@@ -37,24 +25,6 @@ template <int HS> struct Tile {
         return row * HS + (chunk ^ flip(row)) * 8;
     }
 };
-
-/* Starts copying a tile of rows that lie `stride` elements apart; rows from `count` on become zeros, and are not read. A
- * thread copies the same places of several rows, which flip alike: all its addresses are constants away from one. */
-template <int HS, int rows, int threads>
-__device__ void load_tile(bf16 *tile, const bf16 *x, unsigned stride, int count) {
-    constexpr unsigned period = Tile<HS>::period, at_once = threads / period;   // rows
-    static_assert(at_once % 8 == 0);
-    const unsigned row = threadIdx.x / period, chunk = threadIdx.x % period;
-    if (at_once > rows && row >= rows) return;
-    bf16 *const to = tile + Tile<HS>::offset(row, chunk);
-    const bf16 *const from = x + (row * stride + chunk * 8);
-    UNROLL
-    for (unsigned r = 0; r < rows; r += at_once) {
-        UNROLL
-        for (unsigned c = 0; c < Tile<HS>::chunks; c += period)
-            cp_async_16(to + r * HS + c * 8, from + (r * stride + c * 8), static_cast<int>(row + r) < count);
-    }
-}
 
 /* 16×16 elements of a tile, as ldmatrix fetches them: the address that this lane passes. */
 template <int HS> struct Lane {
@@ -193,68 +163,36 @@ __device__ void store_rows(bf16 *x, unsigned stride, int count, bf16 *rows, cons
     }
 }
 
-/* A value that all lanes of a warp have in common, so that the compiler may know. */
-__device__ inline int uniform(int x) {
-    return __shfl_sync(0xffffffffu, x, 0);
-}
+/* Two tiles each of keys and of values in shared memory: one travels while the other is used. */
+template <int HS, int keys, int threads> struct KeyTiles {
+    bf16 *shared;   // 4 keys·HS elements
+    const bf16 *qkv;
+    const Head &head;
+    int T;
 
-/* 2^x to 2 units in the last place; 0 where that is not a normal number. */
-__device__ inline float exp2_approx(float x) {
-#ifdef PYGPT_EMULATION
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
-constexpr float log2_e = 1.44269504088896341f;
-
-/* Where the rows of a head of a sequence begin, in qkv and in y, from position t on. Distances within a tile are ints;
- * those in a whole tensor need 64 bits. */
-struct Head {
-    int64_t first, first_y;
-    int stride, C;
-
-    __device__ Head(int bh, int T, int NH, int HS) : stride(3 * NH * HS), C(NH * HS) {
-        const int64_t row = static_cast<int64_t>(bh / NH) * T;
-        first = row * stride + bh % NH * HS;
-        first_y = row * C + bh % NH * HS;
+    __device__ bf16 *keys_of(int tile) const {
+        return shared + tile % 2 * keys * HS;
     }
-    __device__ int64_t queries(int t) const {
-        return first + static_cast<int64_t>(t) * stride;
+    __device__ bf16 *values_of(int tile) const {
+        return shared + (2 + tile % 2) * keys * HS;
     }
-    __device__ int64_t keys(int t) const {
-        return queries(t) + C;
-    }
-    __device__ int64_t values(int t) const {
-        return queries(t) + 2 * C;
-    }
-    __device__ int64_t y(int t) const {
-        return first_y + static_cast<int64_t>(t) * C;
+    __device__ void start(int tile) const {
+        const int first = tile * keys, count = T - first;
+        load_tile<Tile<HS>, keys, threads>(keys_of(tile), qkv + head.keys(first), head.stride, count);
+        load_tile<Tile<HS>, keys, threads>(values_of(tile), qkv + head.values(first), head.stride, count);
+        cp_async_commit();
     }
 };
 
-/* f(head size as a type), or cudaErrorInvalidValue */
-template <class F> cudaError_t for_head_size(int64_t HS, F f) {
-    switch (HS) {
-    case 32: return f(std::integral_constant<int, 32>{});
-    case 64: return f(std::integral_constant<int, 64>{});
-    case 80: return f(std::integral_constant<int, 80>{});
-    case 96: return f(std::integral_constant<int, 96>{});
-    case 128: return f(std::integral_constant<int, 128>{});
-    default: return cudaErrorInvalidValue;
+/* use(tile) for the tiles from first to end - 1. start(tile) starts to copy one, each while the one before is used; the
+ * first has been started. */
+template <class Start, class Use> __device__ void stream_tiles(int first, int end, Start start, Use use) {
+    for (int tile = first; tile < end; tile++) {
+        cp_async_wait<0>();
+        __syncthreads();   // this tile is there, and nobody reads the one before it any more
+        if (tile + 1 < end) start(tile + 1);
+        use(tile);
     }
-}
-
-/* One block for each `rows` of the T positions of each head; 0 if there are none, or more than ints can number. */
-inline unsigned grid_of(int64_t B, int64_t T, int64_t NH, int64_t HS, int rows) {
-    constexpr int64_t most = 0x7fffffff;
-    if (B < 1 || T < 1 || NH < 1 || B > most / NH || T > most - rows || NH > most / (3 * HS * rows)) return 0;
-    const int64_t heads = B * NH;
-    const int64_t tiles = ceil_div<int64_t>(T, rows);
-    return heads <= most / tiles ? static_cast<unsigned>(heads * tiles) : 0;
 }
 
 } // namespace

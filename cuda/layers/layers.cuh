@@ -111,7 +111,7 @@ void gelu_linear_backward(Queue &queue, void *dpre, void *dx, float *dw, float *
 bool fuses_gelu(DataType type, bool fast);
 size_t linear_scratch(int64_t N, int64_t OC);
 
-/* ---- attention.cu; with bfloat16 and fast kernels, attention_flash.cuh where it has the head size ---- */
+/* ---- attention.cu; with fast kernels, attention_flash.cuh where it has the head size ---- */
 
 void attention_forward(Queue &queue, void *y, float *lse,                                 // (B,T,NH,HS) (B,NH,T)
                        const void *qkv,                                                   // (B,T,3,NH,HS)
