@@ -166,7 +166,7 @@ static void whole_backward(GPT2 *m, float scale) {
     zero(d.ln_f, d.ln_f + N * C);
     zero(dx, dx + N * C);
     classifier_backward(m->kernels, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, w_embedding.wte, m->targets,
-                        m->logits, m->dlogits, min64(m->rows, N), N, C, m->config.vocab_size);
+                        m->logits, min64(m->rows, N), N, C, m->config.vocab_size);
     m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         block_recompute(m, layer);

@@ -17,7 +17,8 @@
         .attention_forward = attention_forward, .attention_backward = attention_backward,                              \
         .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .dropout_forward = dropout_forward,              \
         .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                          \
-        .cross_entropy_backward = cross_entropy_backward, .adamw_step = adamw_step
+        .cross_entropy_backward = cross_entropy_backward, .cross_entropy_in_place = cross_entropy_in_place,            \
+        .adamw_step = adamw_step
 
 #define FAST                                                                                                           \
     COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
@@ -25,7 +26,7 @@
         .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
         .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
         .cross_entropy_forward = fast_cross_entropy_forward, .cross_entropy_backward = fast_cross_entropy_backward,    \
-        .adamw_step = fast_adamw_step
+        .cross_entropy_in_place = fast_cross_entropy_in_place, .adamw_step = fast_adamw_step
 
 static const Kernels PLAIN_FLOAT32 = {
     PLAIN,

@@ -5,10 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of logits that the head makes at a time: up to 2^24 of them, or 64 MB. */
+/* Rows of logits that the head makes at a time, in chunks of equal size: up to 2^26 logits, or 256 MB. */
 static int64_t head_rows(const GPT2Config *config, int64_t N) {
-    int64_t rows = (1 << 24) / config->vocab_size / 64 * 64;
-    return min64(N, rows < 64 ? 64 : rows);
+    int64_t most = max64((1 << 26) / config->vocab_size, 64);
+    int64_t chunks = (N + most - 1) / most;
+    return (N + chunks - 1) / chunks;
 }
 
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
@@ -22,7 +23,7 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     if (status == PYGPT_OK) {
         int64_t head = checked_mul(head_rows(config, B * T), config->vocab_size);
         floats = checked_add(checked_mul(weights.size, training ? 4 : 1), activations.size);
-        floats = checked_add(floats, checked_mul(head, training ? 2 : 1));
+        floats = checked_add(floats, head);
         floats = checked_add(floats, checked_mul(2, B * T));   // tokens and targets
         if (training) floats = checked_add(floats, gradients.size);
     }
@@ -99,15 +100,10 @@ int reserve_forward(GPT2 *m, int64_t B, int64_t T) {
 }
 
 int reserve_backward(GPT2 *m) {
-    int64_t V = m->config.vocab_size, capacity = m->dlogits_rows * V;
     int status = reserve_gradients(m);
-    if (status == PYGPT_OK) {
-        status = grow(&m->activation_gradients, &m->activation_gradient_capacity, m->activation_gradient_table.size,
-                      "the gradients of the activations");
-    }
-    if (status == PYGPT_OK) status = grow(&m->dlogits, &capacity, m->rows * V, "the gradient of a chunk of logits");
-    if (status == PYGPT_OK) m->dlogits_rows = capacity / V;
-    return status;
+    if (status != PYGPT_OK) return status;
+    return grow(&m->activation_gradients, &m->activation_gradient_capacity, m->activation_gradient_table.size,
+                "the gradients of the activations");
 }
 
 int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *options) {
@@ -134,7 +130,7 @@ void gpt2_free(GPT2 *m) {
     if (!m) return;
     float *const buffers[] = {m->parameters,     m->gradients,   m->first_moments,
                               m->second_moments, m->activations, m->activation_gradients,
-                              m->logits,         m->dlogits};
+                              m->logits};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) pygpt_release(buffers[i]);
     table_free(&m->weights);
     table_free(&m->activation_table);

@@ -18,8 +18,8 @@ struct GPT2 {
     int64_t activation_capacity, activation_gradient_capacity;   // in floats
 
     int32_t *tokens, *targets;         // (B,T) each, copies of the latest forward pass's
-    float *logits, *dlogits;           // (rows,V) each: the head works in chunks
-    int64_t token_capacity, rows, dlogits_rows;
+    float *logits;                     // (rows,V): the head works in chunks
+    int64_t token_capacity, rows;
 
     int64_t B, T;                      // of the latest forward pass; 0 before it
     int64_t counted;                   // targets that are not negative; 0 without targets

@@ -95,6 +95,10 @@ typedef struct {
     void (*cross_entropy_backward)(float *dlogits,                                             // (N,Vp), columns >= V untouched
                                    const float *dlosses, const float *logits, const int32_t *targets,   // (N) (N,Vp) (N)
                                    int64_t N, int64_t V, int64_t Vp);
+    /* both, the gradient taking the logits' place, with 0 in columns >= V */
+    void (*cross_entropy_in_place)(float *losses, float *logits,                               // (N) (N,Vp)
+                                   const float *dlosses, const int32_t *targets,               // (N) (N)
+                                   int64_t N, int64_t V, int64_t Vp);
 
     /* one tensor's update; step counts from 1 */
     void (*adamw_step)(float *w, float *m, float *v, const float *dw, int64_t n,               // (n) each
@@ -116,7 +120,7 @@ void classifier_forward(const Kernels *k, float *losses,   // (N)
                         float *logits, int64_t rows, int64_t N, int64_t C, int64_t V);   // scratch (rows,V)
 void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte,   // (N) (N,C) (V,C)
                          const float *dlosses, const float *x, const float *wte,    // (N) (N,C) (V,C)
-                         const int32_t *targets, float *logits, float *dlogits,     // (N), scratch (rows,V) each
+                         const int32_t *targets, float *logits,                     // (N), scratch (rows,V)
                          int64_t rows, int64_t N, int64_t C, int64_t V);
 
 /* ---- the model ---- */

@@ -185,6 +185,17 @@ template <DataType type, bool fast> struct Layers {
         call.add_output(dlogits, to, N * Vp);
     }
 
+    static void cross_entropy_in_place(float *losses, float *logits, const float *dlosses, const int32_t *targets,
+                                       int64_t N, int64_t V, int64_t Vp) {
+        Call call(type, fast);
+        float *const to = call.floats(N);
+        void *const to_logits = call.room(N * Vp);
+        ::cross_entropy_backward(call.queue(), to, to_logits, call.float_input(dlosses, N), call.input(logits, N * Vp),
+                                 call.input(targets, N), N, V, Vp);
+        call.float_output(losses, to, N);
+        call.output(logits, to_logits, N * Vp);
+    }
+
     static void classifier_forward(float *losses, const float *x, const float *wte, const int32_t *targets,
                                    int64_t rows, int64_t N, int64_t C, int64_t V) {
         Call call(type, fast);
@@ -268,6 +279,7 @@ template <DataType type, bool fast> const Kernels *table() {
                                     L::dropout_backward,
                                     L::cross_entropy_forward,
                                     L::cross_entropy_backward,
+                                    L::cross_entropy_in_place,
                                     L::adamw_step,
                                     L::sum_of_squares,
                                     L::scale};
@@ -297,7 +309,7 @@ void classifier_forward(const Kernels *k, float *losses, const float *x, const f
 }
 
 void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte, const float *dlosses, const float *x,
-                         const float *wte, const int32_t *targets, float *, float *, int64_t rows, int64_t N, int64_t C,
+                         const float *wte, const int32_t *targets, float *, int64_t rows, int64_t N, int64_t C,
                          int64_t V) {
     with_layers(
         k, [&](auto layers) { layers.classifier_backward(losses, dx, dwte, dlosses, x, wte, targets, rows, N, C, V); });

@@ -151,6 +151,7 @@ def cross_entropy(N: int, V: int, Vp: int, std: float = 3.0) -> Case:
         return [
             LayerCall("cross_entropy_forward", inputs, ("losses",)),
             LayerCall("cross_entropy_backward", {"dlosses": normal(N), **inputs}, ("dlogits",)),
+            LayerCall("cross_entropy_in_place", {"dlosses": normal(N), **inputs}, ("losses", "dlogits")),
         ]
 
     return Case(f"cross_entropy-N{N}-V{V}-Vp{Vp}" + (f"-std{std:g}" if std != 3.0 else ""), make)

@@ -102,7 +102,7 @@ FAULTS = [
     Fault(
         "the head's part of the tied gradient missing",
         "layers/classifier.c",
-        "k->matmul(dwte, dlogits, x + n * C, V, C, count, 1, 0, 1);",
+        "k->matmul(dwte, logits, x + n * C, V, C, count, 1, 0, 1);",
         "(void)dwte;",
         "losses (classifier), backward, dwte",
     ),
@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         "another dropout mask in the model",
         "gpt2.c",
-        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &on_attention);",
-        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &on_feed_forward);",
+        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.attention_branch);",
+        "k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.feed_forward_branch);",
         "h.0.attn.resid_dropout (dropout), forward, y",
         way="free-running",
         config=DROPOUT,

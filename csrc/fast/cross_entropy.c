@@ -6,6 +6,7 @@
  * A NaN may pass by the maximum, but not by the sum.
  */
 #include <math.h>
+#include <string.h>
 
 #include "../internal.h"
 #include "fast.h"
@@ -19,21 +20,31 @@ typedef struct {
     double log_sum;
 } LogSumExp;
 
-static LogSumExp log_sum_exp(const float *z, int64_t V) {
+static float largest_of(const float *z, int64_t V) {
     Floats largest_lanes = broadcast(-INFINITY);
     int64_t whole = V / LANES * LANES;
     for (int64_t v = 0; v < whole; v += LANES) largest_lanes = larger(largest_lanes, load(z + v));
     float largest = max_lanes(largest_lanes);
     for (int64_t v = whole; v < V; v++) largest = z[v] > largest ? z[v] : largest;
+    return largest;
+}
 
+/* Σ_v e_v, e_v = exp(z_v − largest); e may be z, or NULL where only the sum is wanted. */
+INLINE double sum_exp(float *e, const float *z, int64_t V, float largest) {
     Doubles sum = {0.0};   // a sure prediction's loss is what the small terms add to exp(0) = 1
     for (int64_t v = 0; v < V; v += LANES) {
-        Floats e = vector_exp(load_first(z + v, V - v) - largest);
-        sum += __builtin_convertvector(V - v < LANES ? keep_first(e, V - v) : e, Doubles);
+        Floats ev = vector_exp(load_first(z + v, V - v) - largest);
+        if (e) store_first(e + v, ev, V - v);
+        sum += __builtin_convertvector(V - v < LANES ? keep_first(ev, V - v) : ev, Doubles);
     }
     double total = 0.0;
     for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    return (LogSumExp){largest, log(total)};
+    return total;
+}
+
+static LogSumExp log_sum_exp(const float *z, int64_t V) {
+    float largest = largest_of(z, V);
+    return (LogSumExp){largest, log(sum_exp(NULL, z, V, largest))};
 }
 
 void fast_cross_entropy_forward(float *losses, const float *logits, const int32_t *targets, int64_t N, int64_t V,
@@ -64,5 +75,26 @@ void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const flo
             store_first(dz + v, load_first(dz + v, V - v) + dlosses[n] * p, V - v);
         }
         dz[targets[n]] -= dlosses[n];
+    }
+}
+
+/* Each exponential is computed once, and takes the place of its logit. */
+void fast_cross_entropy_in_place(float *losses, float *logits, const float *dlosses, const int32_t *targets, int64_t N,
+                                 int64_t V, int64_t Vp) {
+    #pragma omp parallel for schedule(dynamic)
+    for (int64_t n = 0; n < N; n++) {
+        float *z = logits + n * Vp;
+        losses[n] = 0.0f;
+        if (targets[n] < 0) {
+            memset(z, 0, (size_t)Vp * sizeof *z);
+            continue;
+        }
+        float largest = largest_of(z, V);
+        double below = (double)largest - z[targets[n]], sum = sum_exp(z, z, V, largest);
+        losses[n] = (float)(below + log(sum));
+        float factor = (float)(dlosses[n] / sum);
+        for (int64_t v = 0; v < V; v += LANES) store_first(z + v, factor * load_first(z + v, V - v), V - v);
+        z[targets[n]] -= dlosses[n];
+        for (int64_t v = V; v < Vp; v++) z[v] = 0.0f;
     }
 }

@@ -32,6 +32,8 @@ void fast_cross_entropy_forward(float *losses, const float *logits, const int32_
                                 int64_t Vp);
 void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const float *logits, const int32_t *targets,
                                  int64_t N, int64_t V, int64_t Vp);
+void fast_cross_entropy_in_place(float *losses, float *logits, const float *dlosses, const int32_t *targets, int64_t N,
+                                 int64_t V, int64_t Vp);
 void fast_adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2,
                      float eps, float weight_decay, int64_t step);
 

@@ -52,3 +52,18 @@ void cross_entropy_backward(float *dlogits,                                     
         dz[targets[n]] -= dlosses[n];
     }
 }
+
+void cross_entropy_in_place(float *losses, float *logits,                          // (N) (N,Vp)
+                            const float *dlosses, const int32_t *targets,          // (N) (N)
+                            int64_t N, int64_t V, int64_t Vp) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        float *z = logits + n * Vp;
+        LogSumExp lse = log_sum_exp(z, V);
+        float log_sum = (float)lse.log_sum, dloss = targets[n] < 0 ? 0.0f : dlosses[n];
+        losses[n] = targets[n] < 0 ? 0.0f : (float)(lse.log_sum + ((double)lse.largest - z[targets[n]]));
+        for (int64_t v = 0; v < V; v++) z[v] = dloss * expf(z[v] - lse.largest - log_sum);
+        for (int64_t v = V; v < Vp; v++) z[v] = 0.0f;
+        if (targets[n] >= 0) z[targets[n]] -= dloss;
+    }
+}

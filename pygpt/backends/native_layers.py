@@ -278,6 +278,19 @@ class NativeLayers:
         self._done()
         return dlogits
 
+    def cross_entropy_in_place(
+        self, dlosses: Floats, logits: Floats, targets: Integers, vocab_size: int | None = None
+    ) -> tuple[Floats, Floats]:
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns losses: (N,), dlogits: (N,Vp), 0 in the padding."""
+        dlosses, dlogits, targets = as_floats(dlosses), as_floats(logits).copy(), as_integers(targets)
+        N, V, Vp = _logits_sizes(dlogits, targets, vocab_size)
+        expect_shape("dlosses", dlosses, (N,))
+        losses = np.empty(N, np.float32)
+        inputs = floats(dlosses), integers(targets)
+        self._table.cross_entropy_in_place(floats(losses), floats(dlogits), *inputs, N, V, Vp)
+        self._done()
+        return losses, dlogits
+
     def classifier_forward(self, x: Floats, wte: Floats, targets: Integers, rows: int | None = None) -> Floats:
         """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
         x, wte, targets = as_floats(x), as_floats(wte), as_integers(targets)
@@ -302,16 +315,11 @@ class NativeLayers:
         dlosses, x, wte, targets = as_floats(dlosses), as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
         expect_shape("dlosses", dlosses, (N,))
-        losses, logits, dlogits = (
-            np.empty(N, np.float32),
-            np.empty((rows, V), np.float32),
-            np.empty((rows, V), np.float32),
-        )
+        losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
         dx, dwte = gradient(dx, x.shape, "dx"), gradient(dwte, wte.shape, "dwte")
         outputs = floats(losses), floats(dx), floats(dwte)
         inputs = floats(dlosses), floats(x), floats(wte), integers(targets)
-        scratch = floats(logits), floats(dlogits)
-        self._library.classifier_backward(self._table, *outputs, *inputs, *scratch, rows, N, C, V)
+        self._library.classifier_backward(self._table, *outputs, *inputs, floats(logits), rows, N, C, V)
         self._done()
         return losses, dx, dwte
 

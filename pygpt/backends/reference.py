@@ -154,6 +154,13 @@ class ReferenceLayers:
         """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), nothing added to the padding."""
         return _add(dlogits, cross_entropy.backward(dlosses, logits, targets, vocab_size))
 
+    def cross_entropy_in_place(
+        self, dlosses: Array, logits: Array, targets: Array, vocab_size: int | None = None
+    ) -> tuple[Array, Array]:
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns losses: (N,), dlogits: (N,Vp), 0 in the padding."""
+        losses = cross_entropy.forward(logits, targets, vocab_size)
+        return losses, cross_entropy.backward(dlosses, logits, targets, vocab_size)
+
     def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
         """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
         return classifier.forward(x, wte, targets, rows, self.operands, self.stored)

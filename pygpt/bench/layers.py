@@ -8,6 +8,7 @@ input is read once, each output written once, and a gradient that is added to is
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from pygpt.bench.table import number, percent, render
 from pygpt.bench.worker import Worker, take_turns
 
 FLOAT = 4  # bytes
-LOGITS = 2**24  # that the head makes at a time, as in csrc/model.c
+LOGITS = 2**26  # that the head makes at a time, as in csrc/model.c
 
 
 @dataclass(frozen=True)
@@ -180,14 +181,15 @@ def _calls(side: PygptSteps, tokens: Any, targets: Any) -> Iterator[Call]:
 
 def _classifier(k: Any, p: Any, g: Any, a: Any, d: Any, targets: Any, N: int, C: int, V: int) -> Call:
     """The head forward and backward in one, in chunks of rows."""
-    rows = min(N, max(64, LOGITS // V // 64 * 64))
-    scratch = np.empty((2, rows, V), np.float32)
+    chunks = math.ceil(N / max(LOGITS // V, 64))  # as csrc/model.c has it
+    rows = math.ceil(N / chunks)
+    scratch = np.empty((rows, V), np.float32)
     dlosses = np.full(N, 1 / N, np.float32)
 
     def run() -> None:
         outputs = floats(a["losses"]), floats(d["ln_f"]), floats(g["wte.weight"])
         inputs = floats(dlosses), floats(a["ln_f"]), floats(p["wte.weight"]), integers(targets)
-        cpu_library().classifier_backward(k, *outputs, *inputs, floats(scratch[0]), floats(scratch[1]), rows, N, C, V)
+        cpu_library().classifier_backward(k, *outputs, *inputs, floats(scratch), rows, N, C, V)
 
     return Call("classifier", "backward", run, 6.0 * N * V * C, 3 * N * C + 3 * V * C)
 

@@ -363,20 +363,14 @@ static void classifier_f(Layer *l) {
 static void classifier_b(Layer *l) {
     int64_t N = l->size[0], C = l->size[1], V = l->size[2], rows = l->size[3];
     float *losses = floats(N);
-    classifier_backward(k, losses, l->dx[0], l->dx[1], l->dy, l->x[0], l->x[1], l->tokens, l->kept[0], l->kept[1], rows,
-                        N, C, V);
+    classifier_backward(k, losses, l->dx[0], l->dx[1], l->dy, l->x[0], l->x[1], l->tokens, l->kept[0], rows, N, C, V);
     CHECK(same_bits(losses, l->y, N));
     free(losses);
 }
 
 static void test_classifier(int64_t N, int64_t C, int64_t V, int64_t rows) {
-    Layer l = {"classifier",
-               classifier_f,
-               classifier_b,
-               .size = {N, C, V, rows},
-               .nx = {N * C, V * C},
-               .ny = N,
-               .nkept = {rows * V, rows * V}};
+    Layer l = {"classifier",         classifier_f, classifier_b,       .size = {N, C, V, rows},
+               .nx = {N * C, V * C}, .ny = N,      .nkept = {rows * V}};
     l.tokens = random_tokens(N, V);
     begin(&l);
     check_layer(&l);
