@@ -30,6 +30,11 @@ static inline int64_t max64(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+/* a / b, rounded up, for a >= 0 and b > 0. */
+static inline int64_t divide_up(int64_t a, int64_t b) {
+    return a / b + (a % b > 0);   // a + b could overflow
+}
+
 #define GIB (1024.0 * 1024.0 * 1024.0)
 
 /* The plain layers, csrc/layers/. */

@@ -1,9 +1,6 @@
 /* What this library was built for, what the processor offers, and how many threads are used. */
 #include "pygpt.h"
-
-#ifdef _OPENMP
-    #include <omp.h>
-#endif
+#include "threads.h"
 
 const char *pygpt_library(void) {
 #if defined(__AVX512BF16__)
@@ -34,17 +31,9 @@ const char *pygpt_processor(void) {
 }
 
 void pygpt_set_threads(int threads) {
-#ifdef _OPENMP
     omp_set_num_threads(threads > 0 ? threads : 1);
-#else
-    (void)threads;
-#endif
 }
 
 int pygpt_threads(void) {
-#ifdef _OPENMP
     return omp_get_max_threads();
-#else
-    return 1;
-#endif
 }

@@ -8,8 +8,7 @@
 /* Rows of logits that the head makes at a time, in chunks of equal size: up to 2^26 logits, or 256 MB. */
 static int64_t head_rows(const GPT2Config *config, int64_t N) {
     int64_t most = max64((1 << 26) / config->vocab_size, 64);
-    int64_t chunks = (N + most - 1) / most;
-    return (N + chunks - 1) / chunks;
+    return divide_up(N, divide_up(N, most));
 }
 
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {

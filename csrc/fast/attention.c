@@ -15,6 +15,7 @@
 #include <math.h>
 
 #include "../internal.h"
+#include "../threads.h"
 #include "dropout_mask.h"
 #include "fast.h"
 #include "pack.h"
@@ -51,7 +52,7 @@ static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t N
 }
 
 static int64_t round_up(int64_t n, int64_t unit) {
-    return (n + unit - 1) / unit * unit;
+    return divide_up(n, unit) * unit;
 }
 
 static void multiply(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
@@ -238,8 +239,8 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
 
 static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                    const Dropout *dropout) {
-    int64_t size = round_up(forward_size(HS), 16), blocks = (T + QUERIES - 1) / QUERIES;
-    float *workspace = workspace_acquire(max_threads() * size);
+    int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
+    float *workspace = workspace_acquire(omp_get_max_threads() * size);
     if (!workspace) return 0;
     #pragma omp parallel for schedule(dynamic) if (B * NH * T * T * HS > SMALL)
     for (int64_t item = 0; item < B * NH * blocks; item++) {
@@ -247,7 +248,7 @@ static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T,
         int64_t b = item % (B * NH) / NH, h = item % NH;
         Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
-                      workspace + thread_number() * size);
+                      workspace + omp_get_thread_num() * size);
     }
     workspace_release(workspace);
     return 1;
@@ -371,7 +372,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
 static int backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
                     int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
-    float *workspace = workspace_acquire(max_threads() * size);
+    float *workspace = workspace_acquire(omp_get_max_threads() * size);
     if (!workspace) return 0;
     #pragma omp parallel for schedule(dynamic) if (B * NH * T * T * HS > SMALL)
     for (int64_t item = 0; item < B * NH; item++) {
@@ -379,7 +380,8 @@ static int backward(float *dqkv, const float *dy, const float *y, const float *l
         Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
-        backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item * T, workspace + thread_number() * size);
+        backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item * T,
+                      workspace + omp_get_thread_num() * size);
     }
     workspace_release(workspace);
     return 1;

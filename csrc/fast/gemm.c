@@ -13,6 +13,7 @@
 #include "gemm.h"
 
 #include "../internal.h"
+#include "../threads.h"
 #include "workspace.h"
 
 /* Sizes of blocks, the depth being counted in elements of a panel, which are pairs in bfloat16. */
@@ -23,10 +24,6 @@ enum {
     OWN = LANES_AT_ONCE * KC,   // floats of packed panels that one thread uses
     SMALL = 1 << 17,       // multiplications: what one thread has done before others have woken up
 };
-
-static int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 /* Lanes of an operand from `first` on, over one stretch of k, packed in panels of `width`. */
 typedef struct {
@@ -74,9 +71,9 @@ static void multiply_tile(const Stretch *s, int64_t row, int64_t column, const A
 
 /* Fetching the lines of some lanes of an operand while so many tiles are computed. */
 static Ahead ahead_of(Operand operand, int64_t lanes, int64_t values, int64_t tiles, int64_t depth) {
-    int64_t rows = operand.k_contiguous ? lanes : values,
-            lines = divide_up(operand.k_contiguous ? values : lanes, LINE);
     if (lanes <= 0) return NOTHING_AHEAD;
+    int64_t rows = operand.k_contiguous ? lanes : values;
+    int64_t lines = divide_up(operand.k_contiguous ? values : lanes, LINE);
     return (Ahead){
         .row = operand.x,
         .lines = lines,
@@ -119,10 +116,12 @@ static int64_t take_item(int64_t *taken, int64_t lanes, int64_t width, int64_t t
 /* One stretch of k for one block, by all threads together. */
 static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, int64_t *taken) {
     PanelType type = s->product->type;
-    int64_t threads = team_size(), k = s->k * panel_pair(type);
+    int64_t threads = omp_get_num_threads(), k = s->k * panel_pair(type);
     int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
     int64_t portion = min64(divide_up(block->lanes, 4 * threads), LANES_AT_ONCE) / block->width * block->width;
     portion = max64(portion, block->width);
+    #pragma omp single nowait
+    *taken = 0;
     #pragma omp for schedule(dynamic)
     for (int64_t lane = 0; lane < block->lanes; lane += portion) {
         pack_lanes(type, block, lane, min64(portion, block->lanes - lane), k, values);
@@ -137,12 +136,10 @@ static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t 
                         ahead_of(operand_from(item->operand, next, k), min64(item->lanes, item_lanes - next), values,
                                  tiles, item->depth));
     }
-    #pragma omp barrier
-    #pragma omp single
-    *taken = 0;
+    #pragma omp barrier   // the block and `taken` are free again
 }
 
-/* To be called by all threads of a parallel region; `taken` is theirs together, and 0. */
+/* To be called by all threads of a parallel region; `taken` is theirs together. */
 static void multiply(const Product *p, float *shared, float *own, int64_t *taken) {
     Side rows = {.operand = p->a, .width = MR, .lanes = p->M}, columns = {.operand = p->b, .width = NR, .lanes = p->N};
     Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
@@ -161,11 +158,11 @@ static void multiply(const Product *p, float *shared, float *own, int64_t *taken
 
 int gemm(const Product *p) {
     if (p->K == 0) return 0;
-    float *workspace = workspace_acquire(SHARED + max_threads() * OWN);
+    float *workspace = workspace_acquire(SHARED + omp_get_max_threads() * OWN);
     if (!workspace) return 0;
-    int64_t taken = 0;
+    int64_t taken;
     #pragma omp parallel if (p->M * p->N * p->K > SMALL)
-    multiply(p, workspace, workspace + SHARED + thread_number() * OWN, &taken);
+    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, &taken);
     workspace_release(workspace);
     return 1;
 }

@@ -72,7 +72,7 @@ INLINE void pack_lanes_contiguous(int kind, int width, float *panels, const floa
 /* LANES rows of the matrix at a time, from one end to the other: of more, the processor loses track. */
 INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
                               int64_t depth) {
-    int64_t step = kind == PAIRS ? 2 : 1, elements = (depth + step - 1) / step;
+    int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
     for (int64_t first = 0; first < lanes; first += width, panels += elements * width) {
         for (int lane = 0; lane < width; lane += LANES) {
             const float *rows = x + (first + lane) * stride;

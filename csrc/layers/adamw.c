@@ -25,7 +25,7 @@ void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float 
 /* In double, because a float32 square overflows from 1.8e19 on, and over stretches of fixed size, because the order of a sum may
  * not depend on the number of threads. */
 double sum_of_squares(const float *x, int64_t n) {
-    int64_t stretches = (n + STRETCH - 1) / STRETCH;
+    int64_t stretches = divide_up(n, STRETCH);
     double total = 0.0;
     #pragma omp parallel for ordered schedule(static, 1)
     for (int64_t s = 0; s < stretches; s++) {
