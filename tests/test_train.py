@@ -347,10 +347,11 @@ def test_a_second_signal_stops_at_once_even_in_a_long_call():
     program = """
 import sys, time
 from pygpt.interruption import Interruption
-with Interruption(lambda: print("once", flush=True)) as interruption:
+# in one write each, for two threads print
+with Interruption(lambda: print("once\\n", end="", flush=True)) as interruption:
     print("ready", flush=True)
     while not interruption: time.sleep(0.01)
-    print("seen", flush=True)
+    print("seen\\n", end="", flush=True)
     time.sleep(1000)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment(), text=True)
