@@ -71,7 +71,7 @@ static void multiply_tile(const Stretch *s, int64_t row, int64_t column, const A
 
 /* Fetching the lines of some lanes of an operand while so many tiles are computed. */
 static Ahead ahead_of(Operand operand, int64_t lanes, int64_t values, int64_t tiles, int64_t depth) {
-    if (lanes <= 0) return NOTHING_AHEAD;
+    if (lanes <= 0 || !FETCH_AHEAD) return NOTHING_AHEAD;
     int64_t rows = operand.k_contiguous ? lanes : values;
     int64_t lines = divide_up(operand.k_contiguous ? values : lanes, LINE);
     return (Ahead){
@@ -90,11 +90,15 @@ static void multiply_panels(const Stretch *s, const Side *block, const Side *ite
     for (int64_t lane = 0; lane < block->lanes; lane += block->width) {
         ahead.panel = block->panels + (lane + block->width) * depth;
         for (int64_t own = 0; own < item->lanes; own += item->width) {
-            ahead.row = rows + at / ahead.lines * ahead.stride;
-            ahead.line = at % ahead.lines;
+            if (FETCH_AHEAD) {
+                ahead.row = rows + at / ahead.lines * ahead.stride;
+                ahead.line = at % ahead.lines;
+            }
             multiply_tile(s, block == s->rows ? lane : own, block == s->rows ? own : lane, &ahead);
-            ahead.panel += ahead.panel_step * depth;
-            at += divide_up(depth, ahead.interval);
+            if (FETCH_AHEAD) {
+                ahead.panel += ahead.panel_step * depth;
+                at += divide_up(depth, ahead.interval);
+            }
         }
     }
 }

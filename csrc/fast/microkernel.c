@@ -26,6 +26,17 @@ INLINE Floats step_bf16(Floats sum, float a, Floats b) {
 #endif
 
 /* rows and step are constants wherever this is inlined, so that `sum` is kept in registers. */
+INLINE void multiply_step(Step *step, int rows, Floats sum[MR][VECTORS], const float *a, const float *b) {
+    Floats column[VECTORS];
+    UNROLL
+    for (int j = 0; j < VECTORS; j++) column[j] = load(b + j * LANES);
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = step(sum[i][j], a[i], column[j]);
+    }
+}
+
 INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, const float *from, int64_t from_stride,
                           const float *a, const float *b, int64_t depth, const Ahead *ahead) {
     Floats sum[MR][VECTORS];
@@ -40,20 +51,21 @@ INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, cons
     const float *row = ahead->row;
     int64_t line = ahead->line;
     for (int64_t k = 0; k < depth;) {
-        __builtin_prefetch(row + line * LINE, 0, 2);
-        if (++line == ahead->lines) line = 0, row += ahead->stride;
-        for (int64_t end = min64(k + ahead->interval, depth); k < end; k++, a += MR, b += NR) {
-            __builtin_prefetch(panel, 0, 2);
-            panel += ahead->panel_step;
-            Floats column[VECTORS];
-            UNROLL
-            for (int j = 0; j < VECTORS; j++) column[j] = load(b + j * LANES);
-            UNROLL
-            for (int i = 0; i < rows; i++) {
-                UNROLL
-                for (int j = 0; j < VECTORS; j++) sum[i][j] = step(sum[i][j], a[i], column[j]);
-            }
+        int64_t end = depth;
+        if (FETCH_AHEAD) {
+            __builtin_prefetch(row + line * LINE, 0, 2);
+            if (++line == ahead->lines) line = 0, row += ahead->stride;
+            end = min64(k + ahead->interval, depth);
         }
+        for (; k + STEPS <= end; k += STEPS, a += STEPS * MR, b += STEPS * NR) {
+            if (FETCH_AHEAD) {
+                __builtin_prefetch(panel, 0, 2);
+                panel += STEPS * ahead->panel_step;
+            }
+            UNROLL
+            for (int s = 0; s < STEPS; s++) multiply_step(step, rows, sum, a + s * MR, b + s * NR);
+        }
+        for (; k < end; k++, a += MR, b += NR) multiply_step(step, rows, sum, a, b);
     }
     UNROLL
     for (int i = 0; i < rows; i++) {

@@ -5,7 +5,7 @@
  * a and b are packed panels, a[k][MR] and b[k][NR], so that both are read in the order in which they lie. `from` is
  * what the sum is added to: c itself, a bias (stride 0), or nothing, NO_START (stride 0). The sum stays in registers
  * until the end, and runs over k in ascending order, so that its bits do not depend on where in a tile an element lies.
- * Meanwhile what is used next is fetched into the second-level cache.
+ * Meanwhile what is used next is fetched into the second-level cache, where FETCH_AHEAD says so.
  *
  * In bfloat16, an element of a panel is a pair of values, those of k and k + 1 (pack.h).
  */
@@ -15,15 +15,18 @@
 #include "simd.h"
 
 /* MR × NR sums, the columns of b and one broadcast element of a fill the register file: 32 registers with AVX-512 and
- * NEON, 16 elsewhere. MR is at most LANES or a multiple of it, and NR a multiple, as packing wants it. */
+ * NEON, 16 elsewhere. MR is at most LANES or a multiple of it, and NR a multiple, as packing wants it.
+ *
+ * With AVX2 a step of k is 12 multiply-adds, and the instructions around them show, most of all where two threads share
+ * a core: so STEPS of k are written out one after the other, and nothing is fetched ahead. */
 #if defined(SIMD_AVX512)
-enum { MR = 14, NR = 32 };
+enum { MR = 14, NR = 32, STEPS = 1, FETCH_AHEAD = 1 };
 #elif defined(SIMD_AVX2)
-enum { MR = 6, NR = 16 };
+enum { MR = 6, NR = 16, STEPS = 4, FETCH_AHEAD = 0 };
 #elif defined(__ARM_NEON)
-enum { MR = 12, NR = 8 };
+enum { MR = 12, NR = 8, STEPS = 1, FETCH_AHEAD = 1 };
 #else
-enum { MR = 4, NR = 12 };
+enum { MR = 4, NR = 12, STEPS = 1, FETCH_AHEAD = 1 };
 #endif
 
 extern const float NO_START[NR];   // zeros
