@@ -1,4 +1,5 @@
 /* What this library was built for, what the processor offers, and how many threads are used. */
+#include "fast/simd.h"
 #include "pygpt.h"
 #include "threads.h"
 
@@ -17,7 +18,9 @@ const char *pygpt_library(void) {
 }
 
 const char *pygpt_processor(void) {
-#if defined(__x86_64__)
+#if defined(PYGPT_EMULATED_PROCESSOR)
+    return PYGPT_EMULATED_PROCESSOR;
+#elif defined(__x86_64__)
     __builtin_cpu_init();
     int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__)
+#if defined(PYGPT_EMULATE_AVX512)
+    #include "../emulation/avx512.h"
+#elif defined(__x86_64__)
     #include <immintrin.h>
 #endif
 
