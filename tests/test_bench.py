@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,7 +272,24 @@ class Sums:
             return lambda: os._exit(3)
         if case == "threads":
             return lambda: int(os.environ["OMP_NUM_THREADS"])
+        if case == "slow":
+            return lambda: time.sleep(60.0)
+        if case == "spin":
+            return spin
+        if case == "at work":
+            return lambda: threading.active_count() - 1
         return lambda: case
+
+
+def spin() -> None:
+    """Leaves a thread that works on, as those of a library that wait for its next call."""
+
+    def work() -> None:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+
+    threading.Thread(target=work).start()
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +299,7 @@ def worker() -> Any:
 
 
 def test_workers_take_turns(worker: Worker) -> None:
-    found = take_turns([(worker, 3), (worker, "fail"), (worker, 4)], Turns(repeats=5, seconds=1e-5, rest=0.0))
+    found = take_turns([(worker, 3), (worker, "fail"), (worker, 4)], Turns(repeats=5, seconds=1e-5))
     assert [timing.results for timing in found] == [(3,) * 5, (), (4,) * 5]
     assert found[0].median is not None and found[0].median > 0 and len(found[0].seconds) == 5
     assert (found[1].median, found[1].absent) == (None, "RuntimeError: what went wrong")
@@ -294,6 +313,24 @@ def test_worker_has_its_threads_and_its_memory(worker: Worker) -> None:
 def test_worker_that_dies() -> None:
     with Worker(Sums()) as doomed, pytest.raises(UnavailableError, match="its process ended with status 3"):
         doomed.prepare("die")
+
+
+def test_alternative_that_is_too_slow_is_given_up_and_the_next_case_measured() -> None:
+    with Worker(Sums()) as slow:
+        found = take_turns([(slow, "slow")], Turns(repeats=1, seconds=1e-5, patience=1.0))
+        assert found[0].absent == "two calls took longer than 1 s"
+        assert take_turns([(slow, 3)], Turns(repeats=1, seconds=1e-5))[0].results == (3,)
+
+
+def test_slow_alternative_has_fewer_samples(worker: Worker) -> None:
+    found = take_turns([(worker, 3)], Turns(repeats=9, seconds=1.0, patience=2.0))
+    assert len(found[0].results) == 2
+
+
+def test_a_turn_ends_when_its_threads_sleep(worker: Worker) -> None:
+    worker.prepare("spin")
+    worker.sample("spin", 1)
+    assert worker.prepare("at work")[0] == 0
 
 
 def test_pygpt_that_fails_is_an_error() -> None:

@@ -51,7 +51,7 @@ class Session:
 
     @cached_property
     def turns(self) -> Turns:
-        return Turns(self.repeats, seconds=0.002, rest=0.0) if self.quick else Turns(self.repeats)
+        return Turns(self.repeats, seconds=0.002) if self.quick else Turns(self.repeats)
 
     @cached_property
     def peaks(self) -> Worker:

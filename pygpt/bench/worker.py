@@ -51,16 +51,22 @@ class Worker:
 
     def __init__(self, side: Side) -> None:
         self.side = side
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, side), daemon=True)
-        with _ignored_interrupts(), _environment(dict.fromkeys(_THREAD_VARIABLES, str(side.threads))):
+        self._process = context.Process(target=_serve, args=(theirs, self.side), daemon=True)
+        with _ignored_interrupts(), _environment(dict.fromkeys(_THREAD_VARIABLES, str(self.side.threads))):
             self._process.start()
         theirs.close()
 
-    def prepare(self, case: Hashable) -> tuple[Any, float]:
-        """Make a case ready and run it twice.  Returns what the first run returned, and the seconds of the second."""
-        found: tuple[Any, float] = self._ask("prepare", case)
+    def prepare(self, case: Hashable, patience: float | None = None) -> tuple[Any, float]:
+        """Make a case ready and run it twice.  Returns what the first run returned, and the seconds of the second.
+
+        patience: seconds after which an alternative to pygpt is given up; its process begins anew, with no case ready.
+        """
+        found: tuple[Any, float] = self._ask("prepare", case, patience=patience)
         return found
 
     def sample(self, case: Hashable, calls: int) -> tuple[Any, float]:
@@ -88,9 +94,13 @@ class Worker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, *message: Any) -> Any:
+    def _ask(self, *message: Any, patience: float | None = None) -> Any:
         try:
             self._connection.send(message)
+            if patience is not None and self.side.name != "pygpt" and not self._connection.poll(patience):
+                self.close()
+                self._start()
+                raise UnavailableError(f"two calls took longer than {patience:.0f} s")
             failure, answer = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -108,7 +118,7 @@ class Turns:
 
     repeats: int = 5
     seconds: float = 0.1  # that a sample takes at least; a shorter call is repeated
-    rest: float = 0.05  # before a sample, for the threads of the one before to fall asleep
+    patience: float = 300.0  # seconds for two calls of an alternative, and for its samples: a slow one has fewer
 
 
 @dataclass(frozen=True)
@@ -138,27 +148,30 @@ def take_turns(
     announce: is told how many seconds the measurement will take, once that is known.
     """
     calls: list[int] = []
+    samples_of: list[int] = []
     first_results: list[Any] = []
     absent: dict[int, str] = {}
     expected = 0.0
     for number, (worker, case) in enumerate(entries):
         first, seconds = None, turns.seconds
         try:
-            first, seconds = worker.prepare(case)
+            first, seconds = worker.prepare(case, turns.patience)
         except UnavailableError as error:
             absent[number] = str(error)
         first_results.append(first)
         calls.append(max(1, round(turns.seconds / max(seconds, 1e-9))))
-        expected += 0.0 if number in absent else max(seconds, turns.seconds) + turns.rest
+        seconds = max(seconds, turns.seconds)
+        few = worker.side.name != "pygpt" and seconds * turns.repeats > turns.patience
+        samples_of.append(max(1, int(turns.patience / seconds)) if few else turns.repeats)
+        expected += 0.0 if number in absent else seconds * samples_of[number]
     if announce is not None:
-        announce(expected * turns.repeats)
+        announce(expected)
 
     samples: list[list[tuple[Any, float]]] = [[] for _ in entries]
-    for _ in range(turns.repeats):
+    for turn in range(turns.repeats):
         for number, (worker, case) in enumerate(entries):
-            if number in absent:
+            if number in absent or turn >= samples_of[number]:
                 continue
-            time.sleep(turns.rest)
             try:
                 samples[number].append(worker.sample(case, calls[number]))
             except UnavailableError as error:
@@ -189,7 +202,9 @@ def _serve(connection: Connection, side: Side) -> None:
     def sample(case: Hashable, calls: int) -> tuple[Any, float]:
         if calls > 1:
             prepared[case]()  # wakes the threads, and fills the caches
-        return _timed(prepared[case], calls)
+        found = _timed(prepared[case], calls)
+        _wait_for_threads()
+        return found
 
     def forget(case: Hashable) -> None:
         del prepared[case]
@@ -218,6 +233,16 @@ def _timed(function: Callable[[], Any], calls: int) -> tuple[Any, float]:
         result = function()
     seconds = (time.perf_counter() - start) / calls
     return _told(result), seconds
+
+
+def _wait_for_threads() -> None:
+    """Until they sleep: after a product, those of OpenBLAS wait for the next one with all their strength for 0.1 s."""
+    end = time.perf_counter() + _PATIENCE
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.002:
+            return
 
 
 def _told(result: Any) -> Any:
