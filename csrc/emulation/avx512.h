@@ -25,6 +25,8 @@
 #define _mm512_mask_mov_epi32 emulated_mask_mov_epi32
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
+#define _mm512_max_ps emulated_max_ps
+#define _mm512_min_ps emulated_min_ps
 #define _mm512_mul_epu32 emulated_mul_epu32
 #define _mm512_or_si512 emulated_or_si512
 #define _mm512_scalef_ps emulated_scalef_ps
@@ -35,6 +37,7 @@
 #define _mm512_slli_epi64 emulated_slli_epi64
 #define _mm512_srli_epi64 emulated_srli_epi64
 #define _mm512_stream_ps emulated_stream_ps
+#define _mm512_test_epi32_mask emulated_test_epi32_mask
 #define _mm512_unpackhi_pd emulated_unpackhi_pd
 #define _mm512_unpackhi_ps emulated_unpackhi_ps
 #define _mm512_unpacklo_pd emulated_unpacklo_pd
@@ -58,6 +61,18 @@ typedef union {
 
 EMULATED __m512 emulated_add_ps(__m512 a, __m512 b) {
     return a + b;
+}
+
+EMULATED __m512 emulated_max_ps(__m512 a, __m512 b) {
+    Emulated x = {.ps = a}, y = {.ps = b};
+    for (int i = 0; i < 16; i++) y.f[i] = x.f[i] > y.f[i] ? x.f[i] : y.f[i];
+    return y.ps;
+}
+
+EMULATED __m512 emulated_min_ps(__m512 a, __m512 b) {
+    Emulated x = {.ps = a}, y = {.ps = b};
+    for (int i = 0; i < 16; i++) y.f[i] = x.f[i] < y.f[i] ? x.f[i] : y.f[i];
+    return y.ps;
 }
 
 EMULATED __m512i emulated_or_si512(__m512i a, __m512i b) {
@@ -98,6 +113,13 @@ EMULATED __m512 emulated_scalef_ps(__m512 a, __m512 b) {
     Emulated x = {.ps = a}, y = {.ps = b};
     for (int i = 0; i < 16; i++) x.f[i] = isnan(y.f[i]) ? y.f[i] : ldexpf(x.f[i], (int)floorf(y.f[i]));
     return x.ps;
+}
+
+EMULATED __mmask16 emulated_test_epi32_mask(__m512i a, __m512i b) {
+    Emulated x = {.si = a}, y = {.si = b};
+    uint32_t mask = 0;
+    for (int i = 0; i < 16; i++) mask |= (uint32_t)((x.u32[i] & y.u32[i]) != 0) << i;
+    return (__mmask16)mask;
 }
 
 EMULATED __m512i emulated_mask_mov_epi32(__m512i source, __mmask16 mask, __m512i a) {

@@ -23,8 +23,8 @@
 #include "workspace.h"
 
 enum {
-    PANELS = 8,   // of NR queries in a block
-    QUERIES = PANELS * NR,
+    QUERIES = 512 / NR * NR,   // in a block: many, because keys and values are packed again for each
+    PANELS = QUERIES / NR,
     KEYS = 128 / MR * MR,
     SMALL = 1 << 16,
 };
@@ -87,11 +87,11 @@ static void multiply_keys(const Head *head, float *tile, const float *row_panels
     }
 }
 
-/* sums (HS,NR) += channels of a block of keys times tile, of which the first n keys count */
-static void accumulate_channels(const Head *head, float *sums, const float *channel_panels, int64_t keys,
-                                const float *tile, int64_t n) {
+/* sums (HS,NR) (+)= channels of a block of keys times tile, of which the first n keys count */
+static void multiply_channels(const Head *head, float *sums, int accumulate, const float *channel_panels, int64_t keys,
+                              const float *tile, int64_t n) {
     for (int64_t c = 0; c < head->HS; c += MR) {
-        multiply(sums + c * NR, NR, 1, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
+        multiply(sums + c * NR, NR, accumulate, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
     }
 }
 
@@ -165,6 +165,11 @@ static Sizes sizes_of(int64_t HS) {
 
 /* ---- forward ---- */
 
+/* x *= factor for HS rows of NR columns */
+static void scale_columns(float *x, Floats factor, int64_t HS) {
+    for (int64_t c = 0; c < HS; c++) store(x + c * NR, load(x + c * NR) * factor);
+}
+
 /* The scores of one panel turned into P relative to the largest score so far; sum and the earlier outputs follow. */
 static void softmax(const Head *head, float *scores, float *largest, float *sum, float *outputs, int64_t query,
                     int64_t key, int64_t keys, float *factors) {
@@ -185,10 +190,16 @@ static void softmax(const Head *head, float *scores, float *largest, float *sum,
             total += p;
             store(scores + i * NR + j, p);
         }
-        Floats shrink = vector_exp((before - now) * head->scale);
         store(largest + j, now);
-        store(sum + j, load(sum + j) * shrink + total);
-        for (int64_t c = 0; c < head->HS; c++) store(outputs + c * NR + j, load(outputs + c * NR + j) * shrink);
+        if (key == 0) {   // there is nothing earlier
+            store(sum + j, total);
+        } else if (any(now > before)) {
+            Floats shrink = vector_exp((before - now) * head->scale);
+            store(sum + j, load(sum + j) * shrink + total);
+            scale_columns(outputs + j, shrink, head->HS);
+        } else {
+            store(sum + j, load(sum + j) + total);
+        }
     }
     if (head->dropout) {
         draw_factors(factors, head, query, key, keys);
@@ -209,8 +220,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     int64_t queries = min64(QUERIES, head->T - first), end = first + queries, stride = head->stride;
 
     pack_column_panels(head, q, head->q + first * stride, stride, queries);
-    for (int64_t i = 0; i < round_up(queries, NR) * head->HS; i++) outputs[i] = 0.0f;
-    for (int64_t t = 0; t < QUERIES; t++) largest[t] = -INFINITY, sum[t] = 0.0f;
+    for (int64_t t = 0; t < QUERIES; t++) largest[t] = -INFINITY;
 
     for (int64_t key = 0; key < end; key += KEYS) {
         int64_t keys = min64(KEYS, end - key);
@@ -222,16 +232,13 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
             float *out = outputs + t * head->HS;
             multiply_keys(head, scores, k, q + t * head->HS, visible);
             softmax(head, scores, largest + t, sum + t, out, first + t, key, visible, factors);
-            accumulate_channels(head, out, v, keys, scores, visible);
+            multiply_channels(head, out, key > 0, v, keys, scores, visible);
         }
     }
 
     for (int64_t t = 0; t < queries; t += NR) {
         float *out = outputs + t * head->HS;
-        for (int j = 0; j < NR; j += LANES) {
-            Floats factor = 1.0f / load(sum + t + j);
-            for (int64_t c = 0; c < head->HS; c++) store(out + c * NR + j, load(out + c * NR + j) * factor);
-        }
+        for (int j = 0; j < NR; j += LANES) scale_columns(out + j, 1.0f / load(sum + t + j), head->HS);
         store_columns(y + t * y_stride, y_stride, out, head->HS, min64(NR, queries - t), 0);
     }
     for (int64_t t = 0; t < queries; t++) lse[t] = largest[t] * head->scale + logf(sum[t]);
@@ -338,7 +345,6 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
             D[t] = sum_lanes(sum);
             lse_block[t] = t < queries ? lse[first + t] : INFINITY;   // P = 0 where there is no query
         }
-        for (int64_t i = 0; i < round_up(queries, NR) * HS; i++) dq_sums[i] = 0.0f;
 
         for (int64_t key = 0; key < end; key += KEYS) {
             int64_t keys = min64(KEYS, end - key),
@@ -354,7 +360,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
                 multiply_keys(head, ds_tile, v, dy_panels + t * HS, visible);
                 softmax_backward(head, p_tile, ds_tile, lse_block + t, D + t, first + t, key, visible,
                                  min64(round_up(visible, MR), keys), factors);
-                accumulate_channels(head, dq_sums + t * HS, k_channels, keys, ds_tile, visible);
+                multiply_channels(head, dq_sums + t * HS, key > 0, k_channels, keys, ds_tile, visible);
                 for (int64_t row = 0; row < visible; row += MR) first_query[row / MR] = t;
             }
             for (int64_t row = 0; row < keys; row += MR) {

@@ -64,9 +64,38 @@ INLINE Floats choose(Ints mask, Floats yes, Floats no) {
     return (Floats)((mask & (Ints)yes) | (~mask & (Ints)no));
 }
 
-/* The larger, or b where one of them is NaN. */
+/* Whether a comparison is true in any lane. */
+INLINE int any(Ints mask) {
+#if defined(SIMD_AVX512)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(SIMD_AVX2)
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    int32_t all = 0;
+    for (int i = 0; i < LANES; i++) all |= mask[i];
+    return all != 0;
+#endif
+}
+
+/* The larger and the smaller, or b where one of them is NaN. */
 INLINE Floats larger(Floats a, Floats b) {
+#if defined(SIMD_AVX512)
+    return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(SIMD_AVX2)
+    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return choose(a > b, a, b);
+#endif
+}
+
+INLINE Floats smaller(Floats a, Floats b) {
+#if defined(SIMD_AVX512)
+    return (Floats)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(SIMD_AVX2)
+    return (Floats)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return choose(a < b, a, b);
+#endif
 }
 
 /* The first n lanes of x, zero in the others. */

@@ -24,8 +24,8 @@ INLINE Floats scale_by_power(Floats x, Floats n) {
 INLINE Floats vector_exp(Floats x) {
     const float LOG2_E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;   // LN2_HIGH n is exact
     const float ROUND = 12582912.0f;   // 1.5 · 2^23: adding it leaves no bits for a fraction
-    x = choose(x > 89.0f, broadcast(89.0f), x);       // inf from 88.73 on
-    x = choose(x < -105.0f, broadcast(-105.0f), x);   // 0 below -103.97
+    x = smaller(broadcast(89.0f), x);     // inf from 88.73 on
+    x = larger(broadcast(-105.0f), x);   // 0 below -103.97
     Floats n = x * LOG2_E + ROUND - ROUND;
     Floats r = x - n * LN2_HIGH - n * LN2_LOW;
     Floats q = 0.0013814539f * r + 0.0083687454f;
