@@ -272,6 +272,8 @@ class Sums:
             return lambda: os._exit(3)
         if case == "threads":
             return lambda: int(os.environ["OMP_NUM_THREADS"])
+        if case == "core type":
+            return lambda: int("OPENBLAS_CORETYPE" in os.environ)
         if case == "slow":
             return lambda: time.sleep(60.0)
         if case == "spin":
@@ -308,6 +310,13 @@ def test_workers_take_turns(worker: Worker) -> None:
 def test_worker_has_its_threads_and_its_memory(worker: Worker) -> None:
     assert worker.prepare("threads")[0] == 1
     assert 2**22 < worker.peak_memory() < 2**32
+
+
+def test_worker_lets_openblas_choose_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    with Worker(Sums()) as made:
+        assert made.prepare("core type")[0] == 0
+    assert os.environ["OPENBLAS_CORETYPE"] == "Prescott"
 
 
 def test_worker_that_dies() -> None:

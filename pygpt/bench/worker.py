@@ -13,7 +13,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from pygpt.errors import UserError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_OPENBLAS_CHOICES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # some machines hold it to slower kernels
 _PATIENCE = 2.0  # seconds
 
 
@@ -57,7 +58,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self.side), daemon=True)
-        with _ignored_interrupts(), _environment(dict.fromkeys(_THREAD_VARIABLES, str(self.side.threads))):
+        variables = dict.fromkeys(_THREAD_VARIABLES, str(self.side.threads)) | dict.fromkeys(_OPENBLAS_CHOICES)
+        with _ignored_interrupts(), _environment(variables):
             self._process.start()
         theirs.close()
 
@@ -282,15 +284,19 @@ def _ignored_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables for a process that is started in the block."""
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables for a process that is started in the block; None is for one that it shall not have."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set_environment(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
