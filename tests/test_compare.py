@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import pygpt
-from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi
+from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi, library_name
 from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 
@@ -465,7 +465,9 @@ def test_command_with_a_model_and_text(tmp_path: Path, monkeypatch: pytest.Monke
     text.write_text("What is compared is computed twice.\n" * 20)
     monkeypatch.chdir(tmp_path)  # tokens are prepared in data/
     found = run_script("--model", "model", "--data", text, "--batch-size", "3", "--dtype", "bfloat16")
-    assert (found.returncode, found.stderr) == (0, "")
+    level = library_name(cpu_library())
+    said = "" if level == "x86-64-v4-bf16" else f"warning: {level} has no bfloat16 products: operands are rounded to"
+    assert (found.returncode, found.stderr[: len(said) or None]) == (0, said)
     assert "1 blocks, 2 heads, 16 channels, 256 tokens; batch 3 x 9" in found.stdout
     assert "h.0.mlp.dropout" in found.stdout
     found = run_script("--data", text, "--device", "numpy", "--threads", "1")
