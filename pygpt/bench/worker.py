@@ -199,7 +199,9 @@ def _serve(connection: Connection, side: Side) -> None:
     def prepare(case: Hashable) -> tuple[Any, float]:
         prepared[case] = side.prepare(case)
         first = _told(prepared[case]())
-        return first, _timed(prepared[case], 1)[1]
+        seconds = _timed(prepared[case], 1)[1]
+        _wait_for_threads()
+        return first, seconds
 
     def sample(case: Hashable, calls: int) -> tuple[Any, float]:
         if calls > 1:
