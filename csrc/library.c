@@ -1,5 +1,5 @@
 /* What this library was built for, what the processor offers, and how many threads are used. */
-#include "fast/simd.h"
+#include "fast/simd.h"   // the instruction set, also where it is emulated
 #include "pygpt.h"
 #include "threads.h"
 

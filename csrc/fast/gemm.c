@@ -90,15 +90,11 @@ static void multiply_panels(const Stretch *s, const Side *block, const Side *ite
     for (int64_t lane = 0; lane < block->lanes; lane += block->width) {
         ahead.panel = block->panels + (lane + block->width) * depth;
         for (int64_t own = 0; own < item->lanes; own += item->width) {
-            if (FETCH_AHEAD) {
-                ahead.row = rows + at / ahead.lines * ahead.stride;
-                ahead.line = at % ahead.lines;
-            }
+            ahead.row = rows + at / ahead.lines * ahead.stride;
+            ahead.line = at % ahead.lines;
             multiply_tile(s, block == s->rows ? lane : own, block == s->rows ? own : lane, &ahead);
-            if (FETCH_AHEAD) {
-                ahead.panel += ahead.panel_step * depth;
-                at += divide_up(depth, ahead.interval);
-            }
+            ahead.panel += ahead.panel_step * depth;
+            at += divide_up(depth, ahead.interval);
         }
     }
 }
