@@ -18,9 +18,7 @@
 #endif
 
 #define _mm512_add_ps emulated_add_ps
-#define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 #define _mm512_cvtne2ps_pbh emulated_cvtne2ps_pbh
-#define _mm512_cvtneps_pbh emulated_cvtneps_pbh
 #define _mm512_dpbf16_ps emulated_dpbf16_ps
 #define _mm512_mask_mov_epi32 emulated_mask_mov_epi32
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
@@ -28,12 +26,11 @@
 #define _mm512_max_ps emulated_max_ps
 #define _mm512_min_ps emulated_min_ps
 #define _mm512_mul_epu32 emulated_mul_epu32
-#define _mm512_or_si512 emulated_or_si512
+#define _mm512_permutexvar_epi16 emulated_permutexvar_epi16
 #define _mm512_scalef_ps emulated_scalef_ps
 #define _mm512_set1_epi32 emulated_set1_epi32
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
-#define _mm512_slli_epi32 emulated_slli_epi32
 #define _mm512_slli_epi64 emulated_slli_epi64
 #define _mm512_srli_epi64 emulated_srli_epi64
 #define _mm512_stream_ps emulated_stream_ps
@@ -51,7 +48,6 @@ typedef union {
     __m512d pd;
     __m512i si;
     __m512bh bh;
-    __m256i halves[2];
     float f[16];
     double d[8];
     uint16_t u16[32];
@@ -75,20 +71,10 @@ EMULATED __m512 emulated_min_ps(__m512 a, __m512 b) {
     return y.ps;
 }
 
-EMULATED __m512i emulated_or_si512(__m512i a, __m512i b) {
-    return a | b;
-}
-
 EMULATED __m512i emulated_set1_epi32(int32_t x) {
     Emulated y;
     for (int i = 0; i < 16; i++) y.u32[i] = (uint32_t)x;
     return y.si;
-}
-
-EMULATED __m512i emulated_slli_epi32(__m512i a, unsigned count) {
-    Emulated x = {.si = a};
-    for (int i = 0; i < 16; i++) x.u32[i] <<= count;
-    return x.si;
 }
 
 EMULATED __m512i emulated_slli_epi64(__m512i a, unsigned count) {
@@ -183,10 +169,11 @@ EMULATED __m512 emulated_shuffle_f32x4(__m512 a, __m512 b, int choice) {
     return z.ps;
 }
 
-EMULATED __m512i emulated_cvtepu16_epi32(__m256i a) {
-    Emulated x = {.halves = {a, a}}, y;
-    for (int i = 0; i < 16; i++) y.u32[i] = x.u16[i];
-    return y.si;
+/* Each 16 bits of the result are those of a that the low 5 bits of the choice name. */
+EMULATED __m512i emulated_permutexvar_epi16(__m512i choice, __m512i a) {
+    Emulated x = {.si = choice}, y = {.si = a}, z;
+    for (int i = 0; i < 32; i++) z.u16[i] = y.u16[x.u16[i] & 31];
+    return z.si;
 }
 
 /* ---- bfloat16: subnormal numbers count as zero ---- */
@@ -204,12 +191,6 @@ EMULATED float emulated_float(uint16_t x) {
     float y;
     memcpy(&y, &bits, sizeof y);
     return y;
-}
-
-EMULATED __m256bh emulated_cvtneps_pbh(__m512 a) {
-    Emulated x = {.ps = a}, y = {{0}};
-    for (int i = 0; i < 16; i++) y.u16[i] = emulated_bfloat16(x.f[i]);
-    return (__m256bh)y.halves[0];
 }
 
 EMULATED __m512bh emulated_cvtne2ps_pbh(__m512 a, __m512 b) {

@@ -19,6 +19,7 @@
 #include "dropout_mask.h"
 #include "fast.h"
 #include "pack.h"
+#include "shares.h"
 #include "vector_math.h"
 #include "workspace.h"
 
@@ -49,6 +50,10 @@ static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t N
                   1.0f / sqrtf((float)HS),
                   (b * NH + h) * T,
                   dropout && dropout->p > 0.0f ? dropout : NULL};
+}
+
+static int threads_for(int64_t B, int64_t T, int64_t NH, int64_t HS) {
+    return B * NH * T * T * HS > SMALL ? omp_get_max_threads() : 1;
 }
 
 static int64_t round_up(int64_t n, int64_t unit) {
@@ -116,6 +121,16 @@ static int64_t visible_keys(const Head *head, int64_t query, int64_t key, int64_
     return min64(keys, min64(query + NR, head->T) - key);
 }
 
+/* Of so many keys from `key` on, those that all of LANES queries from `query` on may look at, and those that one may. */
+typedef struct {
+    int64_t all, any;
+} Seen;
+
+static Seen keys_seen(int64_t query, int64_t key, int64_t keys) {
+    int64_t first = query + 1 - key;   // that query's own
+    return (Seen){max64(min64(first, keys), 0), max64(min64(first + LANES - 1, keys), 0)};
+}
+
 /* −inf, or what is given, where a key comes after the query of its lane */
 INLINE Floats mask_future(Floats score, Words query, int64_t key, float masked) {
     return choose((Ints)(query < (uint32_t)key), broadcast(masked), score);
@@ -175,21 +190,21 @@ static void softmax(const Head *head, float *scores, float *largest, float *sum,
                     int64_t key, int64_t keys, float *factors) {
     for (int j = 0; j < NR; j += LANES) {
         Words queries = lane_numbers() + (uint32_t)(query + j);
-        Floats before = load(largest + j), now = before;
-        for (int64_t i = 0; i < keys; i++) {
+        Seen seen = keys_seen(query + j, key, keys);
+        Floats before = load(largest + j), now = before, total = {0};
+        int64_t i;
+        for (i = 0; i < seen.any; i++) {
             Floats s = load(scores + i * NR + j);
-            if (key + i > query + j) {
-                s = mask_future(s, queries, key + i, -INFINITY);
-                store(scores + i * NR + j, s);
-            }
+            if (i >= seen.all) s = mask_future(s, queries, key + i, -INFINITY);
             now = larger(now, s);
         }
-        Floats total = {0};
-        for (int64_t i = 0; i < keys; i++) {
+        for (i = 0; i < seen.any; i++) {
             Floats p = vector_exp((load(scores + i * NR + j) - now) * head->scale);
+            if (i >= seen.all) p = mask_future(p, queries, key + i, 0.0f);
             total += p;
             store(scores + i * NR + j, p);
         }
+        for (; i < keys; i++) store(scores + i * NR + j, (Floats){0});
         store(largest + j, now);
         if (key == 0) {   // there is nothing earlier
             store(sum + j, total);
@@ -247,12 +262,15 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
 static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                    const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
-    float *workspace = workspace_acquire(omp_get_max_threads() * size);
+    int threads = threads_for(B, T, NH, HS);
+    float *workspace = workspace_acquire(threads * size);
     if (!workspace) return 0;
-    #pragma omp parallel for schedule(dynamic) if (B * NH * T * T * HS > SMALL)
-    for (int64_t item = 0; item < B * NH * blocks; item++) {
-        int64_t first = (blocks - 1 - item / (B * NH)) * QUERIES;   // late queries have most to do: they begin
-        int64_t b = item % (B * NH) / NH, h = item % NH;
+    Share shares[threads];
+    share_out(shares, threads, B * NH * blocks);
+    #pragma omp parallel num_threads(threads)
+    for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
+        int64_t first = (blocks - 1 - item.first % blocks) * QUERIES;   // the largest of a head's blocks first
+        int64_t b = item.first / blocks / NH, h = item.first / blocks % NH;
         Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
                       workspace + omp_get_thread_num() * size);
@@ -263,17 +281,20 @@ static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T,
 
 /* ---- backward ---- */
 
-/* scores -> m P, dp -> dS for one panel; zeros in the rows from keys to keys_padded */
+/* scores -> m P, dp -> dS for one panel; zeros in the rows that no query sees, to keys_padded */
 static void softmax_backward(const Head *head, float *scores, float *dp, const float *lse, const float *D,
                              int64_t query, int64_t key, int64_t keys, int64_t keys_padded, float *factors) {
     if (head->dropout) draw_factors(factors, head, query, key, keys);
     for (int j = 0; j < NR; j += LANES) {
         Words queries = lane_numbers() + (uint32_t)(query + j);
+        Seen seen = keys_seen(query + j, key, keys);
         Floats lse_t = load(lse + j), D_t = load(D + j);
-        for (int64_t i = 0; i < keys; i++) {
+        int64_t i;
+        for (i = 0; i < seen.any; i++) {
             int64_t at = i * NR + j;
-            Floats p = vector_exp(load(scores + at) * head->scale - lse_t), dp_i = load(dp + at), p_kept = p;
-            if (key + i > query + j) p_kept = p = mask_future(p, queries, key + i, 0.0f);
+            Floats p = vector_exp(load(scores + at) * head->scale - lse_t), dp_i = load(dp + at);
+            if (i >= seen.all) p = mask_future(p, queries, key + i, 0.0f);
+            Floats p_kept = p;
             if (head->dropout) {
                 dp_i *= load(factors + at);
                 p_kept *= load(factors + at);
@@ -281,7 +302,7 @@ static void softmax_backward(const Head *head, float *scores, float *dp, const f
             store(scores + at, p_kept);
             store(dp + at, p * (dp_i - D_t) * head->scale);
         }
-        for (int64_t i = keys; i < keys_padded; i++) {
+        for (; i < keys_padded; i++) {
             store(scores + i * NR + j, (Floats){0});
             store(dp + i * NR + j, (Floats){0});
         }
@@ -378,15 +399,18 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
 static int backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
                     int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
-    float *workspace = workspace_acquire(omp_get_max_threads() * size);
+    int threads = threads_for(B, T, NH, HS);
+    float *workspace = workspace_acquire(threads * size);
     if (!workspace) return 0;
-    #pragma omp parallel for schedule(dynamic) if (B * NH * T * T * HS > SMALL)
-    for (int64_t item = 0; item < B * NH; item++) {
-        int64_t b = item / NH, h = item % NH;
+    Share shares[threads];
+    share_out(shares, threads, B * NH);
+    #pragma omp parallel num_threads(threads)
+    for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
+        int64_t b = item.first / NH, h = item.first % NH;
         Head head = head_of(qkv, b, h, T, NH, HS, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
-        backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item * T,
+        backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item.first * T,
                       workspace + omp_get_thread_num() * size);
     }
     workspace_release(workspace);

@@ -18,20 +18,28 @@ INLINE Floats gelu_logistic(Floats x) {
     return 1.0f / (1.0f + vector_exp(-2.0f * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
 }
 
+INLINE Floats gelu(Floats x) {
+    return x * gelu_logistic(x);
+}
+
+INLINE Floats gelu_gradient(Floats dy, Floats x) {
+    Floats s = gelu_logistic(x), slope = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x * x);
+    return dy * (s + 2.0f * x * s * (1.0f - s) * slope);
+}
+
 void fast_gelu_forward(float *y, const float *x, int64_t n) {
+    int64_t whole = n / LANES * LANES, rest = n - whole;
     #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < n; i += LANES) {
-        Floats xi = load_first(x + i, n - i);
-        store_first(y + i, xi * gelu_logistic(xi), n - i);
-    }
+    for (int64_t i = 0; i < whole; i += LANES) store(y + i, gelu(load(x + i)));
+    store_first(y + whole, gelu(load_first(x + whole, rest)), rest);
 }
 
 void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
+    int64_t whole = n / LANES * LANES, rest = n - whole;
     #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < n; i += LANES) {
-        Floats xi = load_first(x + i, n - i), s = gelu_logistic(xi);
-        Floats slope = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * xi * xi);
-        Floats dyi = load_first(dy + i, n - i);
-        store_first(dx + i, load_first(dx + i, n - i) + dyi * (s + 2.0f * xi * s * (1.0f - s) * slope), n - i);
+    for (int64_t i = 0; i < whole; i += LANES) {
+        store(dx + i, load(dx + i) + gelu_gradient(load(dy + i), load(x + i)));
     }
+    Floats last = gelu_gradient(load_first(dy + whole, rest), load_first(x + whole, rest));
+    store_first(dx + whole, load_first(dx + whole, rest) + last, rest);
 }

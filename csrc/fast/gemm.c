@@ -2,18 +2,19 @@
  *
  *   for blocks of the operand with fewer lanes, and stretches of k:     all threads pack the block, for the third-level
  *                                                                       cache
- *       for each item, some panels of the other operand:                one thread packs them, for its second-level one
+ *       for each item, some panels of the other operand (shares.h):     one thread packs them, for its second-level one
  *           for each panel of the block, each panel of the item:        the micro-kernel
  *
  * So each operand is packed once, as long as the smaller one is a single block, and the larger one stays with the thread
  * that uses it. While one panel of the block is used, the next one is fetched, and so is what the thread will pack
- * next: memory is slow only for the first item. Each c_ij is summed over k in the same stretches whoever computes it, so
- * the number of threads changes no bit.
+ * next: memory is slow only for a thread's first item. Each c_ij is summed over k in the same stretches whoever computes
+ * it, so the number of threads changes no bit.
  */
 #include "gemm.h"
 
 #include "../internal.h"
 #include "../threads.h"
+#include "shares.h"
 #include "workspace.h"
 
 /* Sizes of blocks, the depth being counted in elements of a panel, which are pairs in bfloat16. */
@@ -99,48 +100,38 @@ static void multiply_panels(const Stretch *s, const Side *block, const Side *ite
     }
 }
 
-/* The next item: many panels, so that a panel of the block serves often once it is fetched, but few at the end, so that
- * no thread waits long for another. `taken` lanes are done or being done. Returns the item's first lane. */
-static int64_t take_item(int64_t *taken, int64_t lanes, int64_t width, int64_t threads, int64_t *count) {
-    int64_t first;
-    #pragma omp critical(gemm_items)
-    {
-        first = *taken;
-        int64_t panels = divide_up(lanes - first, width), most = LANES_AT_ONCE / width;
-        *count = min64(min64(most, panels / (2 * threads) + 1) * width, lanes - first);
-        *taken += *count;
-    }
-    return first;
-}
-
-/* One stretch of k for one block, by all threads together. */
-static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, int64_t *taken) {
+/* One stretch of k for one block, by all threads together. An item has many panels, so that a panel of the block serves
+ * often once it is fetched. */
+static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, Share *shares,
+                             int64_t threads) {
     PanelType type = s->product->type;
-    int64_t threads = omp_get_num_threads(), k = s->k * panel_pair(type);
+    int64_t k = s->k * panel_pair(type), panels = divide_up(item_lanes, item->width);
     int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
     int64_t portion = min64(divide_up(block->lanes, 4 * threads), LANES_AT_ONCE) / block->width * block->width;
     portion = max64(portion, block->width);
     #pragma omp single nowait
-    *taken = 0;
+    share_out(shares, threads, panels);
     #pragma omp for schedule(dynamic)
     for (int64_t lane = 0; lane < block->lanes; lane += portion) {
         pack_lanes(type, block, lane, min64(portion, block->lanes - lane), k, values);
     }
     for (;;) {
-        item->first = take_item(taken, item_lanes, item->width, threads, &item->lanes);
-        if (item->lanes == 0) break;
+        Portion taken = take_portion(shares, threads, LANES_AT_ONCE / item->width);
+        if (taken.count == 0) break;
+        item->first = taken.first * item->width;
+        item->lanes = min64(taken.count * item->width, item_lanes - item->first);
         pack_lanes(type, item, 0, item->lanes, k, values);
-        int64_t next = item->first + threads * item->lanes;   // if all go on at the same pace
-        int64_t tiles = divide_up(block->lanes, block->width) * divide_up(item->lanes, item->width);
+        int64_t next = item->first + item->lanes, next_panels = min64(taken.following, taken.count);
+        int64_t tiles = divide_up(block->lanes, block->width) * taken.count;
         multiply_panels(s, block, item,
-                        ahead_of(operand_from(item->operand, next, k), min64(item->lanes, item_lanes - next), values,
-                                 tiles, item->depth));
+                        ahead_of(operand_from(item->operand, next, k),
+                                 min64(next_panels * item->width, item_lanes - next), values, tiles, item->depth));
     }
-    #pragma omp barrier   // the block and `taken` are free again
+    #pragma omp barrier   // the block and the shares are free again
 }
 
-/* To be called by all threads of a parallel region; `taken` is theirs together. */
-static void multiply(const Product *p, float *shared, float *own, int64_t *taken) {
+/* To be called by all threads of a parallel region, which have the shares together. */
+static void multiply(const Product *p, float *shared, float *own, Share *shares, int64_t threads) {
     Side rows = {.operand = p->a, .width = MR, .lanes = p->M}, columns = {.operand = p->b, .width = NR, .lanes = p->N};
     Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
     block->panels = shared;
@@ -151,18 +142,19 @@ static void multiply(const Product *p, float *shared, float *own, int64_t *taken
         block->lanes = min64(block_step, block_lanes - block->first);
         for (int64_t k = 0; k < K; k += KC) {
             rows.depth = columns.depth = min64(KC, K - k);
-            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, taken);
+            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, shares, threads);
         }
     }
 }
 
 int gemm(const Product *p) {
     if (p->K == 0) return 0;
-    float *workspace = workspace_acquire(SHARED + omp_get_max_threads() * OWN);
+    int threads = p->M * p->N * p->K > SMALL ? omp_get_max_threads() : 1;
+    float *workspace = workspace_acquire(SHARED + (int64_t)threads * OWN);
     if (!workspace) return 0;
-    int64_t taken;
-    #pragma omp parallel if (p->M * p->N * p->K > SMALL)
-    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, &taken);
+    Share shares[threads];
+    #pragma omp parallel num_threads(threads)
+    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, shares, threads);
     workspace_release(workspace);
     return 1;
 }

@@ -2,32 +2,31 @@
 
 #include "../internal.h"
 
-/* How far ahead memory is fetched: panels of the same rows, or floats in each row. */
-enum { PANELS_AHEAD = 2, K_AHEAD = 64 };
+/* Elements of a panel that are packed before the next panel's turn, and floats of a row that are fetched ahead. */
+enum { ELEMENTS = 8, K_AHEAD = 64 };
 
 /* What one element of a panel is made of: see pack.h. */
 enum { PLAIN, ROUNDED, PAIRS };
 
 #if defined(HAVE_BF16_PAIRS)
-/* LANES pairs (even[i], odd[i]) as bfloat16, and 2 LANES consecutive values, which are LANES pairs. */
-INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-    return (Floats)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
+/* 2 LANES consecutive values, which are LANES pairs, and the pairs (even[i], odd[i]), as bfloat16. */
 INLINE Floats pairs_of_neighbours(Floats first, Floats second) {
     return (Floats)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
 }
-#else
-INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
-    (void)odd;
-    return even;
-}
 
+INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
+    Words halves = lane_numbers() + ((lane_numbers() + LANES) << 16);   // 16 bits each: 0, LANES, 1, LANES + 1, ...
+    return (Floats)_mm512_permutexvar_epi16((__m512i)halves, (__m512i)pairs_of_neighbours(even, odd));
+}
+#else
 INLINE Floats pairs_of_neighbours(Floats first, Floats second) {
     (void)second;
     return first;
+}
+
+INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
+    (void)odd;
+    return even;
 }
 #endif
 
@@ -52,20 +51,55 @@ INLINE void store_row(float *row, int width, Floats x, int last) {
         store_first(row, x, width);
 }
 
-/* Panel by panel. Of a row of the matrix each takes less than the processor fetches by its own guesses. */
+/* One element of each lane of a panel, from `step` rows of the matrix, in which so many lanes and values are left. */
+INLINE void pack_element(int kind, int width, float *to, const float *x, int64_t stride, int64_t lanes, int64_t values,
+                         int last) {
+    int step = kind == PAIRS ? 2 : 1;
+    for (int i = 0; i < step; i++) __builtin_prefetch(x + (ELEMENTS * step + i) * stride);
+    UNROLL
+    for (int lane = 0; lane < width; lane += LANES) {
+        store_row(to + lane, width, fetch_lanes(kind, x + lane, stride, lanes - lane, values), last);
+    }
+}
+
+/* Some rows of the matrix at a time, all panels from them: as they are longer than a panel is wide, each would
+ * otherwise have to come into the first-level cache several times. */
 INLINE void pack_lanes_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
                                   int64_t depth) {
-    int64_t step = kind == PAIRS ? 2 : 1;
-    for (int64_t first = 0; first < lanes; first += width) {
-        const float *row = x + first;
-        for (int64_t k = 0; k < depth; k += step, row += step * stride, panels += width) {
-            for (int64_t i = 0; i < step; i++) __builtin_prefetch(row + i * stride + PANELS_AHEAD * width);
-            UNROLL
-            for (int lane = 0; lane < width; lane += LANES) {
-                store_row(panels + lane, width, fetch_lanes(kind, row + lane, stride, lanes - first - lane, depth - k),
-                          k + step >= depth);
+    int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
+    const int64_t read = (width + LANES - 1) / LANES * LANES;
+    for (int64_t begin = 0; begin < elements; begin += ELEMENTS) {
+        int64_t end = min64(begin + ELEMENTS, elements), whole = min64(end, elements - 1);
+        for (int64_t first = 0; first < lanes; first += width) {
+            const float *row = x + begin * step * stride + first;
+            float *to = panels + first * elements + begin * width;
+            int64_t k = begin;
+            if (lanes - first >= read) {   // without a question in the loop
+                for (; k < whole; k++, row += step * stride, to += width) {
+                    pack_element(kind, width, to, row, stride, read, step, 0);
+                }
+            }
+            for (; k < end; k++, row += step * stride, to += width) {
+                pack_element(kind, width, to, row, stride, lanes - first, depth - k * step, k + 1 == elements);
             }
         }
+    }
+}
+
+/* LANES elements of so many rows of the matrix, turned; what does not exist is zero. */
+INLINE void pack_block(int kind, int width, float *to, const float *x, int64_t stride, int64_t rows, int64_t values,
+                       int64_t elements, int last) {
+    int step = kind == PAIRS ? 2 : 1;
+    Floats block[LANES];
+    UNROLL
+    for (int i = 0; i < LANES; i++) {
+        for (int line = 0; line < step * LANES; line += LINE) __builtin_prefetch(x + i * stride + K_AHEAD + line);
+        block[i] = i < rows ? fetch_k(kind, x + i * stride, values) : (Floats){0};
+    }
+    transpose(block);
+    UNROLL
+    for (int i = 0; i < LANES; i++) {
+        if (i < elements) store_row(to + i * width, width, block[i], last && i + 1 == elements);
     }
 }
 
@@ -74,23 +108,20 @@ INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x
                               int64_t depth) {
     int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
     for (int64_t first = 0; first < lanes; first += width, panels += elements * width) {
+        UNROLL
         for (int lane = 0; lane < width; lane += LANES) {
             const float *rows = x + (first + lane) * stride;
-            int64_t row_count = min64(LANES, min64(width - lane, lanes - first - lane));
-            for (int64_t k = 0; k < elements; k += LANES) {
-                Floats block[LANES];
-                UNROLL
-                for (int i = 0; i < LANES; i++) {
-                    const float *from = rows + i * stride + k * step;
-                    for (int line = 0; line < step * LANES; line += LINE) __builtin_prefetch(from + K_AHEAD + line);
-                    block[i] = i < row_count ? fetch_k(kind, from, depth - k * step) : (Floats){0};
+            const int64_t wanted = width - lane < LANES ? width - lane : LANES;
+            int64_t count = min64(wanted, lanes - first - lane), k = 0;
+            if (count == wanted) {   // and the blocks are whole: nothing to be asked in them
+                for (; (k + LANES) * step <= depth; k += LANES) {
+                    pack_block(kind, width, panels + k * width + lane, rows + k * step, stride, wanted, LANES * step,
+                               LANES, k + LANES == elements);
                 }
-                transpose(block);
-                float *to = panels + k * width + lane;
-                UNROLL
-                for (int i = 0; i < LANES; i++) {
-                    if (k + i < elements) store_row(to + i * width, width, block[i], k + i + 1 == elements);
-                }
+            }
+            for (; k < elements; k += LANES) {
+                pack_block(kind, width, panels + k * width + lane, rows + k * step, stride, count, depth - k * step,
+                           elements - k, 1);
             }
         }
     }

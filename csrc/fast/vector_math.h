@@ -1,4 +1,4 @@
-/* exp of LANES floats at once. Its error is at most 1.01 ulp, over all floats, tiny results included.
+/* exp of LANES floats at once. Its error is at most 1.03 ulp, over all floats, tiny results included.
  *
  *   exp(x) = 2^n exp(r)      n = round(x / ln 2)      r = x − n ln 2, |r| ≤ ½ ln 2
  *   exp(r) = 1 + r + r² q(r)      q: degree 4, fitted for the least relative error of the whole, 3e-9
@@ -28,11 +28,9 @@ INLINE Floats vector_exp(Floats x) {
     x = larger(broadcast(-105.0f), x);   // 0 below -103.97
     Floats n = x * LOG2_E + ROUND - ROUND;
     Floats r = x - n * LN2_HIGH - n * LN2_LOW;
-    Floats q = 0.0013814539f * r + 0.0083687454f;
-    q = q * r + 0.041668389f;
-    q = q * r + 0.16666521f;
-    q = q * r + 0.49999994f;
-    return scale_by_power(1.0f + (r + r * r * q), n);
+    Floats r2 = r * r;   // q in powers of r²: a shorter chain than one coefficient after the other
+    Floats q = (0.0013814539f * r2 + (0.0083687454f * r + 0.041668389f)) * r2 + (0.16666521f * r + 0.49999994f);
+    return scale_by_power(1.0f + (r + r2 * q), n);
 }
 
 #endif
