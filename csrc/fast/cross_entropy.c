@@ -12,6 +12,8 @@
 #include "fast.h"
 #include "vector_math.h"
 
+enum { AT_ONCE = 1 << 14 };   // logits, or one row, that a thread takes
+
 typedef double Doubles __attribute__((vector_size(8 * LANES)));
 
 /* lse = largest + log_sum. Of a sure prediction, log_sum is small, and exact where lse would be rounded. */
@@ -49,7 +51,7 @@ static LogSumExp log_sum_exp(const float *z, int64_t V) {
 
 void fast_cross_entropy_forward(float *losses, const float *logits, const int32_t *targets, int64_t N, int64_t V,
                                 int64_t Vp) {
-    #pragma omp parallel for schedule(dynamic)
+    #pragma omp parallel for schedule(dynamic, AT_ONCE / V + 1)
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * Vp;
         if (targets[n] < 0) {
@@ -63,7 +65,7 @@ void fast_cross_entropy_forward(float *losses, const float *logits, const int32_
 
 void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const float *logits, const int32_t *targets,
                                  int64_t N, int64_t V, int64_t Vp) {
-    #pragma omp parallel for schedule(dynamic)
+    #pragma omp parallel for schedule(dynamic, AT_ONCE / V + 1)
     for (int64_t n = 0; n < N; n++) {
         if (targets[n] < 0) continue;
         const float *z = logits + n * Vp;
@@ -81,7 +83,7 @@ void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const flo
 /* Each exponential is computed once, and takes the place of its logit. */
 void fast_cross_entropy_in_place(float *losses, float *logits, const float *dlosses, const int32_t *targets, int64_t N,
                                  int64_t V, int64_t Vp) {
-    #pragma omp parallel for schedule(dynamic)
+    #pragma omp parallel for schedule(dynamic, AT_ONCE / V + 1)
     for (int64_t n = 0; n < N; n++) {
         float *z = logits + n * Vp;
         losses[n] = 0.0f;
