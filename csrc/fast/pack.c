@@ -67,7 +67,7 @@ INLINE void pack_element(int kind, int width, float *to, const float *x, int64_t
 INLINE void pack_lanes_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
                                   int64_t depth) {
     int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
-    const int64_t read = (width + LANES - 1) / LANES * LANES;
+    const int64_t read = divide_up(width, LANES) * LANES;
     for (int64_t begin = 0; begin < elements; begin += ELEMENTS) {
         int64_t end = min64(begin + ELEMENTS, elements), whole = min64(end, elements - 1);
         for (int64_t first = 0; first < lanes; first += width) {
