@@ -102,15 +102,14 @@ static void multiply_panels(const Stretch *s, const Side *block, const Side *ite
 
 /* One stretch of k for one block, by all threads together. An item has many panels, so that a panel of the block serves
  * often once it is fetched. */
-static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, Share *shares,
-                             int64_t threads) {
+static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, Share *shares) {
     PanelType type = s->product->type;
-    int64_t k = s->k * panel_pair(type), panels = divide_up(item_lanes, item->width);
+    int64_t threads = omp_get_num_threads(), k = s->k * panel_pair(type);
     int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
     int64_t portion = min64(divide_up(block->lanes, 4 * threads), LANES_AT_ONCE) / block->width * block->width;
     portion = max64(portion, block->width);
     #pragma omp single nowait
-    share_out(shares, threads, panels);
+    share_out(shares, threads, divide_up(item_lanes, item->width));
     #pragma omp for schedule(dynamic)
     for (int64_t lane = 0; lane < block->lanes; lane += portion) {
         pack_lanes(type, block, lane, min64(portion, block->lanes - lane), k, values);
@@ -130,8 +129,8 @@ static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t 
     #pragma omp barrier   // the block and the shares are free again
 }
 
-/* To be called by all threads of a parallel region, which have the shares together. */
-static void multiply(const Product *p, float *shared, float *own, Share *shares, int64_t threads) {
+/* To be called by all threads of a parallel region, which have the shares together, one each. */
+static void multiply(const Product *p, float *shared, float *own, Share *shares) {
     Side rows = {.operand = p->a, .width = MR, .lanes = p->M}, columns = {.operand = p->b, .width = NR, .lanes = p->N};
     Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
     block->panels = shared;
@@ -142,7 +141,7 @@ static void multiply(const Product *p, float *shared, float *own, Share *shares,
         block->lanes = min64(block_step, block_lanes - block->first);
         for (int64_t k = 0; k < K; k += KC) {
             rows.depth = columns.depth = min64(KC, K - k);
-            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, shares, threads);
+            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, shares);
         }
     }
 }
@@ -154,7 +153,7 @@ int gemm(const Product *p) {
     if (!workspace) return 0;
     Share shares[threads];
     #pragma omp parallel num_threads(threads)
-    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, shares, threads);
+    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, shares);
     workspace_release(workspace);
     return 1;
 }
