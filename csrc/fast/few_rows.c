@@ -28,8 +28,10 @@ INLINE float from_value(const Product *p, int64_t i, int64_t j) {
     return p->from ? p->from[i * p->from_stride + j] : 0.0f;
 }
 
-/* type, rows and vectors are constants wherever this is inlined; the strip begins at column n. */
-INLINE void multiply_strip(const Product *p, PanelType type, int rows, int vectors, int64_t n) {
+/* type, rows, vectors and whole are constants wherever this is inlined. The strip begins at column n; unless it is whole,
+ * columns end in it. */
+INLINE void multiply_strip(const Product *p, PanelType type, int rows, int vectors, int whole, int64_t n) {
+    int64_t columns = whole ? vectors * LANES : p->N - n;
     for (int64_t k0 = 0; k0 < p->K; k0 += STRETCH) {
         Floats sum[FEW_ROWS][8];
         UNROLL
@@ -37,7 +39,7 @@ INLINE void multiply_strip(const Product *p, PanelType type, int rows, int vecto
             UNROLL
             for (int j = 0; j < vectors; j++) sum[i][j] = (Floats){0};
         }
-        int64_t k_end = min64(k0 + STRETCH, p->K), columns = p->N - n;
+        int64_t k_end = min64(k0 + STRETCH, p->K);
         for (int64_t k = k0; k < k_end; k++) {
             const float *b = p->b.x + k * p->b.stride + n;
             Floats a[FEW_ROWS];
@@ -64,6 +66,20 @@ INLINE void multiply_strip(const Product *p, PanelType type, int rows, int vecto
     }
 }
 
+/* What the elements of a and b from k on add to the sums, `left` being how many there are. */
+INLINE void add_products(Floats sum[FEW_ROWS][DOTS], const Product *p, PanelType type, int rows, int columns,
+                         const float *b, int64_t k, int64_t left) {
+    Floats a[FEW_ROWS];
+    UNROLL
+    for (int i = 0; i < rows; i++) a[i] = operand_value(type, load_first(p->a.x + i * p->a.stride + k, left));
+    UNROLL
+    for (int j = 0; j < columns; j++) {
+        Floats bj = operand_value(type, load_first(b + j * p->b.stride + k, left));
+        UNROLL
+        for (int i = 0; i < rows; i++) sum[i][j] += a[i] * bj;
+    }
+}
+
 INLINE void multiply_dots(const Product *p, PanelType type, int rows, int columns, int64_t n) {
     Floats sum[FEW_ROWS][DOTS];
     UNROLL
@@ -72,36 +88,48 @@ INLINE void multiply_dots(const Product *p, PanelType type, int rows, int column
         for (int j = 0; j < columns; j++) sum[i][j] = (Floats){0};
     }
     const float *b = p->b.x + n * p->b.stride;
-    for (int64_t k = 0; k < p->K; k += LANES) {
-        Floats a[FEW_ROWS];
-        UNROLL
-        for (int i = 0; i < rows; i++) a[i] = operand_value(type, load_first(p->a.x + i * p->a.stride + k, p->K - k));
-        UNROLL
-        for (int j = 0; j < columns; j++) {
-            Floats bj = operand_value(type, load_first(b + j * p->b.stride + k, p->K - k));
-            UNROLL
-            for (int i = 0; i < rows; i++) sum[i][j] += a[i] * bj;
-        }
-    }
+    int64_t k = 0;
+    for (; k + LANES <= p->K; k += LANES) add_products(sum, p, type, rows, columns, b, k, LANES);
+    if (k < p->K) add_products(sum, p, type, rows, columns, b, k, p->K - k);
+    Floats dots[FEW_ROWS][DOTS];   // a copy, so that the sums themselves are in registers
     UNROLL
     for (int i = 0; i < rows; i++) {
         UNROLL
+        for (int j = 0; j < columns; j++) dots[i][j] = sum[i][j];
+    }
+    for (int i = 0; i < rows; i++) {
         for (int j = 0; j < columns; j++)
-            p->c[i * p->c_stride + n + j] = from_value(p, i, n + j) + sum_lanes(sum[i][j]);
+            p->c[i * p->c_stride + n + j] = from_value(p, i, n + j) + sum_lanes(dots[i][j]);
+    }
+}
+
+/* The last columns, fewer than what is computed at once: row by row, one vector or one dot product at a time. */
+INLINE void multiply_last_columns(const Product *p, PanelType type, int64_t n) {
+    Product row = *p;
+    for (int64_t i = 0; i < p->M; i++) {
+        if (p->b.k_contiguous)
+            for (int64_t j = n; j < p->N; j++) multiply_dots(&row, type, 1, 1, j);
+        else
+            for (int64_t j = n; j < p->N; j += LANES) multiply_strip(&row, type, 1, 1, 0, j);
+        row.a.x += row.a.stride;
+        row.c += row.c_stride;
+        if (row.from) row.from += row.from_stride;
     }
 }
 
 /* Everything constant that decides which sums are in registers: one copy of the loops for each. */
 INLINE void multiply_columns(const Product *p, PanelType type, int rows, int64_t n) {
-    if (!p->b.k_contiguous)
-        multiply_strip(p, type, rows, strip_vectors(rows), n);
-    else if (n + DOTS <= p->N)
+    if (p->b.k_contiguous)
         multiply_dots(p, type, rows, DOTS, n);
     else
-        for (; n < p->N; n++) multiply_dots(p, type, rows, 1, n);
+        multiply_strip(p, type, rows, strip_vectors(rows), 1, n);
 }
 
-INLINE void multiply_columns_of(const Product *p, PanelType type, int64_t n) {
+INLINE void multiply_columns_of(const Product *p, PanelType type, int64_t n, int64_t columns) {
+    if (n + columns > p->N) {
+        multiply_last_columns(p, type, n);
+        return;
+    }
     switch (p->M) {
     case 1: multiply_columns(p, type, 1, n); break;
     case 2: multiply_columns(p, type, 2, n); break;
@@ -110,12 +138,12 @@ INLINE void multiply_columns_of(const Product *p, PanelType type, int64_t n) {
     }
 }
 
-static void multiply_f32(const Product *p, int64_t n) {
-    multiply_columns_of(p, PANEL_F32, n);
+static void multiply_f32(const Product *p, int64_t n, int64_t columns) {
+    multiply_columns_of(p, PANEL_F32, n, columns);
 }
 
-static void multiply_bf16(const Product *p, int64_t n) {
-    multiply_columns_of(p, PANEL_BF16, n);
+static void multiply_bf16(const Product *p, int64_t n, int64_t columns) {
+    multiply_columns_of(p, PANEL_BF16, n, columns);
 }
 
 void multiply_few_rows(const Product *p) {
@@ -123,8 +151,8 @@ void multiply_few_rows(const Product *p) {
     #pragma omp parallel for if (p->K * p->N > SMALL)
     for (int64_t n = 0; n < p->N; n += columns) {
         if (p->type == PANEL_BF16)
-            multiply_bf16(p, n);
+            multiply_bf16(p, n, columns);
         else
-            multiply_f32(p, n);
+            multiply_f32(p, n, columns);
     }
 }
