@@ -16,6 +16,17 @@ enum { AT_ONCE = 1 << 14 };   // logits, or one row, that a thread takes
 
 typedef double Doubles __attribute__((vector_size(8 * LANES)));
 
+/* Half of them, which is what fits a register: gcc would keep sums of twice the size in memory. */
+typedef double HalfDoubles __attribute__((vector_size(4 * LANES)));
+
+INLINE void add_in_double(HalfDoubles sum[2], Floats x) {
+    Doubles doubles = __builtin_convertvector(x, Doubles);
+    HalfDoubles half[2];
+    memcpy(half, &doubles, sizeof half);
+    sum[0] += half[0];
+    sum[1] += half[1];
+}
+
 /* lse = largest + log_sum. Of a sure prediction, log_sum is small, and exact where lse would be rounded. */
 typedef struct {
     float largest;
@@ -33,14 +44,18 @@ static float largest_of(const float *z, int64_t V) {
 
 /* Σ_v e_v, e_v = exp(z_v − largest); e may be z, or NULL where only the sum is wanted. */
 INLINE double sum_exp(float *e, const float *z, int64_t V, float largest) {
-    Doubles sum = {0.0};   // a sure prediction's loss is what the small terms add to exp(0) = 1
-    for (int64_t v = 0; v < V; v += LANES) {
-        Floats ev = vector_exp(load_first(z + v, V - v) - largest);
-        if (e) store_first(e + v, ev, V - v);
-        sum += __builtin_convertvector(V - v < LANES ? keep_first(ev, V - v) : ev, Doubles);
+    HalfDoubles sum[2] = {{0.0}};   // a sure prediction's loss is what the small terms add to exp(0) = 1
+    int64_t whole = V / LANES * LANES, rest = V - whole;
+    for (int64_t v = 0; v < whole; v += LANES) {
+        Floats ev = vector_exp(load(z + v) - largest);
+        if (e) store(e + v, ev);
+        add_in_double(sum, ev);
     }
+    Floats last = keep_first(vector_exp(load_first(z + whole, rest) - largest), rest);
+    if (e) store_first(e + whole, last, rest);
+    add_in_double(sum, last);
     double total = 0.0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane / (LANES / 2)][lane % (LANES / 2)];
     return total;
 }
 

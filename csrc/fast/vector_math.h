@@ -10,12 +10,14 @@
 
 #include "simd.h"
 
-/* x 2^n for whole n in −152 ... 129 */
-INLINE Floats scale_by_power(Floats x, Floats n) {
+#define WHOLE 12582912.0f   // 1.5 · 2^23: n + WHOLE has no fraction, and n itself in its lowest bits
+
+/* x 2^n for whole n in −152 ... 129. A NaN stays NaN, whatever its n. */
+INLINE Floats scale_by_power(Floats x, Floats n_and_whole) {
 #if defined(SIMD_AVX512)
-    return (Floats)_mm512_scalef_ps((__m512)x, (__m512)n);
+    return (Floats)_mm512_scalef_ps((__m512)x, (__m512)(n_and_whole - WHOLE));
 #else
-    Ints power = __builtin_convertvector(n, Ints);
+    Ints power = (Ints)n_and_whole - (Ints)broadcast(WHOLE);
     Ints half = power >> 1;   // in two steps, because 2^n itself may be out of range
     return x * (Floats)((half + 127) << 23) * (Floats)((power - half + 127) << 23);
 #endif
@@ -23,14 +25,13 @@ INLINE Floats scale_by_power(Floats x, Floats n) {
 
 INLINE Floats vector_exp(Floats x) {
     const float LOG2_E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;   // LN2_HIGH n is exact
-    const float ROUND = 12582912.0f;   // 1.5 · 2^23: adding it leaves no bits for a fraction
     x = smaller(broadcast(89.0f), x);     // inf from 88.73 on
     x = larger(broadcast(-105.0f), x);   // 0 below -103.97
-    Floats n = x * LOG2_E + ROUND - ROUND;
+    Floats n_and_whole = x * LOG2_E + WHOLE, n = n_and_whole - WHOLE;
     Floats r = x - n * LN2_HIGH - n * LN2_LOW;
     Floats r2 = r * r;   // q in powers of r²: a shorter chain than one coefficient after the other
     Floats q = (0.0013814539f * r2 + (0.0083687454f * r + 0.041668389f)) * r2 + (0.16666521f * r + 0.49999994f);
-    return scale_by_power(1.0f + (r + r2 * q), n);
+    return scale_by_power(1.0f + (r + r2 * q), n_and_whole);
 }
 
 #endif
