@@ -34,10 +34,16 @@ typedef struct {
 } LogSumExp;
 
 static float largest_of(const float *z, int64_t V) {
-    Floats largest_lanes = broadcast(-INFINITY);
-    int64_t whole = V / LANES * LANES;
-    for (int64_t v = 0; v < whole; v += LANES) largest_lanes = larger(largest_lanes, load(z + v));
-    float largest = max_lanes(largest_lanes);
+    enum { SIDE_BY_SIDE = 4, STEP = SIDE_BY_SIDE * LANES };   // one alone would wait for itself
+    Floats lanes[SIDE_BY_SIDE];
+    UNROLL
+    for (int j = 0; j < SIDE_BY_SIDE; j++) lanes[j] = broadcast(-INFINITY);
+    int64_t whole = V / STEP * STEP;
+    for (int64_t v = 0; v < whole; v += STEP) {
+        UNROLL
+        for (int j = 0; j < SIDE_BY_SIDE; j++) lanes[j] = larger(lanes[j], load(z + v + j * LANES));
+    }
+    float largest = max_lanes(larger(larger(lanes[0], lanes[1]), larger(lanes[2], lanes[3])));
     for (int64_t v = whole; v < V; v++) largest = z[v] > largest ? z[v] : largest;
     return largest;
 }

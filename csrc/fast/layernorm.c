@@ -12,33 +12,53 @@
 #include "fast.h"
 #include "simd.h"
 
-enum { SMALL = 1 << 14, CHANNELS = 64, STRETCH = 32 };   // CHANNELS of dw and db are summed by one thread at a time
+enum {
+    SUMS = 4,   // side by side: in one alone, each addition waits for the one before
+    AT_ONCE = SUMS * LANES,
+    CHANNELS = 64,   // of dw and db, summed by one thread at a time
+    STRETCH = 32,
+    SMALL = 1 << 14,
+};
 
-/* Row n. `whole`, a constant: C is a multiple of LANES. */
+INLINE float sum_all(const Floats sum[SUMS]) {
+    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+/* Row n. `whole`, a constant: C is a multiple of AT_ONCE. */
 INLINE void row_forward(int whole, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b,
                         int64_t n, int64_t C, float eps) {
     const float *xn = x + n * C;
     float *yn = y + n * C;
-    Floats sum = {0};
-    for (int64_t c = 0; c < C; c += LANES) sum += load_first(xn + c, whole ? LANES : C - c);
-    float m = sum_lanes(sum) / (float)C;
-
-    Floats rest = {0}, squares = {0};
-    for (int64_t c = 0; c < C; c += LANES) {
-        int64_t left = whole ? LANES : C - c;
-        Floats d = load_first(xn + c, left) - m;
-        if (left < LANES) d = keep_first(d, left);
-        rest += d;
-        squares += d * d;
+    Floats sum[SUMS] = {{0}};
+    for (int64_t c = 0; c < C; c += AT_ONCE) {
+        UNROLL
+        for (int j = 0; j < SUMS; j++) {
+            int64_t at = c + j * LANES;
+            sum[j] += load_first(xn + at, whole ? LANES : C - at);
+        }
     }
-    double correction = (double)sum_lanes(rest) / (double)C;
-    double variance = (double)sum_lanes(squares) / (double)C - correction * correction;
-    mean[n] = (float)(m + correction);
-    rstd[n] = (float)(1.0 / sqrt(variance + eps));
+    float m = sum_all(sum) / (float)C;
+
+    Floats rest[SUMS] = {{0}}, squares[SUMS] = {{0}};
+    for (int64_t c = 0; c < C; c += AT_ONCE) {
+        UNROLL
+        for (int j = 0; j < SUMS; j++) {
+            int64_t at = c + j * LANES, left = whole ? LANES : C - at;
+            Floats d = load_first(xn + at, left) - m;
+            if (left < LANES) d = keep_first(d, left);
+            rest[j] += d;
+            squares[j] += d * d;
+        }
+    }
+    double correction = (double)sum_all(rest) / (double)C;
+    double variance = (double)sum_all(squares) / (double)C - correction * correction;
+    float mean_n = (float)(m + correction), rstd_n = (float)(1.0 / sqrt(variance + eps));
+    mean[n] = mean_n;
+    rstd[n] = rstd_n;
 
     for (int64_t c = 0; c < C; c += LANES) {
         int64_t left = whole ? LANES : C - c;
-        Floats x_hat = (load_first(xn + c, left) - mean[n]) * rstd[n];
+        Floats x_hat = (load_first(xn + c, left) - mean_n) * rstd_n;
         store_first(yn + c, x_hat * load_first(w + c, left) + load_first(b + c, left), left);
     }
 }
@@ -47,7 +67,7 @@ void fast_layernorm_forward(float *y, float *mean, float *rstd, const float *x, 
                             int64_t N, int64_t C, float eps) {
     #pragma omp parallel for if (N * C > SMALL)
     for (int64_t n = 0; n < N; n++) {
-        if (C % LANES == 0)
+        if (C % AT_ONCE == 0)
             row_forward(1, y, mean, rstd, x, w, b, n, C, eps);
         else
             row_forward(0, y, mean, rstd, x, w, b, n, C, eps);
@@ -57,21 +77,24 @@ void fast_layernorm_forward(float *y, float *mean, float *rstd, const float *x, 
 INLINE void row_backward(int whole, float *dx, const float *dy, const float *x, const float *w, const float *mean,
                          const float *rstd, int64_t n, int64_t C) {
     const float *xn = x + n * C, *dyn = dy + n * C;
-    Floats u_sum = {0}, ux_sum = {0};
-    for (int64_t c = 0; c < C; c += LANES) {
-        int64_t left = whole ? LANES : C - c;
-        Floats x_hat = (load_first(xn + c, left) - mean[n]) * rstd[n];
-        Floats u = load_first(w + c, left) * load_first(dyn + c, left);   // 0 beyond the last channel
-        u_sum += u;
-        ux_sum += u * x_hat;
+    float *dxn = dx + n * C, mean_n = mean[n], rstd_n = rstd[n];
+    Floats u_sum[SUMS] = {{0}}, ux_sum[SUMS] = {{0}};
+    for (int64_t c = 0; c < C; c += AT_ONCE) {
+        UNROLL
+        for (int j = 0; j < SUMS; j++) {
+            int64_t at = c + j * LANES, left = whole ? LANES : C - at;
+            Floats x_hat = (load_first(xn + at, left) - mean_n) * rstd_n;
+            Floats u = load_first(w + at, left) * load_first(dyn + at, left);   // 0 beyond the last channel
+            u_sum[j] += u;
+            ux_sum[j] += u * x_hat;
+        }
     }
-    float u_mean = sum_lanes(u_sum) / (float)C, ux_mean = sum_lanes(ux_sum) / (float)C;
+    float u_mean = sum_all(u_sum) / (float)C, ux_mean = sum_all(ux_sum) / (float)C;
     for (int64_t c = 0; c < C; c += LANES) {
         int64_t left = whole ? LANES : C - c;
-        float *dxn = dx + n * C + c;
-        Floats x_hat = (load_first(xn + c, left) - mean[n]) * rstd[n];
+        Floats x_hat = (load_first(xn + c, left) - mean_n) * rstd_n;
         Floats u = load_first(w + c, left) * load_first(dyn + c, left);
-        store_first(dxn, load_first(dxn, left) + rstd[n] * (u - u_mean - x_hat * ux_mean), left);
+        store_first(dxn + c, load_first(dxn + c, left) + rstd_n * (u - u_mean - x_hat * ux_mean), left);
     }
 }
 
@@ -79,7 +102,7 @@ static void input_backward(float *dx, const float *dy, const float *x, const flo
                            const float *rstd, int64_t N, int64_t C) {
     #pragma omp for nowait
     for (int64_t n = 0; n < N; n++) {
-        if (C % LANES == 0)
+        if (C % AT_ONCE == 0)
             row_backward(1, dx, dy, x, w, mean, rstd, n, C);
         else
             row_backward(0, dx, dy, x, w, mean, rstd, n, C);
@@ -94,7 +117,7 @@ INLINE void channels_backward(int whole, float *dw, float *db, const float *dy, 
     int64_t channels = whole ? CHANNELS : C - first;
     double dw_total[CHANNELS] = {0.0}, db_total[CHANNELS] = {0.0};
     for (int64_t n0 = 0; n0 < N; n0 += STRETCH) {
-        Floats dw_sum[VECTORS] = {{0.0f}}, db_sum[VECTORS] = {{0.0f}};
+        Floats dw_sum[VECTORS] = {{0}}, db_sum[VECTORS] = {{0}};
         for (int64_t n = n0; n < min64(n0 + STRETCH, N); n++) {
             UNROLL
             for (int j = 0; j < VECTORS; j++) {
