@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include "divides_work.h"
 #include "pygpt.h"
 
 /* Keeps the sentence for pygpt_last_error() and returns code, so that a function ends with `return fail(...)`. */

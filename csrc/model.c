@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { HEAD_LOGITS = DIVIDES_WORK(1 << 26, 1), HEAD_ROWS = DIVIDES_WORK(64, 4) };
+
 /* Rows of logits that the head makes at a time, in chunks of equal size: up to 2^26 logits, or 256 MB. */
 static int64_t head_rows(const GPT2Config *config, int64_t N) {
-    int64_t most = max64((1 << 26) / config->vocab_size, 64);
+    int64_t most = max64(HEAD_LOGITS / config->vocab_size, HEAD_ROWS);
     return divide_up(N, divide_up(N, most));
 }
 

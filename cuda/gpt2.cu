@@ -22,16 +22,18 @@
 
 /* Of the mean over the targets; 0 where the pass is not valid, so that it leaves the gradients of the weights as they
  * are. */
-static __global__ void __launch_bounds__(256) loss_gradients(float *dlosses, const PassState *state, int64_t N) {
-    const int64_t n = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+static __global__ void __launch_bounds__(ELEMENT_THREADS)
+    loss_gradients(float *dlosses, const PassState *state, int64_t N) {
+    const int64_t n = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     const bool valid = state->bad < 0 && state->counted > 0;
     if (n < N) dlosses[n] = valid ? state->scale / static_cast<float>(state->counted) : 0.0f;
 }
 
 /* One block. The losses of negative targets are 0. */
-static __global__ void __launch_bounds__(1024) mean_loss(PassState *state, const float *losses, int64_t N) {
+static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
+    mean_loss(PassState *state, const float *losses, int64_t N) {
     double sum = 0;
-    for (int64_t n = threadIdx.x; n < N; n += 1024) sum += static_cast<double>(losses[n]);
+    for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) sum += static_cast<double>(losses[n]);
     sum = block_sum_double(sum);
     if (threadIdx.x == 0)
         state->loss = state->counted ? static_cast<float>(sum / static_cast<double>(state->counted)) : 0.0f;
@@ -221,7 +223,7 @@ void whole_backward(GPT2 *m) {
     const float *x = block_input(&m->activation_layout, m->activations, L);
     float *dx = block_input(&m->activation_gradient_layout, m->activation_gradients, L);
 
-    ENQUEUE(q, loss_gradients, blocks_for(N, 256), 256, 0, d.losses, m->state, N);
+    ENQUEUE(q, loss_gradients, blocks_for(N, ELEMENT_THREADS), ELEMENT_THREADS, 0, d.losses, m->state, N);
     classifier_backward(q, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, embedding_weights(m).wte, m->targets,
                         m->logits, min64(m->rows, N), N, C, V, padded_vocabulary(V));
     layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
@@ -251,7 +253,7 @@ void enqueue_pass(GPT2 *m, Pass pass) {
                            min64(m->rows, N), N, m->config.n_embd, V, padded_vocabulary(V));
     }
     if (pass == Pass::gradients) whole_backward(m);
-    if (pass != Pass::forward) ENQUEUE(m->queue, mean_loss, 1, 1024, 0, m->state, a.losses, N);
+    if (pass != Pass::forward) ENQUEUE(m->queue, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N);
 }
 
 int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {

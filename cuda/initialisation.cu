@@ -6,9 +6,9 @@
 
 #include <cmath>
 
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(ELEMENT_THREADS)
     fill_normal(float *x, int64_t n, double deviation, uint32_t number, uint64_t seed) {
-    const int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 4;
+    const int64_t i = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * 4;
     if (i >= n) return;
     double normal[4];
     normal_numbers(normal, i / 4, number, seed);
@@ -16,8 +16,8 @@ static __global__ void __launch_bounds__(256)
         if (i + j < n) x[i + j] = static_cast<float>(deviation * normal[j]);
 }
 
-static __global__ void __launch_bounds__(256) fill(float *x, int64_t n, float value) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+static __global__ void __launch_bounds__(ELEMENT_THREADS) fill(float *x, int64_t n, float value) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (i < n) x[i] = value;
 }
 
@@ -35,11 +35,11 @@ int gpt2_init_weights(GPT2 *m, uint64_t seed) {
         const Tensor &t = m->weights.tensors[i];
         float *const w = m->parameters + t.offset;
         if (t.initialisation == PYGPT_INIT_NORMAL || t.initialisation == PYGPT_INIT_RESIDUAL) {
-            ENQUEUE(m->queue, fill_normal, blocks_for(t.size, 1024), 256, 0, w, t.size,
+            ENQUEUE(m->queue, fill_normal, blocks_for(t.size, ELEMENT_THREADS * 4), ELEMENT_THREADS, 0, w, t.size,
                     t.initialisation == PYGPT_INIT_NORMAL ? deviation : narrower, static_cast<uint32_t>(i), seed);
         } else {
             const float value = t.initialisation == PYGPT_INIT_ONE ? 1.0f : 0.0f;
-            ENQUEUE(m->queue, fill, blocks_for(t.size, 256), 256, 0, w, t.size, value);
+            ENQUEUE(m->queue, fill, blocks_for(t.size, ELEMENT_THREADS), ELEMENT_THREADS, 0, w, t.size, value);
         }
     }
     copy_weights(m, 0, m->weights.size);

@@ -47,13 +47,13 @@ __global__ void __launch_bounds__(256)
 
 static cudaError_t finish(const Matmul &m, cudaStream_t stream) {
     const int64_t size = m.M * m.N;
-    const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(size, 256));
+    const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(size, ELEMENT_THREADS));
     if (m.c_type == DataType::float32)
-        return LAUNCH(matmul_finish<float>, blocks, 256, 0, stream, static_cast<float *>(m.c),
+        return LAUNCH(matmul_finish<float>, blocks, ELEMENT_THREADS, 0, stream, static_cast<float *>(m.c),
                       static_cast<float *>(m.pre_gelu), static_cast<const float *>(m.bias),
                       static_cast<const float *>(m.dgelu), size, m.N);
     using bf16 = __nv_bfloat16;
-    return LAUNCH(matmul_finish<bf16>, blocks, 256, 0, stream, static_cast<bf16 *>(m.c),
+    return LAUNCH(matmul_finish<bf16>, blocks, ELEMENT_THREADS, 0, stream, static_cast<bf16 *>(m.c),
                   static_cast<bf16 *>(m.pre_gelu), static_cast<const bf16 *>(m.bias),
                   static_cast<const bf16 *>(m.dgelu), size, m.N);
 }

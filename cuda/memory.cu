@@ -10,9 +10,11 @@ static const int64_t PRODUCT_WORKSPACE = int64_t{32} << 20;   // of matmul.cuh
 
 /* Rows of logits that the head makes at a time. The chunk's weight gradient is added to in float32, which costs as much
  * as so many rows of logits: so many rows at a time. */
+constexpr int64_t HEAD_LOGITS = DIVIDES_WORK(int64_t{1} << 28, 1), HEAD_ROWS_STEP = DIVIDES_WORK(64, 8);
+
 static int64_t head_rows(const GPT2Config &config, int64_t N) {
-    const int64_t rows = (int64_t{1} << 28) / padded_vocabulary(config.vocab_size) / 64 * 64;
-    return min64(N, std::max<int64_t>(rows, 64));
+    const int64_t rows = HEAD_LOGITS / padded_vocabulary(config.vocab_size) / HEAD_ROWS_STEP * HEAD_ROWS_STEP;
+    return min64(N, std::max(rows, HEAD_ROWS_STEP));
 }
 
 /* Weights of a flat buffer, and the rows of wte beyond the vocabulary. */

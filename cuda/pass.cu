@@ -6,15 +6,15 @@
 
 /* Replaces what is outside the vocabulary, tokens by 0 and targets by none, and notes the first, unless an earlier
  * pass has left one that was not read yet. Counts the targets. One block. */
-static __global__ void __launch_bounds__(1024)
+static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
     begin_pass(PassState *state, int32_t *tokens, int32_t *targets, bool has_targets, int64_t N, int64_t T, int64_t V,
                DropoutDraw draw, float scale, bool unread) {
-    SHARED(long long, firsts, [32]);
-    SHARED(long long, counts, [32]);
+    SHARED(long long, firsts, [SINGLE_BLOCK_THREADS / 32]);
+    SHARED(long long, counts, [SINGLE_BLOCK_THREADS / 32]);
     SHARED(long long, bad, [1]);
     long long first = INT64_MAX, counted = 0;
     int32_t value = 0;
-    for (int64_t n = threadIdx.x; n < N; n += 1024) {
+    for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) {
         if (tokens[n] < 0 || tokens[n] >= V) {
             if (first == INT64_MAX) first = 2 * n, value = tokens[n];
             tokens[n] = 0;
@@ -34,7 +34,8 @@ static __global__ void __launch_bounds__(1024)
     if (threadIdx.x % 32 == 0) firsts[threadIdx.x / 32] = least, counts[threadIdx.x / 32] = counted;
     __syncthreads();
     if (threadIdx.x == 0) {
-        for (int warp = 1; warp < 32; warp++) least = min(least, firsts[warp]), counted += counts[warp];
+        for (int warp = 1; warp < SINGLE_BLOCK_THREADS / 32; warp++)
+            least = min(least, firsts[warp]), counted += counts[warp];
         bad[0] = least;
         state->draw = draw;
         state->scale = scale;
@@ -76,8 +77,8 @@ static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t
     if (targets)
         note(q, cudaMemcpyAsync(m->targets, targets, bytes, cudaMemcpyHostToDevice, q.stream),
              "the copy of the targets");
-    ENQUEUE(q, begin_pass, 1, 1024, 0, m->state, m->tokens, m->targets, targets != NULL, B * T, T, m->config.vocab_size,
-            draw, scale, unread);
+    ENQUEUE(q, begin_pass, 1, SINGLE_BLOCK_THREADS, 0, m->state, m->tokens, m->targets, targets != NULL, B * T, T,
+            m->config.vocab_size, draw, scale, unread);
     return PYGPT_OK;
 }
 

@@ -24,10 +24,10 @@
 #include "workspace.h"
 
 enum {
-    QUERIES = 512 / NR * NR,   // in a block: many, because keys and values are packed again for each
-    PANELS = QUERIES / NR,
-    KEYS = 128 / MR * MR,
-    SMALL = 1 << 16,
+    PANELS = DIVIDES_WORK(512 / NR, 2),
+    QUERIES = PANELS * NR,   // in a block: many, because keys and values are packed again for each
+    KEYS = DIVIDES_WORK(128 / MR, 2) * MR,
+    SMALL = DIVIDES_WORK(1 << 16, 0),
 };
 
 typedef struct {

@@ -12,7 +12,7 @@
 #include "fast.h"
 #include "vector_math.h"
 
-enum { AT_ONCE = 1 << 14 };   // logits, or one row, that a thread takes
+enum { AT_ONCE = DIVIDES_WORK(1 << 14, 0) };   // logits, or one row, that a thread takes
 
 typedef double Doubles __attribute__((vector_size(8 * LANES)));
 

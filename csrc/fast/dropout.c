@@ -3,7 +3,10 @@
 #include "dropout_mask.h"
 #include "fast.h"
 
-enum { BLOCK = 4 * LANES };   // elements of LANES counters
+enum {
+    BLOCK = 4 * LANES,   // elements of LANES counters
+    SMALL = DIVIDES_WORK(1 << 12, 0),
+};
 
 /* The factors of elements first ... first + BLOCK - 1, first being a multiple of BLOCK. */
 INLINE void block_factors(Floats factors[4], int64_t first, const Dropout *dropout) {
@@ -18,7 +21,7 @@ INLINE void block_factors(Floats factors[4], int64_t first, const Dropout *dropo
 }
 
 void fast_dropout_forward(float *y, const float *x, int64_t n, const Dropout *dropout) {
-    #pragma omp parallel for if (n > 1 << 12)
+    #pragma omp parallel for if (n > SMALL)
     for (int64_t i = 0; i < n; i += BLOCK) {
         Floats factors[4];
         block_factors(factors, i, dropout);
@@ -30,7 +33,7 @@ void fast_dropout_forward(float *y, const float *x, int64_t n, const Dropout *dr
 }
 
 void fast_dropout_backward(float *dx, const float *dy, int64_t n, const Dropout *dropout) {
-    #pragma omp parallel for if (n > 1 << 12)
+    #pragma omp parallel for if (n > SMALL)
     for (int64_t i = 0; i < n; i += BLOCK) {
         Floats factors[4];
         block_factors(factors, i, dropout);

@@ -9,10 +9,9 @@
 #include "../internal.h"
 
 enum {
-    STRETCH = 768,    // of k, as in gemm.c: sums of float32 then have the same bits
     ROWS_AHEAD = 4,   // of b, asked for early
     DOTS = 4,         // at once
-    SMALL = 1 << 15,
+    SMALL = DIVIDES_WORK(1 << 15, 0),
 };
 
 INLINE Floats operand_value(PanelType type, Floats x) {
@@ -32,14 +31,14 @@ INLINE float from_value(const Product *p, int64_t i, int64_t j) {
  * columns end in it. */
 INLINE void multiply_strip(const Product *p, PanelType type, int rows, int vectors, int whole, int64_t n) {
     int64_t columns = whole ? vectors * LANES : p->N - n;
-    for (int64_t k0 = 0; k0 < p->K; k0 += STRETCH) {
+    for (int64_t k0 = 0; k0 < p->K; k0 += KC) {
         Floats sum[FEW_ROWS][8];
         UNROLL
         for (int i = 0; i < rows; i++) {
             UNROLL
             for (int j = 0; j < vectors; j++) sum[i][j] = (Floats){0};
         }
-        int64_t k_end = min64(k0 + STRETCH, p->K);
+        int64_t k_end = min64(k0 + KC, p->K);
         for (int64_t k = k0; k < k_end; k++) {
             const float *b = p->b.x + k * p->b.stride + n;
             Floats a[FEW_ROWS];

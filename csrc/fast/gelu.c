@@ -9,7 +9,7 @@
 #include "fast.h"
 #include "vector_math.h"
 
-enum { SMALL = 1 << 13 };
+enum { SMALL = DIVIDES_WORK(1 << 13, 0) };
 
 #define SQRT_2_OVER_PI 0.7978845608028654f
 #define CUBIC 0.044715f

@@ -17,13 +17,11 @@
 #include "shares.h"
 #include "workspace.h"
 
-/* Sizes of blocks, the depth being counted in elements of a panel, which are pairs in bfloat16. */
 enum {
-    KC = 768,              // long, because at the end of each stretch c is read and written
-    SHARED = 4 << 20,      // floats of packed panels which all threads use
-    LANES_AT_ONCE = 128,   // that a thread packs
-    OWN = LANES_AT_ONCE * KC,   // floats of packed panels that one thread uses
-    SMALL = 1 << 17,       // multiplications: what one thread has done before others have woken up
+    SHARED = DIVIDES_WORK(4 << 20, 2 * NR * KC),   // floats of packed panels which all threads use
+    LANES_AT_ONCE = DIVIDES_WORK(128, 2 * NR),     // that a thread packs
+    OWN = LANES_AT_ONCE * KC,                      // floats of packed panels that one thread uses
+    SMALL = DIVIDES_WORK(1 << 17, 0),   // multiplications: what one thread has done before others have woken up
 };
 
 /* Lanes of an operand from `first` on, over one stretch of k, packed in panels of `width`. */

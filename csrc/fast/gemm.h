@@ -2,7 +2,12 @@
 #ifndef PYGPT_GEMM_H
 #define PYGPT_GEMM_H
 
+#include "../divides_work.h"
 #include "pack.h"
+
+/* A stretch of k, in elements of a panel, which are pairs in bfloat16. Long, because at its end c is read and written; one for all
+ * products, so that whichever way one is computed, its sums of float32 have the same bits. */
+enum { KC = DIVIDES_WORK(768, 20) };
 
 /* c_ij = from_ij + Σ_k a_ik b_kj      c: (M,N), rows c_stride apart
  *

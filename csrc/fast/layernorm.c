@@ -15,9 +15,9 @@
 enum {
     SUMS = 4,   // side by side: in one alone, each addition waits for the one before
     AT_ONCE = SUMS * LANES,
-    CHANNELS = 64,   // of dw and db, summed by one thread at a time
-    STRETCH = 32,
-    SMALL = 1 << 14,
+    CHANNELS = DIVIDES_WORK(64, LANES),   // of dw and db, summed by one thread at a time
+    STRETCH = DIVIDES_WORK(32, 3),        // of rows
+    SMALL = DIVIDES_WORK(1 << 14, 0),
 };
 
 INLINE float sum_all(const Floats sum[SUMS]) {

@@ -35,8 +35,13 @@ static void multiply(PanelType type, float *c, const float *from, int64_t from_s
 
 /* db_o += Σ_n dy_no: sums over stretches of rows in float32, those in double */
 static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
-    enum { COLUMNS = 128, STRETCH = 32, VECTORS = COLUMNS / LANES };
-    #pragma omp parallel for if (N * OC > 1 << 15)
+    enum {
+        COLUMNS = DIVIDES_WORK(128, LANES),
+        VECTORS = COLUMNS / LANES,
+        STRETCH = DIVIDES_WORK(32, 3),
+        SMALL = DIVIDES_WORK(1 << 15, 0),
+    };
+    #pragma omp parallel for if (N * OC > SMALL)
     for (int64_t first = 0; first < OC; first += COLUMNS) {
         int64_t columns = min64(COLUMNS, OC - first);
         double total[COLUMNS] = {0.0};

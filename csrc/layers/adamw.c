@@ -8,7 +8,7 @@
 
 #include "../internal.h"
 
-enum { STRETCH = 1 << 14 };   // summed by one thread at a time
+enum { STRETCH = DIVIDES_WORK(1 << 14, 10) };   // summed by one thread at a time
 
 void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, int64_t step) {

@@ -8,7 +8,7 @@
  */
 #include "../internal.h"
 
-enum { CHANNELS = 16 };   // of one thread at a time: a cache line of floats
+enum { CHANNELS = DIVIDES_WORK(16, 3) };   // of one thread at a time: a cache line of floats
 
 void embedding_forward(float *x,                                                    // (B,T,C)
                        const int32_t *tokens, const float *wte, const float *wpe,   // (B,T) (V,C) (>=T,C)

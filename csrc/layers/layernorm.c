@@ -10,7 +10,7 @@
 
 #include "../internal.h"
 
-enum { CHANNELS = 64 };   // of dw and db, summed by one thread at a time
+enum { CHANNELS = DIVIDES_WORK(64, 3) };   // of dw and db, summed by one thread at a time
 
 void layernorm_forward(float *y, float *mean, float *rstd,                // (N,C) (N) (N)
                        const float *x, const float *w, const float *b,    // (N,C) (C) (C)

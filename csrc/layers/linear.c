@@ -7,7 +7,7 @@
  */
 #include "../internal.h"
 
-enum { COLUMNS = 64 };   // summed by one thread at a time
+enum { COLUMNS = DIVIDES_WORK(64, 3) };   // summed by one thread at a time
 
 typedef void Matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                     int transpose_b, int accumulate);

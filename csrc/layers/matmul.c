@@ -13,7 +13,13 @@
 
 #include "../internal.h"
 
-enum { MR = 4, NR = 32, MC = 96, NC = 256, KC = 128 };
+enum {
+    MR = 4,
+    NR = 32,
+    MC = DIVIDES_WORK(96, 2 * MR),
+    NC = DIVIDES_WORK(256, 2 * NR),
+    KC = DIVIDES_WORK(128, 20),
+};
 
 /* The nearest bfloat16 (8 bits of mantissa), ties to even, kept in a float. */
 static inline float round_bf16(float x) {

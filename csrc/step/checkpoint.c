@@ -4,11 +4,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../divides_work.h"
 #include "config.h"
 #include "refuse.h"
 
 static const char WEIGHTS[] = "model.safetensors", HEAD[] = "lm_head.weight", EMBEDDING[] = "wte.weight";
-enum { CHUNK = 1 << 14 };   // bytes
+enum { CHUNK = DIVIDES_WORK(1 << 14, 100) };   // bytes
 
 static int exists(const char *folder, const char *name) {
     File file;

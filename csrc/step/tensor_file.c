@@ -3,11 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../divides_work.h"
 #include "json.h"
 #include "refuse.h"
 
 static const char PREFIX[] = "transformer.";
-enum { LARGEST_HEADER = 1 << 24, CHUNK = 1 << 14 };   // bytes, values
+enum { LARGEST_HEADER = 1 << 24, CHUNK = DIVIDES_WORK(1 << 14, 10) };   // bytes, values
 
 /* What is known of dtypes. Those that are not floats are the mask buffers of old files. */
 static const struct {

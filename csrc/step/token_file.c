@@ -1,8 +1,9 @@
 #include "token_file.h"
 
+#include "../divides_work.h"
 #include "refuse.h"
 
-enum { HEADER = 256, MAGIC = 20240520, VERSION = 1, CHUNK = 1 << 14 };
+enum { HEADER = 256, MAGIC = 20240520, VERSION = 1, CHUNK = DIVIDES_WORK(1 << 14, 10) };
 
 int token_file_open(TokenFile *t, const char *path) {
     int32_t header[HEADER];

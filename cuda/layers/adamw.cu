@@ -39,9 +39,10 @@ __device__ void write_copy(bf16 *copy, float (&w)[W], uint64_t element, const Ro
     store<W>(copy, w);
 }
 
-__global__ void __launch_bounds__(256) adamw(float *w, bf16 *copy, float *m, float *v, const float *dw,
-                                             const uint8_t *treatment, int64_t n, Update update, Rounding rounding) {
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * W;
+__global__ void __launch_bounds__(ELEMENT_THREADS)
+    adamw(float *w, bf16 *copy, float *m, float *v, const float *dw, const uint8_t *treatment, int64_t n, Update update,
+          Rounding rounding) {
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (first >= n) return;
     const uint8_t how = treatment[first / ADAMW_GROUP];
     if (how == ADAMW_SKIP) return;
@@ -63,9 +64,9 @@ __global__ void __launch_bounds__(256) adamw(float *w, bf16 *copy, float *m, flo
     if (copy) write_copy(copy + first, wi, static_cast<uint64_t>(first), rounding);
 }
 
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(ELEMENT_THREADS)
     round_elements(bf16 *copy, const float *w, int64_t n, int64_t element, Rounding rounding) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (i >= n) return;
     const float x =
         rounding.stochastic ? round_stochastically(w[i], static_cast<uint64_t>(element + i), rounding.seed) : w[i];
@@ -84,9 +85,10 @@ void adamw_step(Queue &queue, float *w, bf16 *copy, float *m, float *v, const fl
         s.weight_decay,
         static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta1), static_cast<double>(s.step))),
         static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step)))};
-    ENQUEUE(queue, adamw, blocks_for(n, 256 * W), 256, 0, w, copy, m, v, dw, treatment, n, update, rounding);
+    ENQUEUE(queue, adamw, blocks_for(n, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, w, copy, m, v, dw, treatment, n,
+            update, rounding);
 }
 
 void round_weights(Queue &queue, bf16 *copy, const float *w, int64_t n, int64_t element, const Rounding &rounding) {
-    ENQUEUE(queue, round_elements, blocks_for(n, 256), 256, 0, copy, w, n, element, rounding);
+    ENQUEUE(queue, round_elements, blocks_for(n, ELEMENT_THREADS), ELEMENT_THREADS, 0, copy, w, n, element, rounding);
 }

@@ -179,8 +179,8 @@ __global__ void __launch_bounds__(32 * WARPS) attention_key_row(T *dqkv, const f
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) attention_matrix(float *p, const float *lse, const T *qkv, Sizes s) {
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+__global__ void __launch_bounds__(ELEMENT_THREADS) attention_matrix(float *p, const float *lse, const T *qkv, Sizes s) {
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (at >= s.B * s.NH * s.T * s.T) return;
     const int64_t u = at % s.T, row = at / s.T, t = row % s.T, bh = row / s.T;
     float score = 0;
@@ -271,6 +271,7 @@ void attention_probabilities(Queue &queue, float *p, const float *lse, const voi
     const Sizes s = sizes(B, T, NH, HS);
     for_type(queue.type, [&](auto element) {
         using E = decltype(element);
-        ENQUEUE(queue, attention_matrix<E>, blocks_for(B * NH * T * T, 256), 256, 0, p, lse, as<E>(qkv), s);
+        ENQUEUE(queue, attention_matrix<E>, blocks_for(B * NH * T * T, ELEMENT_THREADS), ELEMENT_THREADS, 0, p, lse,
+                as<E>(qkv), s);
     });
 }

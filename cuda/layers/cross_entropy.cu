@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int THREADS = 512;
+constexpr int THREADS = DIVIDES_WORK(512, 32);
 
 template <class T, int W, bool backward>
 __global__ void __launch_bounds__(THREADS)

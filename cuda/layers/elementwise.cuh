@@ -12,9 +12,9 @@ template <class T, class Function, int inputs> struct Elementwise {
 };
 
 template <class T, class Function, int inputs>
-__global__ void __launch_bounds__(256) elementwise(Elementwise<T, Function, inputs> e, int64_t n) {
+__global__ void __launch_bounds__(ELEMENT_THREADS) elementwise(Elementwise<T, Function, inputs> e, int64_t n) {
     constexpr int W = widest<T>;
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * W;
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (first + W <= n) {
         float x[inputs][W], y[W];
         for (int input = 0; input < inputs; input++) load<W>(x[input], e.x[input] + first);
@@ -37,7 +37,8 @@ void for_each_element(Queue &queue, const char *layer, int64_t n, Function funct
         using T = decltype(element);
         using E = Elementwise<T, Function, sizeof...(x)>;
         const E e{as<T>(y), {as<T>(static_cast<const void *>(x))...}, function};
-        const unsigned blocks = blocks_for(n, 256 * widest<T>);
-        note(queue, LAUNCH((elementwise<T, Function, sizeof...(x)>), blocks, 256, 0, queue.stream, e, n), layer);
+        const unsigned blocks = blocks_for(n, ELEMENT_THREADS * widest<T>);
+        note(queue, LAUNCH((elementwise<T, Function, sizeof...(x)>), blocks, ELEMENT_THREADS, 0, queue.stream, e, n),
+             layer);
     });
 }

@@ -14,15 +14,16 @@
 
 namespace {
 
-constexpr int CHUNK = 256;   // places that a block sorts at a time
-constexpr int DIGITS = 256;  // values of the 8 bits that one pass of the sort looks at
-constexpr int SLICE = 32;    // sorted places that a block sums
-constexpr int COLUMNS = 128; // threads of a block along the channels
+constexpr int BITS = DIVIDES_WORK(8, 5);   // that one pass of the sort looks at
+constexpr int DIGITS = 1 << BITS;          // their values
+constexpr int CHUNK = DIGITS;   // places that a block sorts at a time: a thread has a place, and counts a digit
+constexpr int SLICE = DIVIDES_WORK(32, 3);   // sorted places that a block sums
+constexpr int COLUMNS = DIVIDES_WORK(128, 32);   // threads of a block along the channels
 
 template <class T, int W>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(ELEMENT_THREADS)
     embed(T *x, const int32_t *tokens, const T *wte, const T *wpe, int64_t N, int64_t T_, int64_t C) {
-    const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * W;
+    const int64_t at = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (at >= N * C) return;
     const int64_t n = at / C, c = at % C;
     float token[W], position[W];
@@ -55,14 +56,15 @@ __global__ void __launch_bounds__(CHUNK) count_digits(int32_t *counts, const int
 }
 
 /* Each count becomes the sum of those before it. One block. */
-__global__ void __launch_bounds__(1024) sum_counts(int32_t *counts, int64_t n) {
-    SHARED(int32_t, sums, [1024]);
-    const int64_t share = ceil_div<int64_t>(n, 1024), first = min(threadIdx.x * share, n), end = min(first + share, n);
+__global__ void __launch_bounds__(SINGLE_BLOCK_THREADS) sum_counts(int32_t *counts, int64_t n) {
+    SHARED(int32_t, sums, [SINGLE_BLOCK_THREADS]);
+    const int64_t share = ceil_div<int64_t>(n, SINGLE_BLOCK_THREADS), first = min(threadIdx.x * share, n),
+                  end = min(first + share, n);
     int32_t sum = 0;
     for (int64_t i = first; i < end; i++) sum += counts[i];
     sums[threadIdx.x] = sum;
     __syncthreads();
-    for (unsigned reach = 1; reach < 1024; reach *= 2) {
+    for (unsigned reach = 1; reach < SINGLE_BLOCK_THREADS; reach *= 2) {
         const int32_t before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
         __syncthreads();
         sums[threadIdx.x] += before;
@@ -147,8 +149,9 @@ __global__ void __launch_bounds__(COLUMNS) join_slices(float *dwte, const float 
 }
 
 template <class T, int W>
-__global__ void __launch_bounds__(256) sum_positions(float *dwpe, const T *dx, int64_t B, int64_t T_, int64_t C) {
-    const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * W;
+__global__ void __launch_bounds__(ELEMENT_THREADS)
+    sum_positions(float *dwpe, const T *dx, int64_t B, int64_t T_, int64_t C) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (at >= T_ * C) return;
     float sum[W] = {};
     for (int64_t b = 0; b < B; b++) {
@@ -186,10 +189,10 @@ struct Scratch {
 List sort(Queue &queue, const Scratch &s, const int32_t *tokens, int64_t N, int64_t V) {
     const auto chunks = blocks_for(N, CHUNK);
     List from = {const_cast<int32_t *>(tokens), nullptr};
-    for (int shift = 0, pass = 0; shift == 0 || (V - 1) >> shift > 0; shift += 8, pass++) {
+    for (int shift = 0, pass = 0; shift == 0 || (V - 1) >> shift > 0; shift += BITS, pass++) {
         const List to = s.lists[pass % 2];
         ENQUEUE(queue, count_digits, chunks, CHUNK, 0, s.counts, from.tokens, shift, N);
-        ENQUEUE(queue, sum_counts, 1, 1024, 0, s.counts, static_cast<int64_t>(DIGITS) * chunks);
+        ENQUEUE(queue, sum_counts, 1, SINGLE_BLOCK_THREADS, 0, s.counts, static_cast<int64_t>(DIGITS) * chunks);
         ENQUEUE(queue, move, chunks, CHUNK, 0, to, from, s.counts, shift, N);
         from = to;
     }
@@ -207,8 +210,8 @@ void embedding_forward(Queue &queue, void *x, const int32_t *tokens, const void 
     for_rows(queue.type, C, [&](auto element, auto width) {
         using E = decltype(element);
         constexpr int W = decltype(width)::value;
-        ENQUEUE(queue, (embed<E, W>), blocks_for(B * T * C, 256 * W), 256, 0, as<E>(x), tokens, as<E>(wte), as<E>(wpe),
-                B * T, T, C);
+        ENQUEUE(queue, (embed<E, W>), blocks_for(B * T * C, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, as<E>(x), tokens,
+                as<E>(wte), as<E>(wpe), B * T, T, C);
     });
 }
 
@@ -225,6 +228,7 @@ void embedding_backward(Queue &queue, float *dwte, float *dwpe, const void *dx, 
         ENQUEUE(queue, (sum_slices<E, W>), dim3(slices, blocks_for(C, COLUMNS * W)), COLUMNS, 0, dwte, memory.partial,
                 as<E>(dx), s);
         ENQUEUE(queue, join_slices, dim3(slices, blocks_for(C, COLUMNS)), COLUMNS, 0, dwte, memory.partial, s);
-        ENQUEUE(queue, (sum_positions<E, W>), blocks_for(T * C, 256 * W), 256, 0, dwpe, as<E>(dx), B, T, C);
+        ENQUEUE(queue, (sum_positions<E, W>), blocks_for(T * C, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, dwpe,
+                as<E>(dx), B, T, C);
     });
 }

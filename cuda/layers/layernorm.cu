@@ -16,8 +16,8 @@
 
 namespace {
 
-constexpr int WARPS = 4;            // of a block
-constexpr int MOST_BLOCKS = 1024;   // of the backward pass; each leaves a partial sum of dw and db
+constexpr int WARPS = DIVIDES_WORK(4, 2);             // of a block
+constexpr int MOST_BLOCKS = DIVIDES_WORK(1024, 33);   // of the backward pass; each leaves a partial sum of dw and db
 
 template <class T> struct Forward {
     T *x;   // NULL without x2
@@ -158,7 +158,7 @@ unsigned backward_blocks(int64_t N, int warps) {
     return static_cast<unsigned>(min(ceil_div<int64_t>(N, warps), static_cast<int64_t>(MOST_BLOCKS)));
 }
 
-} // namespace
+}   // namespace
 
 size_t layernorm_scratch(int64_t N, int64_t C) {
     return static_cast<size_t>(min(N, static_cast<int64_t>(MOST_BLOCKS)) * 2 * C) * sizeof(float);

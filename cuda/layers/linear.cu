@@ -15,8 +15,8 @@ namespace {
 
 /* xw may be y. */
 template <class T>
-__global__ void __launch_bounds__(256) add_bias(T *y, const float *xw, const T *b, int64_t n, int64_t OC) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+__global__ void __launch_bounds__(ELEMENT_THREADS) add_bias(T *y, const float *xw, const T *b, int64_t n, int64_t OC) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (i < n) y[i] = static_cast<T>(xw[i] + static_cast<float>(b[i % OC]));
 }
 
@@ -85,7 +85,8 @@ void linear_forward(Queue &queue, void *y, const void *x, const void *w, const v
     product(queue, m);
     for_type(queue.type, [&](auto element) {
         using T = decltype(element);
-        ENQUEUE(queue, add_bias<T>, blocks_for(N * OC, 256), 256, 0, as<T>(y), as<float>(m.c), as<T>(b), N * OC, OC);
+        ENQUEUE(queue, add_bias<T>, blocks_for(N * OC, ELEMENT_THREADS), ELEMENT_THREADS, 0, as<T>(y), as<float>(m.c),
+                as<T>(b), N * OC, OC);
     });
 }
 

@@ -10,13 +10,13 @@
 
 namespace {
 
-constexpr int MOST_BLOCKS = 512;   // each leaves a partial sum
+constexpr int MOST_BLOCKS = DIVIDES_WORK(512, 32);   // each leaves a partial sum
 constexpr int W = 4;
 
-__global__ void __launch_bounds__(256) partial_sums_of_squares(double *partial, const float *x, int64_t n) {
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * 256 * W;
+__global__ void __launch_bounds__(ELEMENT_THREADS) partial_sums_of_squares(double *partial, const float *x, int64_t n) {
+    const int64_t stride = static_cast<int64_t>(gridDim.x) * ELEMENT_THREADS * W;
     double sum = 0;
-    for (int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * W; i < n; i += stride) {
+    for (int64_t i = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W; i < n; i += stride) {
         if (i + W <= n) {
             float xi[W];
             load<W>(xi, x + i);
@@ -37,21 +37,21 @@ __global__ void __launch_bounds__(MOST_BLOCKS)
 }
 
 /* With a norm on the device: the factor that clips to max_norm. */
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(ELEMENT_THREADS)
     scale_elements(float *x, float factor, const double *norm, float max_norm, int64_t n) {
     if (norm) {
         if (!(*norm > static_cast<double>(max_norm))) return;
         factor = static_cast<float>(static_cast<double>(max_norm) / *norm);
     }
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (i < n) x[i] *= factor;
 }
 
 void sum(Queue &queue, double *result, const float *x, int64_t n, bool root) {
     double *const partial = as<double>(scratch(queue, norm_scratch()));
     const auto blocks =
-        static_cast<unsigned>(max(int64_t{1}, min(ceil_div<int64_t>(n, 256 * W), int64_t{MOST_BLOCKS})));
-    ENQUEUE(queue, partial_sums_of_squares, blocks, 256, 0, partial, x, n);
+        static_cast<unsigned>(max(int64_t{1}, min(ceil_div<int64_t>(n, ELEMENT_THREADS * W), int64_t{MOST_BLOCKS})));
+    ENQUEUE(queue, partial_sums_of_squares, blocks, ELEMENT_THREADS, 0, partial, x, n);
     ENQUEUE(queue, sum_partial, 1, MOST_BLOCKS, 0, result, partial, static_cast<int>(blocks), root);
 }
 
@@ -66,10 +66,11 @@ void sum_of_squares(Queue &queue, double *result, const float *x, int64_t n) {
 }
 
 void scale(Queue &queue, float *x, float factor, int64_t n) {
-    ENQUEUE(queue, scale_elements, blocks_for(n, 256), 256, 0, x, factor, nullptr, 0.0f, n);
+    ENQUEUE(queue, scale_elements, blocks_for(n, ELEMENT_THREADS), ELEMENT_THREADS, 0, x, factor, nullptr, 0.0f, n);
 }
 
 void clip_norm(Queue &queue, double *norm, float *x, int64_t n, float max_norm) {
     sum(queue, norm, x, n, true);
-    if (max_norm > 0.0f) ENQUEUE(queue, scale_elements, blocks_for(n, 256), 256, 0, x, 1.0f, norm, max_norm, n);
+    if (max_norm > 0.0f)
+        ENQUEUE(queue, scale_elements, blocks_for(n, ELEMENT_THREADS), ELEMENT_THREADS, 0, x, 1.0f, norm, max_norm, n);
 }
