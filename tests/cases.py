@@ -243,4 +243,14 @@ CASES = [
     classifier(3, 16, 50257, rows=2),
     adamw(1, step=1, weight_decay=0.0),
     adamw(1003, step=10, weight_decay=0.1),
+    # above the sizes from which a layer divides its work (csrc/divides_work.h), where no case above is
+    embedding(3, 367, 300, 8, positions=367),
+    embedding(1, 3, 4, 1032, positions=3),
+    layernorm(4101, 4),
+    attention(1, 523, 1, 8),
+    attention(1, 523, 1, 8, dropout=0.1),
+    gelu(10007),
+    residual(4099),
+    dropout(10007, 0.1),
+    adamw(10007, step=3, weight_decay=0.1),
 ]

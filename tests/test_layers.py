@@ -86,6 +86,26 @@ def test_bfloat16_rounds_the_operands_to_nearest_and_nothing_else(case: Case, ba
             assert relative_l2(value, expected[output]) <= 2e-6, f"{call.operation}, {output}"
 
 
+@pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device == "cpu"], ids=str)
+@pytest.mark.parametrize("N", [1, 5])  # few rows have a product of their own
+def test_sums_of_nothing_are_zero_or_the_bias(backend: Backend, N: int) -> None:
+    ops, x, weight, bias = backend.layers(), normal(N, 0), normal(0, 7), normal(7)
+    assert np.array_equal(ops.linear_forward(x, weight, bias), np.tile(bias, (N, 1)))
+    assert not ops.linear_forward(x, weight).any()
+    assert not ops.matmul(x, weight).any()
+
+
+def test_product_of_several_blocks() -> None:
+    """Both operands have more rows than are packed at a time (csrc/fast/gemm.c): where blocks meet and end."""
+    M, N, K = 5472, 5463, 769
+    a, b = normal(M, K), normal(N, K, seed=1)
+    c = pygpt.layers("cpu").matmul(a, b, transpose_b=True)
+    for first in (0, 5440, 5461):
+        rows = slice(first, first + 7)
+        assert relative_l2(c[rows], a[rows].astype(np.float64) @ b.T) <= 2e-6
+        assert relative_l2(c[:, rows], a.astype(np.float64) @ b[rows].T) <= 2e-6
+
+
 # ---- identities ----
 
 

@@ -37,6 +37,8 @@ SHAPES = {
     "head_size_80": (GPT2Config(vocab_size=65, n_positions=8, n_embd=160, n_layer=1, n_head=2), 3, 7),
     "head_size_128": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=1), 3, 7),
     "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=4, n_embd=8, n_layer=1, n_head=1), 7, 3),
+    "large_epsilon": (replace(ODD, layer_norm_epsilon=0.1), 2, 13),
+    "many_tokens": (GPT2Config(vocab_size=11, n_positions=35, n_embd=8, n_layer=1, n_head=1), 30, 35),
 }
 
 NATIVE = [backend for backend in PRESENT if backend.device != "numpy"]
@@ -190,8 +192,8 @@ def test_forward_and_backward_apart_give_the_same_bits(backend: Backend) -> None
 @every_native_backend
 @pytest.mark.parametrize(
     "config",
-    [ODD, DROPOUT, replace(ODD, n_layer=1), replace(ODD, n_layer=3)],
-    ids=lambda c: f"{c.n_layer}-{c.attn_pdrop}",
+    [ODD, DROPOUT, replace(ODD, n_layer=1), replace(ODD, n_layer=3), replace(ODD, layer_norm_epsilon=0.1)],
+    ids=lambda c: f"{c.n_layer}-{c.attn_pdrop}-{c.layer_norm_epsilon}",
 )
 def test_recomputing_gives_the_same_bits(backend: Backend, config: GPT2Config) -> None:
     tokens, targets = batch(config, 2, 13)
@@ -326,6 +328,20 @@ def test_arrays_of_a_device_are_copies_that_nobody_changes_in_vain(backend: Back
 # ---- accumulation ----
 
 
+def test_head_in_several_chunks_gives_the_sum_of_its_parts() -> None:
+    """Of GPT-2's vocabulary, 1,335 rows of logits exist at a time; each half of this batch is one chunk."""
+    backend = Backend("cpu", "float32", "fast")
+    config = GPT2Config(vocab_size=50257, n_positions=700, n_embd=8, n_layer=1, n_head=1)
+    tokens, targets = np.random.default_rng(3).integers(0, config.vocab_size, (2, 2, 700))
+    whole, halves = model_of(backend, config), model_of(backend, config)
+    loss = whole.forward_backward(tokens, targets)
+    losses = [halves.forward_backward(tokens[i : i + 1], targets[i : i + 1], scale=0.5) for i in (0, 1)]
+    assert np.mean(losses) == pytest.approx(loss, rel=1e-6)
+    assert whole.forward(tokens, targets) == loss
+    for name, gradient in whole.gradients.items():
+        assert relative_l2(halves.gradients[name], gradient.astype(np.float64)) <= 1e-5, name
+
+
 @every_backend
 def test_gradients_add_up(backend: Backend) -> None:
     """Two halves of a batch give what the whole gives."""
@@ -350,9 +366,11 @@ def test_backward_twice_and_scaled(backend: Backend) -> None:
 
 
 @every_backend
-def test_clipping(backend: Backend) -> None:
-    model = model_of(backend, ODD)
-    model.forward_backward(*batch(ODD, 2, 13))
+@pytest.mark.parametrize("config", [ODD, replace(ODD, vocab_size=25000)], ids=lambda c: f"{c.vocab_size}")
+def test_clipping(backend: Backend, config: GPT2Config) -> None:
+    """Of 8 thousand numbers, and of 600 thousand, which are summed in more than one round (cuda/layers/norm.cu)."""
+    model = model_of(backend, config)
+    model.forward_backward(*batch(config, 1, 3))
     before = copies(model.gradients)
     expected = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in before.values()))
     assert model.clip_grad_norm(0.0) == pytest.approx(expected, rel=1e-7)
@@ -422,6 +440,8 @@ def test_tensors_have_the_documented_names(backend: Backend) -> None:
 # ---- wrong input ----
 
 ONE = np.zeros((1, 2), int)
+FAR = np.arange(58 * 19).reshape(58, 19) == 58 * 19 - 1  # the last one of more than 1,024
+AT_ITS_END = "(at row 57, position 18|is outside the vocabulary)"
 
 
 @every_backend
@@ -437,6 +457,8 @@ ONE = np.zeros((1, 2), int)
         (lambda m: m.forward(np.zeros((0, 3), int)), r"tokens ha(ve|s) shape \(0, 3\)"),
         (lambda m: m.forward(np.zeros((2, 0), int)), r"tokens ha(ve|s) shape \(2, 0\)"),
         (lambda m: m.forward(ONE, np.array([[37, 0]])), "target 37"),
+        (lambda m: m.forward(np.where(FAR, 37, 0)), f"token 37 {AT_ITS_END}"),
+        (lambda m: m.forward(np.where(FAR, 0, 1), np.where(FAR, 37, 0)), f"target 37 {AT_ITS_END}"),
         (lambda m: m.forward(ONE, np.zeros((1, 3), int)), r"targets has shape \(1, 3\), expected \(1, 2\)"),
         (lambda m: m.forward_backward(ONE, np.zeros((1, 3), int)), r"targets has shape \(1, 3\)"),
         (lambda m: m.backward(), "needs a forward pass with"),
