@@ -127,6 +127,37 @@ def test_a_killed_file_is_old_or_new(tmp_path) -> None:
     assert found == sorted(found, reverse=True)
 
 
+def test_files_and_folders_are_on_the_disk_before_and_after_a_rename(tmp_path, monkeypatch) -> None:
+    """No test can cut the power, so the order of the calls is what is asked for."""
+    events: list[tuple[str, str]] = []
+    real = {"fsync": os.fsync, "rename": Path.rename, "replace": Path.replace}
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor).st_ino
+        events.append(("flush", next(p.name for p in [tmp_path, *tmp_path.rglob("*")] if p.stat().st_ino == found)))
+        real["fsync"](descriptor)
+
+    def renaming(how: str) -> Callable[[Path, Path], Path]:
+        def rename(path: Path, target: Path) -> Path:
+            events.append(("rename", path.name))
+            return real[how](path, target)
+
+        return rename
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renaming("rename"))
+    monkeypatch.setattr(Path, "replace", renaming("replace"))
+    here = tmp_path.name
+    with atomic.write_file(tmp_path / "x") as file:
+        file.write(b"x")
+    assert events == [("flush", ".x.saving"), ("rename", ".x.saving"), ("flush", here)]
+    events.clear()
+    write(tmp_path, {"a": "new a", "b": "new b"})
+    assert sorted(events[:2]) == [("flush", "a"), ("flush", "b")]
+    assert events[2:5] == [("flush", ".saving"), ("rename", ".saving"), ("flush", here)]
+    assert events[5:] == [("rename", "a"), ("rename", "b"), ("flush", here)]
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), UserError("no")])
 def test_an_exception_leaves_the_old(tmp_path, error: BaseException) -> None:
     write(tmp_path / "there", OLD)

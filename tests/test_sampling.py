@@ -56,9 +56,18 @@ def test_top_k_comes_before_top_p():
     assert candidates(LOGITS, top_k=2, top_p=0.63)[0].tolist() == [1, 3]
 
 
-def test_of_equal_tokens_at_a_limit_the_first_stay():
-    assert candidates(np.zeros(6), top_k=2)[0].tolist() == [0, 1]
-    assert candidates(np.zeros(4), top_p=0.4)[0].tolist() == [0, 1]
+@pytest.mark.parametrize("V", [6, 1000])  # an unstable sort leaves a few numbers in their order, but not many
+def test_of_equal_tokens_at_a_limit_the_first_stay(V):
+    likely = np.arange(V) % 3 == 1
+    expected = np.flatnonzero(likely)[:2].tolist()
+    assert candidates(5.0 * likely, top_k=2)[0].tolist() == expected
+    assert candidates(500.0 * likely, top_p=1.5 / likely.sum())[0].tolist() == expected
+    assert candidates(np.zeros(V), top_p=1.5 / V)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("top_p", "count"), [(0.25, 1), (0.25 + 1e-12, 2), (0.5, 2), (0.75 - 1e-12, 3), (0.75, 3)])
+def test_top_p_that_is_reached_exactly_is_enough(top_p, count):
+    assert candidates(np.zeros(4), top_p=top_p)[0].size == count
 
 
 def test_a_token_of_probability_zero_is_never_drawn():

@@ -264,8 +264,10 @@ def extra_tensor(folder: Path) -> None:
 def unequal_head(folder: Path) -> None:
     path = folder / "float32" / "model.safetensors"
     header, data = read(path)
-    header["lm_head.weight"] = {"dtype": "F32", "shape": [65, 24], "data_offsets": [len(data), len(data) + 6240]}
-    write(path, header, data + bytes(6240))
+    head = bytearray(data[slice(*header["wte.weight"]["data_offsets"])])
+    head[-1] ^= 1
+    header["lm_head.weight"] = {**header["wte.weight"], "data_offsets": [len(data), len(data) + len(head)]}
+    write(path, header, data + head)
 
 
 def shards(folder: Path) -> None:
