@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from required import fail_if_required
 
 import pygpt
 from pygpt.backends.reference import ReferenceLayers
@@ -76,4 +77,6 @@ ALL = [
     for kernels in (("plain",) if device == "numpy" else ("plain", "fast"))
 ]
 ABSENT = {backend: sentence for backend in ALL if (sentence := backend.absence())}
+for absent, reason in ABSENT.items():
+    fail_if_required(absent.device, reason)
 PRESENT = [backend for backend in ALL if backend not in ABSENT]

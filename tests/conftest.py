@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import required
 
 # The tests run in parallel already; more threads than cores would only wait for each other.
 for library in ("OMP", "OPENBLAS", "MKL"):
@@ -15,5 +16,5 @@ def shared_data() -> Path:
     """The folder with tiny Shakespeare and GPT-2's vocabulary; a test that needs it skips where it is absent."""
     folder = Path(os.environ.get("PYGPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"needs the data folder {folder} (set PYGPT_SHARED_DATA)")
+        required.skip("data", f"needs the data folder {folder} (set PYGPT_SHARED_DATA)")
     return folder

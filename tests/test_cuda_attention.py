@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import required
 from backends import PRESENT, Backend
 from test_emulation import COMPILERS, ORDERS, ROOT, SOURCES, Builder, builder, run
 
@@ -351,9 +352,7 @@ def test_planted_fault_is_caught(builder: Builder, fault: str, tmp_path: Path) -
     [("flash", "sm_80"), ("flash", "sm_90"), ("fma", "sm_75"), ("fma", "sm_80"), ("fma", "sm_90")],
 )
 def test_no_register_is_spilled(family: str, architecture: str, tmp_path: Path) -> None:
-    nvcc = shutil.which("nvcc")
-    if not nvcc:
-        pytest.skip("needs nvcc")
+    nvcc = required.nvcc()
     copy = copy_of_the_kernels(tmp_path)
     for file in ("forward", "backward"):
         source = copy / "layers" / f"attention_{family}_{file}.cu"

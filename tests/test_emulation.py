@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import required
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "tests" / "emulation"
@@ -117,11 +118,8 @@ def test_nonsense_order_is_refused(builder: Builder) -> None:
 
 @pytest.mark.parametrize("source", ["kernels", "faults", "matmul"])
 def test_nvcc_compiles_the_same_files(source: str, tmp_path: Path) -> None:
-    nvcc = shutil.which("nvcc")
-    if not nvcc:
-        pytest.skip("needs nvcc")
     architectures = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
-    command = [nvcc, "-std=c++17", *architectures, "-Werror=all-warnings", "-I", str(ROOT / "cuda"), "-c"]
+    command = [required.nvcc(), "-std=c++17", *architectures, "-Werror=all-warnings", "-I", str(ROOT / "cuda"), "-c"]
     file = SOURCES / f"{source}.cu"
     result = subprocess.run([*command, str(file), "-o", str(tmp_path / "x.o")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import required
 
 from pygpt import GPT2Config
 from pygpt.bench import gpu, gpu_report, gpu_sides
@@ -170,7 +171,7 @@ def test_batch_that_fails_does_not_hide_the_next() -> None:
 
 
 def test_torch_takes_the_same_steps() -> None:
-    pytest.importorskip("torch")
+    required.module("torch")
     step, finish = gpu_sides.torch_steps(TINY, "cpu", compiled=False)(2, 16)
     losses = [float(step()) for _ in range(30)]
     finish()

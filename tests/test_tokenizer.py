@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import required
 
 from pygpt import bpe
 from pygpt.errors import UserError
@@ -244,7 +245,7 @@ def test_gpt2(gpt2):
 
 
 def test_gpt2_in_transformers(gpt2, tmp_path):
-    transformers = pytest.importorskip("transformers")
+    transformers = required.module("transformers")
     gpt2.save(tmp_path)
     theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
     for text in TEXTS[:-1]:  # theirs takes <|endoftext|> in a text for the token

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import required
 from numpy.typing import NDArray
 
 import pygpt
@@ -14,8 +15,8 @@ from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = required.module("torch")
+transformers = required.module("transformers")
 torch.set_num_threads(1)
 transformers.utils.logging.disable_progress_bar()
 
