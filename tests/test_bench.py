@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import required
 
 import pygpt
 from pygpt.backends.library import available_cores, cpu_library, last_error
+from pygpt.backends.pointers import DTYPES
 from pygpt.bench import layers, products
 from pygpt.bench.layers import LayerSteps
 from pygpt.bench.plot import plot
@@ -130,14 +132,47 @@ def test_session_refuses_values_out_of_range() -> None:
 # ---- the peaks ----
 
 
-@pytest.mark.parametrize("dtype", [0, 1])
-def test_peak_of_multiply_adds(dtype: int) -> None:
-    assert 1e6 < cpu_library().pygpt_peak_flops(dtype, 0.001) < 1e15
+def seconds_of(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("loop", [0, 1])
-def test_peak_of_memory(loop: int) -> None:
-    assert 1e6 < cpu_library().pygpt_peak_bandwidth(loop, 2**20, 0.001) < 1e14
+def best_rates_agree(
+    first: Callable[[], float], second: Callable[[], float], agree: Callable[[float, float], bool]
+) -> bool:
+    """Whether the best of each, measured in turns, agree at last: on a busy machine, later."""
+    best = (0.0, 0.0)
+    for turn in range(400):
+        best = (max(best[0], first()), max(best[1], second()))
+        if turn >= 20 and agree(*best):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_of_multiply_adds_is_above_a_product_but_not_far(dtype: str) -> None:
+    """Fast products come to 80 % of it; were one of its operations counted as two or two as one, it could not be."""
+    pygpt.set_threads(1)
+    side, case = PygptProducts(1, dtype, "fast"), Product(384, 384, 384, "y", False)
+    run = side.prepare(case)
+    assert best_rates_agree(
+        lambda: float(cpu_library().pygpt_peak_flops(DTYPES[dtype], 0.001)),
+        lambda: case.flops / seconds_of(run),
+        lambda peak, found: 0.5 * peak < found < 1.05 * peak,
+    )
+
+
+@pytest.mark.parametrize("loop", [0, 1], ids=["copy", "triad"])
+def test_peak_of_memory_is_that_of_numpy_s_copy_or_a_few_times_as_much(loop: int) -> None:
+    """numpy's may first read what it overwrites. Floats counted for bytes, or an array too many, would be outside."""
+    pygpt.set_threads(1)
+    x, y = np.ones(2**23, np.float32), np.ones(2**23, np.float32)
+    assert best_rates_agree(
+        lambda: float(cpu_library().pygpt_peak_bandwidth(loop, x.nbytes + y.nbytes, 0.001)),
+        lambda: (x.nbytes + y.nbytes) / seconds_of(lambda: np.copyto(y, x)),
+        lambda peak, found: 0.3 * peak < found < 1.3 * peak,
+    )
 
 
 @pytest.mark.parametrize("size", [-1, 0, 8, 2**62])
@@ -190,7 +225,7 @@ def test_all_shapes_of_the_goals_are_there() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_torch_has_an_equal_model(dtype: str) -> None:
-    pytest.importorskip("torch")
+    required.module("torch")
     step = Step(2, 9)
     own = PygptSteps(TINY, 1, dtype, "plain").prepare(step)
     other = TorchSteps(TINY, 1, dtype).prepare(step)

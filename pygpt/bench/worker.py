@@ -12,9 +12,10 @@ import resource
 import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -240,13 +241,26 @@ def _timed(function: Callable[[], Any], calls: int) -> tuple[Any, float]:
 
 
 def _wait_for_threads() -> None:
-    """Until they sleep: after a product, those of OpenBLAS wait for the next one with all their strength for 0.1 s."""
+    """Until they sleep: after a product, those of OpenBLAS busy-wait for the next one for 0.1 s."""
     end = time.perf_counter() + _PATIENCE
     while time.perf_counter() < end:
-        before = time.process_time()
+        before = _thread_times()
         time.sleep(0.02)
-        if time.process_time() - before < 0.002:
+        if all(seconds - before.get(thread, 0.0) < 0.002 for thread, seconds in _thread_times().items()):
             return
+
+
+def _thread_times() -> dict[str, float]:
+    """Seconds in which each other thread has run or waited for a core, which other programs may have had.
+
+    Linux tells them apart; elsewhere there is one entry, of the whole process, which knows of no waiting.
+    """
+    times = {}
+    for folder in Path("/proc/self/task").glob("[0-9]*"):
+        if folder.name != str(threading.get_native_id()):
+            with suppress(OSError, ValueError):  # it has just ended
+                times[folder.name] = sum(map(int, (folder / "schedstat").read_text().split()[:2])) * 1e-9
+    return times or {"all": time.process_time()}
 
 
 def _told(result: Any) -> Any:
