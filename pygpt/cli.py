@@ -17,13 +17,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     A UserError or MemoryError prints `error: sentence` and exits with 2; Ctrl-C exits with 130, and a reader that went
     away (`script | head`) with 141, the statuses that a shell gives for these signals; none of them shows a traceback.
-    A warning is a sentence as well.
+    A warning is a sentence as well, and an error where a filter makes it one.
     """
     warnings.showwarning = lambda message, *place: print(f"warning: {message}", file=sys.stderr)
     try:
         status = main() or 0
         sys.stdout.flush()
-    except UserError as error:
+    except (UserError, Warning) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except MemoryError as error:

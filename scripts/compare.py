@@ -7,17 +7,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
 import numpy as np
 
 from pygpt.atomic import write_file
+from pygpt.backends.library import library_path
+from pygpt.backends.sources import OutdatedLibrary
 from pygpt.checkpoint import read_config
 from pygpt.cli import positive_int, run
-from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
 from pygpt.data import TokenDataset
 from pygpt.flags import Parser
@@ -35,37 +39,70 @@ BYTES = 256
 
 def main() -> int:
     flags = _parser().parse()
+    warnings.simplefilter("error", OutdatedLibrary)  # what an edit has outdated is not judged
     folder = None if flags.model is None else resolve_folder(flags.model)
     data = None if flags.data is None else _open_data(flags.data, folder)
     config = _fresh_config(flags, data) if folder is None else read_config(folder)
     seq_len = flags.seq_len or min(SEQ_LEN, config.n_positions)
-    backend = {"device": resolve_device(flags.device), "dtype": flags.dtype, "kernels": flags.kernels}
-    _check_memory(config, flags.batch_size, seq_len, backend)
-    if backend["device"] == "cpu":
+    device = resolve_device(flags.device)
+    sets = (flags.kernels,) if flags.kernels else KERNELS[:1] if device == "numpy" else KERNELS  # numpy has one set
+    backends = {kernels: {"device": device, "dtype": flags.dtype, "kernels": kernels} for kernels in sets}
+    for backend in backends.values():
+        _check_memory(config, flags.batch_size, seq_len, backend)
+    if device == "cpu":
         set_threads(flags.threads)
 
-    if folder is None:
-        model = GPT2(config, **backend, seed=flags.seed)
-        perturb(model, flags.seed)
-    else:
-        model = GPT2.from_pretrained(folder, config=config, **backend, seed=flags.seed)
-    if data is None:
-        tokens, targets = _random_batch(config.vocab_size, flags.batch_size, seq_len, flags.seed)
-    else:
-        tokens, targets = data.batch(0, flags.batch_size, seq_len, flags.seed)
+    found = {
+        kernels: _judge(backend, config, folder, data, (flags.batch_size, seq_len), flags.seed)
+        for kernels, backend in backends.items()
+    }
 
-    rows = compare(model, layers(**backend), tokens, targets)
     shape = f"{config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, {config.vocab_size} tokens"
     print(f"{flags.model or 'fresh model'}: {shape}; batch {flags.batch_size} x {seq_len}")
-    print(" ".join(backend.values()) + " kernels against numpy float64")
-    print(table(rows, flags.dtype))
-    print(verdict(rows))
-    first = first_out_of_bounds(rows)
+    print(f"{device} {flags.dtype} against numpy float64{_library(device)}")
+    for kernels, rows in found.items():
+        print(f"{kernels} kernels")
+        print(table(rows, flags.dtype))
+    print("; ".join(f"{kernels} kernels: {verdict(rows)}" for kernels, rows in found.items()))
+    first = {kernels: first_out_of_bounds(rows) for kernels, rows in found.items()}
     if flags.json is not None:
         settings = {"model": flags.model, "data": flags.data, "batch_size": flags.batch_size, "seq_len": seq_len}
-        found = {**settings, "seed": flags.seed, **backend, "first_out_of_bounds": first and str(first)}
-        _write_json(flags.json, {**found, "rows": as_json(rows)})
-    return 0 if first is None else 1
+        settings |= {"seed": flags.seed, "device": device, "dtype": flags.dtype}
+        judged = {
+            kernels: {"first_out_of_bounds": first[kernels] and str(first[kernels]), "rows": as_json(rows)}
+            for kernels, rows in found.items()
+        }
+        _write_json(flags.json, {**settings, "kernels": judged})
+    return 1 if any(first.values()) else 0
+
+
+def _judge(
+    backend: dict[str, str],
+    config: GPT2Config,
+    folder: Path | None,
+    data: TokenDataset | None,
+    shape: tuple[int, int],
+    seed: int,
+) -> list[Row]:
+    """folder: of the model, and data: of the batch; random numbers in place of None.  shape: (B,T) of the batch."""
+    if folder is None:
+        model = GPT2(config, **backend, seed=seed)
+        perturb(model, seed)
+    else:
+        model = GPT2.from_pretrained(folder, config=config, **backend, seed=seed)
+    if data is None:
+        tokens, targets = _random_batch(config.vocab_size, *shape, seed)
+    else:
+        tokens, targets = data.batch(0, *shape, seed)
+    return compare(model, layers(**backend), tokens, targets)
+
+
+def _library(device: str) -> str:
+    """The end of a line: which file is judged, and when it was built."""
+    if device == "numpy":
+        return ""
+    path = library_path(device)
+    return f": {path}, built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
 def _parser() -> Parser:
@@ -82,7 +119,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights, tokens and dropout")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
-    parser.add_argument("--kernels", choices=KERNELS, default="fast", help="plain: the code to read and step through")
+    parser.add_argument("--kernels", choices=KERNELS, help="only these; plain: the code to read and step through")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="of the processor; all if it is not given")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
     return parser

@@ -17,6 +17,7 @@ import pytest
 
 import pygpt
 from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi, library_name
+from pygpt.backends.sources import digest
 from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 
@@ -281,6 +282,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fault | None, P
     objects = {source: folder / (source.replace("/", "_") + ".o") for source in sources()}
     for source, made in objects.items():
         run_compiler("-c", SOURCES / source, "-o", made)
+    claim = folder / "digest.c"  # a faulty library must be judged, not refused
+    claim.write_text(f'__attribute__((visibility("default"))) const char pygpt_digest[] = "{digest()}";\n')
+    objects["digest.c"] = folder / "digest.o"
+    run_compiler("-c", claim, "-o", objects["digest.c"])
 
     def build(fault: Fault | None, folder: Path) -> Path:
         used = dict(objects)
@@ -439,14 +444,18 @@ def test_command_exits_with_1_and_names_the_layer(build: Callable[[Fault | None,
     fault = next(fault for fault in FAULTS if fault.name == "= for += in LayerNorm's dw")
     library = build(fault, tmp_path)
     shutil.copy(SOURCES / "pygpt.h", library.parent)
-    found = run_script("--kernels", "plain", "--json", tmp_path / "found.json", PYGPT_LIB_DIR=str(library.parent))
+    found = run_script("--json", tmp_path / "found.json", PYGPT_LIB_DIR=str(library.parent))
     assert (found.returncode, found.stderr) == (1, "")
-    last = found.stdout.splitlines()[-1]
-    assert f"the first: {fault.row}: teacher-forced relative L2" in last
-    written = json.loads((tmp_path / "found.json").read_text())
-    assert written["first_out_of_bounds"] == fault.row
-    rows = [row for row in written["rows"] if row["violations"]]
+    assert str(library) in found.stdout.splitlines()[1]
+    plain, fast = found.stdout.splitlines()[-1].split("; fast kernels: ")
+    assert plain.startswith("plain kernels: ") and f"the first: {fault.row}: teacher-forced relative L2" in plain
+    assert fast.endswith("outputs are within the bounds")  # the fault is in layers/
+    written = json.loads((tmp_path / "found.json").read_text())["kernels"]
+    assert [judged["first_out_of_bounds"] for judged in written.values()] == [fault.row, None]
+    rows = [row for row in written["plain"]["rows"] if row["violations"]]
     assert rows[0]["name"] == "ln_f" and rows[0]["teacher_forced"]["relative_l2"] > 0.1
+    found = run_script("--kernels", "fast", PYGPT_LIB_DIR=str(library.parent))
+    assert found.returncode == 0 and "plain" not in found.stdout
 
 
 def runnable_levels() -> list[str]:

@@ -46,7 +46,7 @@ def sentence_of(done: subprocess.CompletedProcess[str]) -> str:
 
 def folder_with_cuda(folder: Path) -> Path:
     """Libraries among which the emulated device stands in the place of a GPU, as device "cuda"."""
-    for path in library._folder().glob("libpygpt_cpu_*"):
+    for path in [library._folder() / library.HEADER, *library._folder().glob("libpygpt_cpu_*")]:
         (folder / path.name).symlink_to(path)
     (path,) = library._folder().glob("libpygpt_cuda_emulated.*")
     (folder / f"libpygpt_cuda{path.suffix}").symlink_to(path)
@@ -129,7 +129,8 @@ def test_auto_takes_cuda_where_it_can_be_used(tmp_path: Path) -> None:
 )
 def test_library_that_was_not_built(device: str, how: str, tmp_path: Path) -> None:
     path = next(library._folder().glob("libpygpt_cpu_baseline.*"))
-    (tmp_path / path.name).symlink_to(path)
+    for name in (path.name, library.HEADER):
+        (tmp_path / name).symlink_to(path.parent / name)
     file = f"libpygpt_{device.replace('-', '_')}{path.suffix}"
     done = command("train.py", *flags(device=device, threads=None), PYGPT_LIB_DIR=str(tmp_path))
     assert sentence_of(done) == f"device {device!r} needs {file}, which is not in {tmp_path}: {how}"

@@ -7,12 +7,14 @@ import os
 import re
 import sys
 import sysconfig
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cffi import FFI
 
+from pygpt.backends.sources import CHECKOUT, OutdatedLibrary, is_current
 from pygpt.errors import DeviceError, UserError
 
 # From the most to the least demanding; a processor that has one has those after it.
@@ -27,10 +29,7 @@ _PACKAGE = Path(__file__).parents[1]
 @cache
 def ffi() -> FFI:
     """cffi with the declarations of the pygpt.h that the libraries were built with."""
-    declarations = _folder() / HEADER
-    if not declarations.is_file():  # a build folder holds none
-        declarations = _PACKAGE.parent / "csrc" / HEADER
-    text = re.sub(r"^\s*#.*$", "", declarations.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*$", "", (_folder() / HEADER).read_text(encoding="utf-8"), flags=re.MULTILINE)
     made = FFI()
     made.cdef(text)
     return made
@@ -40,12 +39,29 @@ def ffi() -> FFI:
 def cpu_library() -> Any:
     """The library for this processor's instruction set, or for the one that PYGPT_ISA names.
 
-    Raises UserError if there is no library, if PYGPT_ISA names none, or if this processor cannot run it.
+    Raises UserError if there is no library, if PYGPT_ISA names none, or if this processor cannot run it.  Warns of an
+    OutdatedLibrary.
     """
-    baseline = _open("pygpt_cpu_baseline")
-    best = ffi().string(baseline.pygpt_processor()).decode()
+    return _open_current(_cpu_name())
+
+
+def cuda_library(device: str) -> Any:
+    """The library for "cuda" or "cuda-emulated".  Raises UserError, saying what is missing, where it is absent.
+
+    Warns of an OutdatedLibrary.
+    """
+    return _open_current(_cuda_name(device))
+
+
+def library_path(device: str) -> Path:
+    """The file of what cpu_library or cuda_library opens.  Raises UserError as they do."""
+    return _folder() / _file_name(_cpu_name() if device == "cpu" else _cuda_name(device))
+
+
+def _cpu_name() -> str:
+    best = ffi().string(_open("pygpt_cpu_baseline").pygpt_processor()).decode()
     if best not in INSTRUCTION_SETS:
-        return baseline  # a processor for which one library is built
+        return "pygpt_cpu_baseline"  # a processor for which one library is built
     runnable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
     asked = os.environ.get("PYGPT_ISA")
     if asked and asked not in INSTRUCTION_SETS:
@@ -56,11 +72,10 @@ def cpu_library() -> Any:
     built = [level for level in runnable if (_folder() / _file_name(f"pygpt_cpu_{level}")).is_file()]
     if asked and asked not in built:
         raise UserError(f"PYGPT_ISA is {asked!r}, but only {', '.join(built)} were built")
-    return _open(f"pygpt_cpu_{asked or built[0]}")
+    return f"pygpt_cpu_{asked or built[0]}"
 
 
-def cuda_library(device: str) -> Any:
-    """The library for "cuda" or "cuda-emulated".  Raises UserError, saying what is missing, where it is absent."""
+def _cuda_name(device: str) -> str:
     name = f"pygpt_{device.replace('-', '_')}"
     if not (_folder() / _file_name(name)).is_file():
         if device == "cuda":
@@ -68,7 +83,7 @@ def cuda_library(device: str) -> Any:
         else:
             how = "with a C++ compiler installed, `pip install .` builds it"
         raise UserError(f"device {device!r} needs {_file_name(name)}, which is not in {_folder()}: {how}")
-    return _open(name)
+    return name
 
 
 def usable_cuda_library(device: str) -> Any:
@@ -116,6 +131,15 @@ def last_error(library: Any) -> str:
     return text.decode()
 
 
+def _open_current(name: str) -> Any:
+    path = _folder() / _file_name(name)
+    if not is_current(path):
+        how = f"cmake --build {path.parent}" if (path.parent / "CMakeCache.txt").is_file() else "pip install ."
+        sentence = f"{path} was not built from the C and CUDA sources in {CHECKOUT}: `{how}` builds it again"
+        warnings.warn(sentence, OutdatedLibrary, stacklevel=3)
+    return _open(name)
+
+
 def _open(name: str) -> Any:
     # A thread that waits at a barrier spins first. By default so long that, where another program wants the cores too,
     # the threads that work are kept from it: steps take ten times as long. OpenMP reads this as the library opens.
@@ -154,19 +178,21 @@ def _file_name(name: str) -> str:
 
 @cache
 def _folder() -> Path:
-    """Where the libraries are: in the folder that PYGPT_LIB_DIR names, or else the newest of those installed and built.
+    """Where the libraries are: in the folder that PYGPT_LIB_DIR names, or else among those installed and built.
 
-    A checkout's pygpt/ shadows the installed one when Python is started in its root, so both are looked at.
+    There the newest is taken, and before it one of this checkout's sources.  A checkout's pygpt/ shadows the installed
+    one where Python finds it first, so both are looked at.
     """
     named = os.environ.get("PYGPT_LIB_DIR")
     if named:
         folders = [Path(named)]
     else:
         installed = [Path(sysconfig.get_path(key)) / "pygpt" / "lib" for key in ("platlib", "purelib")]
-        build = _PACKAGE.parent / "build"
+        build = CHECKOUT / "build"
         folders = [_PACKAGE / "lib", *installed, build, *sorted(build.glob("*/"))]
     name = _file_name("pygpt_cpu_baseline")
-    found = [folder for folder in folders if (folder / name).is_file()]
+    found = [folder for folder in folders if (folder / name).is_file() and (folder / HEADER).is_file()]
     if not found:
-        raise UserError(f"{name}: not found in {', '.join(map(str, folders))}; `pip install .` builds it")
-    return max(found, key=lambda folder: (folder / name).stat().st_mtime)
+        places = ", ".join(map(str, folders))
+        raise UserError(f"{name} and {HEADER}: not found in {places}; `pip install .` builds them")
+    return max(found, key=lambda folder: (is_current(folder / name), (folder / name).stat().st_mtime))
