@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiling import digest_source
 
 import pygpt
 from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi, library_name
-from pygpt.backends.sources import digest
 from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 
@@ -282,10 +282,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fault | None, P
     objects = {source: folder / (source.replace("/", "_") + ".o") for source in sources()}
     for source, made in objects.items():
         run_compiler("-c", SOURCES / source, "-o", made)
-    claim = folder / "digest.c"  # a faulty library must be judged, not refused
-    claim.write_text(f'__attribute__((visibility("default"))) const char pygpt_digest[] = "{digest()}";\n')
     objects["digest.c"] = folder / "digest.o"
-    run_compiler("-c", claim, "-o", objects["digest.c"])
+    run_compiler("-c", digest_source(folder), "-o", objects["digest.c"])  # a fault must be judged, not refused
 
     def build(fault: Fault | None, folder: Path) -> Path:
         used = dict(objects)
