@@ -119,7 +119,7 @@ def _norm(x: Array) -> float:
 
 
 def _ratio(error: float, scale: float) -> float:
-    """error / scale, where nothing divided by nothing is nothing."""
+    """error / scale; 0/0 is 0, x/0 is inf."""
     if error == 0:
         return 0.0
     return error / scale if scale else np.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -369,22 +370,33 @@ def test_table_has_every_layer_in_the_order_of_computation() -> None:
     assert every_gradient >= {name for name in model.parameters if not name.startswith(("wte", "wpe"))}
 
 
-def cut(x: Array, bits: int) -> Array:
-    """x rounded to so many bits of mantissa."""
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+def rounded(x: Array, bits: int) -> Array:
+    """With so many binary digits: 24 are float32, 11 TF32, 8 bfloat16."""
+    fraction, exponent = np.frexp(x)
+    return np.ldexp(np.round(fraction * 2.0**bits), exponent - bits)
 
 
-@pytest.mark.parametrize("dtype, bits", [("float32", 24), ("bfloat16", 8)])
-def test_bounds_let_a_dtype_s_own_rounding_pass_but_no_result_that_is_off_by_a_percent(dtype: str, bits: int) -> None:
-    x = np.random.default_rng(0).normal(size=4096)
-    own = cut(x, bits)
-    for bound in (TEACHER_FORCED[dtype], *FREE_RUNNING[dtype].values()):
-        assert not bound.violations(difference(own, x, own))
-        assert bound.violations(difference(1.01 * own, x, own))
-    assert not TEACHER_FORCED[dtype].violations(difference(cut(x, bits - 1), x, own))
-    coarse = {"float32": 17, "bfloat16": 6}[dtype]  # a sum of some products in float32 loses a few bits
-    assert TEACHER_FORCED[dtype].violations(difference(cut(x, coarse), x, own))
+@pytest.mark.parametrize("dtype, bits, too_few", [("float32", 24, 11), ("bfloat16", 8, 6)])
+def test_bounds_tell_a_precision_from_a_coarser_one(dtype: str, bits: int, too_few: int) -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 256, 256))
+
+    def found(bits: int) -> Difference:
+        return difference(rounded(a, bits) @ rounded(b, bits), a @ b, emulated)
+
+    emulated = rounded(a, 8) @ rounded(b, 8) if dtype == "bfloat16" else None
+    for bound in (TEACHER_FORCED[dtype], FREE_RUNNING[dtype]["forward"], FREE_RUNNING[dtype]["backward"]):
+        assert not bound.violations(found(bits))
+        assert bound.violations(found(too_few))
+
+
+def test_bounds_are_the_documented_ones() -> None:
+    text = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    for dtype, alone in TEACHER_FORCED.items():
+        (row,) = re.findall(rf"^\| {dtype} \|.*", text, re.MULTILINE)
+        limits = set()
+        for bound in (alone, *FREE_RUNNING[dtype].values()):
+            limits |= {bound.relative_l2, bound.one_minus_cosine, bound.rho} - {None}
+        assert limits == {float(limit) for limit in re.findall(r"≤ ([\de.-]+)", row)}
 
 
 # ---- metrics ----
