@@ -11,16 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from pygpt.backends import sources
+from pygpt.backends import library, sources
 from pygpt.backends.library import library_path
 from pygpt.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
 
-def run_python(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(*words: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment)
+    command = [sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=cwd)
+
+
+def copy_libraries(folder: Path, changed: Path) -> Path:
+    """Copies of all libraries; that of `changed`, which is returned, says that it was built from other sources."""
+    for path in [changed.parent / "pygpt.h", *changed.parent.glob("libpygpt_*")]:
+        shutil.copy(path, folder)
+    digest, copy = sources.digest(), folder / changed.name
+    assert digest
+    copy.write_bytes(copy.read_bytes().replace(digest.encode(), digest[::-1].encode()))
+    return copy
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda-emulated"])
@@ -29,14 +40,8 @@ def test_an_outdated_library_is_not_judged(device: str, tmp_path: Path) -> None:
         current = library_path(device)
     except UserError as error:
         pytest.skip(str(error))
-    digest = sources.digest()
-    assert digest
-    for path in [current.parent / "pygpt.h", *current.parent.glob("libpygpt_*")]:
-        shutil.copy(path, tmp_path)
-    library = tmp_path / current.name
-    library.write_bytes(library.read_bytes().replace(digest.encode(), digest[::-1].encode()))
-
-    sentence = f"{library} was not built from the C and CUDA sources in {ROOT}: `pip install .` builds it again"
+    copy = copy_libraries(tmp_path, current)
+    sentence = f"{copy} was not built from the C and CUDA sources in {ROOT}: `pip install .` builds it again"
     compare = ROOT / "scripts" / "compare.py"
     found = run_python(compare, "--device", device, PYGPT_LIB_DIR=str(tmp_path))
     assert (found.returncode, found.stdout, found.stderr) == (2, "", f"error: {sentence}\n")
@@ -47,7 +52,21 @@ def test_an_outdated_library_is_not_judged(device: str, tmp_path: Path) -> None:
     elsewhere = f"import pygpt; pygpt.layers({device!r}); print('opened')"
     found = run_python("-c", elsewhere, PYGPT_LIB_DIR=str(tmp_path))
     assert (found.returncode, found.stdout) == (0, "opened\n")
-    assert "OutdatedLibrary" in found.stderr and str(library) in found.stderr
+    assert "OutdatedLibrary" in found.stderr and str(copy) in found.stderr
+
+
+def test_of_several_libraries_one_of_these_sources_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (baseline,) = library_path("cpu").parent.glob("libpygpt_cpu_baseline.*")
+    for name in ("build", "lib"):
+        (tmp_path / name).mkdir()
+        newest = copy_libraries(tmp_path / name, baseline)
+    shutil.copy(baseline, tmp_path / "build")
+    os.utime(tmp_path / "build" / baseline.name, (2e9, 2e9))
+    os.utime(newest, (3e9, 3e9))
+    monkeypatch.delenv("PYGPT_LIB_DIR", raising=False)
+    monkeypatch.setattr(library, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(library, "_PACKAGE", tmp_path)
+    assert library._folder.__wrapped__() == tmp_path / "build"
 
 
 @pytest.fixture
@@ -77,27 +96,31 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
 )
 def test_every_edit_outdates_a_library(name: str, checkout: Path) -> None:
-    library = library_path("cpu")
-    assert sources.is_current(library)
+    built = library_path("cpu")
+    assert sources.is_current(built)
     text = (checkout / name).read_text(encoding="utf-8")
     (checkout / name).write_text(text + "\n", encoding="utf-8")
     sources.digest.cache_clear()
-    assert not sources.is_current(library)
+    assert not sources.is_current(built)
     (checkout / name).write_text(text, encoding="utf-8")  # newer than the library, and the same
     sources.digest.cache_clear()
-    assert sources.is_current(library)
+    assert sources.is_current(built)
 
 
 def test_new_and_lost_sources_outdate_a_library(checkout: Path) -> None:
-    library = library_path("cpu")
+    built = library_path("cpu")
     (checkout / "csrc" / "gpt2.c~").touch()  # an editor's, which no compiler sees
-    assert sources.is_current(library)
+    assert sources.is_current(built)
     (checkout / "cuda" / "layers" / "residual.cu").rename(checkout / "cuda" / "layers" / "sum.cu")
     sources.digest.cache_clear()
-    assert not sources.is_current(library)
+    assert not sources.is_current(built)
 
 
-def test_an_installed_package_has_nothing_to_compare_with(checkout: Path) -> None:
-    shutil.rmtree(checkout / "csrc")
-    assert sources.digest() is None
-    assert sources.is_current(Path("whatever"))
+def test_an_installed_package_opens_a_build_folder_and_asks_no_questions(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "pygpt", tmp_path / "site" / "pygpt")
+    (tmp_path / "build").mkdir()
+    outdated = copy_libraries(tmp_path / "build", library_path("cpu"))
+    program = "import pygpt; from pygpt.backends.library import *; pygpt.layers(); print(library_path('cpu'))"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PYGPT_LIB_DIR": str(tmp_path / "build")}
+    found = run_python("-c", program, cwd=tmp_path, **environment)
+    assert (found.returncode, found.stdout, found.stderr) == (0, f"{outdated}\n", "")

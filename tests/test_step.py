@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 import pygpt
+from pygpt.backends.sources import is_current
 from pygpt.tokens import write_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,9 @@ def program() -> Path:
     found = [folder / "pygpt-step" for folder in folders if (folder / "pygpt-step").is_file()]
     if not found:
         pytest.skip(f"pygpt-step is not in {', '.join(map(str, folders))}")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    program = max(found, key=lambda path: (is_current(path), path.stat().st_mtime))
+    assert is_current(program), f"{program} was not built from the sources in {ROOT}"
+    return program
 
 
 @pytest.fixture(scope="session")
