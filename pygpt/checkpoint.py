@@ -7,7 +7,9 @@ by the size of the files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ from pygpt import atomic
 from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.tensor_file import DTYPES, StoredTensor, bytes_per_value, read_tensors, write_tensors
+from pygpt.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_PREFIX = "transformer."
+_EMBEDDING = "wte.weight"
 _HEAD = "lm_head.weight"
+_LINEAR = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # constants, which old files hold
 _LARGEST_INDEX = 2**24
 _ROWS = 1024
@@ -45,8 +48,10 @@ def read_config(folder: str | Path) -> GPT2Config:
 def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The parameters of a model folder, one after the other: name and float32 array, in the order of the table.
 
-    The arrays are read-only views of the file where it holds float32, and copies of one tensor where it holds float16
-    or bfloat16. Names may have the prefix `transformer.`; a stored head must equal wte.weight, to which it is tied.
+    The arrays are read-only views of the file where it holds float32, and copies of one tensor where it holds
+    float16, bfloat16 or float64. All names may have a common prefix, such as `transformer.`; a stored head must equal
+    wte.weight, to which it is tied. Weights of linear layers stored as (out, in), as torch.nn.Linear has them, are
+    transposed, with a warning.
 
     Raises UserError on the call, before anything is yielded, when the folder does not hold exactly the parameters
     that the configuration asks for. So call it before the model is created: a small file with a configuration of
@@ -60,21 +65,19 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
             f"{weights}: holds {len(tensors)} parameters, too few for the {config.n_layer} layers of {CONFIG_FILE}"
         )
     shapes = parameter_shapes(config)
+    head = tensors.pop(_HEAD, None)
+    _check_names(weights, tensors, shapes)
+    if _is_transposed(tensors, shapes):
+        warnings.warn(f"{weights}: holds the weights of linear layers as (out, in); they are transposed", stacklevel=2)
+        for name in filter(_LINEAR.fullmatch, shapes):
+            tensors[name] = replace(tensors[name], data=tensors[name].data.T)
     for name, shape in shapes.items():
-        if name not in tensors:
-            raise UserError(f"{weights}: tensor {name} is missing")
         tensor = tensors[name]
         if tensor.shape != shape:
             raise UserError(f"{tensor.path}: tensor {name} has shape {tensor.shape}, expected {shape}")
-        if tensor.dtype not in DTYPES.values():
-            raise UserError(
-                f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected {', '.join(DTYPES.values())}"
-            )
-    head = tensors.pop(_HEAD, None)
-    for name, tensor in tensors.items():
-        if name not in shapes:
-            raise UserError(f"{tensor.path}: tensor {name[:80]!r} is not a parameter of the GPT-2 in {CONFIG_FILE}")
-    if head is not None and not _equal(head, tensors["wte.weight"]):
+        if tensor.dtype not in READABLE:
+            raise UserError(f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected {', '.join(READABLE)}")
+    if head is not None and not _equal(head, tensors[_EMBEDDING]):
         raise UserError(f"{head.path}: tensor {_HEAD} differs from wte.weight; a head of its own is not implemented")
     return ((name, tensors[name].float32()) for name in shapes)
 
@@ -124,16 +127,54 @@ def _stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
         )
     else:
         raise UserError(f"{folder}: holds no {WEIGHTS_FILE}")
+    prefix = _common_prefix(weights, stored)
     tensors: dict[str, StoredTensor] = {}
     for full_name, tensor in stored.items():
-        name = full_name.removeprefix(_PREFIX)
+        name = full_name.removeprefix(prefix)
+        if name.endswith("." + _HEAD) and prefix.startswith(name.removesuffix(_HEAD)):
+            name = _HEAD  # beside the transformer: module.lm_head.weight, module.transformer.wte.weight
         if name in tensors:
-            raise UserError(
-                f"{tensor.path}: tensor {name[:80]!r} is there twice, with and without the prefix {_PREFIX}"
-            )
+            raise UserError(f"{tensor.path}: tensor {name[:80]!r} is there twice, with a prefix and without")
         if not _MASK_BUFFER.fullmatch(name):
             tensors[name] = tensor
     return weights, tensors
+
+
+def _common_prefix(weights: Path, names: Iterable[str]) -> str:
+    """What stands before the names, such as `transformer.` or `_orig_mod.module.`: before the name of the embedding."""
+    found = [name.removesuffix(_EMBEDDING) for name in names if ("." + name).endswith("." + _EMBEDDING)]
+    if len(found) > 1:
+        both = " and ".join(repr((prefix + _EMBEDDING)[:80]) for prefix in found[:2])
+        raise UserError(f"{weights}: holds several models: {both}")
+    return found[0] if found else ""
+
+
+def _check_names(weights: Path, tensors: Mapping[str, StoredTensor], shapes: Mapping[str, Any]) -> None:
+    """Raises UserError, which says what is there instead, unless the tensors have the parameters' names."""
+    unknown = [name for name in tensors if name not in shapes]
+    missing = [name for name in shapes if name not in tensors]
+    if missing and missing == [name for name in shapes if name.endswith(".bias")]:
+        raise UserError(
+            f"{weights}: holds no biases; a GPT-2 without them (nanoGPT's bias=False) is not implemented, but zeros "
+            f"added as biases give the same model"
+        )
+    if missing:
+        instead = f", but {_list(unknown)} are there" if unknown else ""
+        raise UserError(f"{weights}: tensor {missing[0]} is missing{instead}")
+    if unknown:
+        path = tensors[unknown[0]].path
+        raise UserError(f"{path}: tensor {unknown[0][:80]!r} is not a parameter of the GPT-2 in {CONFIG_FILE}")
+
+
+def _list(names: Sequence[str]) -> str:
+    """Some names as they stand in an error."""
+    shown = ", ".join(repr(name[:40]) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _is_transposed(tensors: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether linear layers hold (out, in).  A square matrix does not tell, but c_attn is never square."""
+    return all(tensors[name].shape == shapes[name][::-1] for name in shapes if _LINEAR.fullmatch(name))
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -166,7 +207,7 @@ def _read_shards(index: Path) -> dict[str, StoredTensor]:
 
 def _equal(a: StoredTensor, b: StoredTensor) -> bool:
     """Whether two tensors hold the same numbers, bit by bit, so that NaN equals itself."""
-    if a.dtype not in DTYPES.values() or a.shape != b.shape:
+    if a.dtype not in READABLE or a.shape != b.shape:
         return False
     pieces = (slice(row, row + _ROWS) for row in range(0, a.shape[0], _ROWS))
     return all(np.array_equal(a.float32(rows).view(np.int32), b.float32(rows).view(np.int32)) for rows in pieces)

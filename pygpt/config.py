@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, show
+from pygpt.lfs import POINTER, is_lfs_pointer
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
+_OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
 
 # Tokens, head and layer numbers are 32-bit integers in files and libraries.
 _LARGEST_SIZE = 2**31 - 1
@@ -22,7 +24,6 @@ _REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 # Settings of config.json that change the mathematics, with the only value that is implemented.
 _FIXED: dict[str, Any] = {
     "model_type": "gpt2",
-    "tie_word_embeddings": True,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
@@ -67,7 +68,7 @@ class GPT2Config:
             )
         if self.activation_function not in ACTIVATION_FUNCTIONS:
             raise UserError(
-                f"activation_function is {_show(self.activation_function)}, expected "
+                f"activation_function is {show(self.activation_function)}, expected "
                 f"{' or '.join(map(repr, ACTIVATION_FUNCTIONS))}"
             )
         self._set("layer_norm_epsilon", _number("layer_norm_epsilon", self.layer_norm_epsilon))
@@ -109,15 +110,23 @@ class GPT2Config:
     def from_dict(cls, values: dict[str, Any]) -> GPT2Config:
         """The configuration in the contents of a config.json.
 
-        Keys that do not change the mathematics are ignored. Raises UserError for those that do and have a value
-        which is not implemented, and for missing or invalid sizes.
+        Keys that do not change the mathematics are ignored, and an optional one that is null is as if it were absent.
+        tie_word_embeddings is ignored too: whether the head is wte is for the tensors to say. Raises UserError for a
+        value that is not implemented, and for missing or invalid sizes.
         """
         for name, implemented in _FIXED.items():
-            if name in values and values[name] != implemented:
+            found = values.get(name, implemented)
+            if found != implemented and not (found is None and implemented is False):
                 raise UserError(
-                    f"{name} is {_show(values[name])}, expected {implemented!r}: nothing else is implemented"
+                    f"{name} is {show(values[name])}, expected {implemented!r}: nothing else is implemented"
                 )
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = {
+            field.name: values[field.name]
+            for field in fields(cls)
+            if field.name in values and (values[field.name] is not None or field.name in _REQUIRED)
+        }
+        if known.get("activation_function") in _OTHER_NAMES:
+            known["activation_function"] = "gelu_new"
         if "n_positions" not in known and "n_ctx" in values:  # its older name
             known["n_positions"] = values["n_ctx"]
         for name in _REQUIRED:
@@ -165,6 +174,8 @@ def read_json_object(path: Path, largest: int) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if len(text) > largest:
         raise UserError(f"{path}: is longer than {largest} bytes")
+    if is_lfs_pointer(text):
+        raise UserError(f"{path}: {POINTER}")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -177,14 +188,14 @@ def read_json_object(path: Path, largest: int) -> dict[str, Any]:
 def _size(name: str, value: Any) -> int:
     size = _integer(value)
     if size is None or not 1 <= size <= _LARGEST_SIZE:
-        raise UserError(f"{name} is {_show(value)}, expected an integer from 1 to {_LARGEST_SIZE}")
+        raise UserError(f"{name} is {show(value)}, expected an integer from 1 to {_LARGEST_SIZE}")
     return size
 
 
 def _token(name: str, value: Any, vocab_size: int) -> int:
     token = _integer(value)
     if token is None or not 0 <= token < vocab_size:
-        raise UserError(f"{name} is {_show(value)}, expected a token from 0 to {vocab_size - 1}")
+        raise UserError(f"{name} is {show(value)}, expected a token from 0 to {vocab_size - 1}")
     return token
 
 
@@ -204,17 +215,8 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(ctypes.c_float(number).value) or number < 0:
-        raise UserError(f"{name} is {_show(value)}, expected a number that is finite in float32 and not negative")
+        raise UserError(f"{name} is {show(value)}, expected a number that is finite in float32 and not negative")
     return number
-
-
-def _show(value: Any) -> str:
-    """value as it stands in an error: short, whatever it is."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        text = f"an enormous {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 MODEL_SIZES: dict[str, GPT2Config] = {

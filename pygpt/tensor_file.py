@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from pygpt.errors import UserError
+from pygpt.lfs import POINTER, is_lfs_pointer
 from pygpt.reference.bfloat16 import round_bfloat16
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # what is written, by its names here and there
+READABLE = (*DTYPES.values(), "F64")  # what float32() converts
 
 # numpy has no bfloat16: its bits travel as uint16. The mask buffers of old files are bytes.
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "U8": "u1", "BOOL": "u1"}
@@ -60,7 +62,10 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
+            start = file.read(64)
+        if is_lfs_pointer(start):
+            raise UserError(f"{path}: {POINTER}")
+        header = int.from_bytes(start[:8], "little")
         if size < 8 or header > size - 8:
             raise UserError(
                 f"{path}: is truncated: {size} bytes, expected a header of {header} bytes after the first 8"
@@ -81,7 +86,7 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
     offset = 8 + header
     for name, dtype, shape in found:
         if dtype not in _NUMPY:
-            raise UserError(f"{path}: tensor {name[:80]!r} has dtype {dtype}, expected {', '.join(DTYPES.values())}")
+            raise UserError(f"{path}: tensor {name[:80]!r} has dtype {dtype}, expected {', '.join(READABLE)}")
         numpy_dtype = np.dtype(_NUMPY[dtype])
         try:
             data: NDArray[Any] = np.ndarray(shape, numpy_dtype, bytes_of_file.data, offset)

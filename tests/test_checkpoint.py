@@ -185,6 +185,59 @@ def test_prefix_tied_head_and_mask_buffers(folder: Path, parameters: Parameters)
     assert all(np.array_equal(loaded[name], parameters[name]) for name in parameters)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "head"),
+    [
+        ("_orig_mod.", "_orig_mod."),
+        ("_orig_mod.transformer.", "_orig_mod."),
+        ("module.", ""),
+        ("module.transformer.", "module."),
+        ("lm.model.", "lm."),
+    ],
+)
+def test_prefixes_of_wrappers(folder: Path, parameters: Parameters, prefix: str, head: str) -> None:
+    rewrite(folder, {"h.0.attn.bias": np.ones(1, np.float32)}, prefix)
+    rewrite(folder, {head + "lm_head.weight": parameters["wte.weight"]})
+    loaded = load(folder)
+    assert all(np.array_equal(loaded[name], parameters[name]) for name in parameters)
+    rewrite(folder, {head + "lm_head.weight": parameters["wte.weight"] + 1})
+    assert "lm_head.weight differs from wte.weight" in refused(folder)
+
+
+def test_float64_becomes_float32(folder: Path, parameters: Parameters) -> None:
+    rewrite(folder, {name: value.astype(np.float64) for name, value in parameters.items()})
+    loaded = load(folder)
+    assert all(loaded[name].dtype == np.float32 for name in loaded)
+    assert all(np.array_equal(loaded[name], parameters[name]) for name in parameters)
+
+
+@pytest.mark.parametrize("inner", [10, 6])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_linear_layers_stored_as_torch_has_them(tmp_path: Path, inner: int, dtype: str) -> None:
+    config = GPT2Config(vocab_size=13, n_positions=7, n_embd=6, n_layer=2, n_head=3, n_inner=inner)
+    generator = np.random.default_rng(1)
+    shapes = parameter_shapes(config)
+    ours = {name: round_bfloat16(generator.normal(size=shape).astype(np.float32)) for name, shape in shapes.items()}
+    theirs = {name: np.ascontiguousarray(value.T) if ".c_" in name else value for name, value in ours.items()}
+    config.to_json(tmp_path / "config.json")
+    write_tensors(tmp_path / "model.safetensors", {name: theirs[name].shape for name in theirs}, theirs, dtype)
+    with pytest.warns(UserWarning, match=r"model.safetensors: holds the weights of linear layers as \(out, in\)"):
+        loaded = load(tmp_path)
+    assert all(np.array_equal(loaded[name], ours[name]) for name in ours)
+    theirs["h.1.attn.c_attn.weight"] = ours["h.1.attn.c_attn.weight"]
+    write_tensors(tmp_path / "model.safetensors", {name: theirs[name].shape for name in theirs}, theirs)
+    assert "tensor h.0.attn.c_attn.weight has shape (18, 6), expected (6, 18)" in refused(tmp_path)
+
+
+def test_an_untied_model_with_an_equal_head(folder: Path, parameters: Parameters) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
+    rewrite(folder, {"lm_head.weight": parameters["wte.weight"]})
+    assert len(load(folder)) == len(parameters)
+    rewrite(folder, {"lm_head.weight": -parameters["wte.weight"]})
+    assert "lm_head.weight differs from wte.weight; a head of its own is not implemented" in refused(folder)
+
+
 def test_tensors_need_not_be_aligned(folder: Path, parameters: Parameters) -> None:
     path = folder / "model.safetensors"
     data = path.read_bytes()
@@ -245,6 +298,14 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     assert "holds pytorch_model.bin but no model.safetensors; convert it" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 548105171\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(UserError, match=f"{name}: is a Git LFS pointer, not the file itself: run `git lfs pull`"):
+        load(folder)
+
+
 def test_tensors_that_contradict_the_configuration(
     folder: Path, parameters: Parameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,9 +321,19 @@ def test_tensors_that_contradict_the_configuration(
     assert shape == file + "tensor h.1.mlp.c_fc.weight has shape (6, 9), expected (6, 10)"
     assert refused_with({"ln_f.bias": None}) == file + "tensor ln_f.bias is missing"
     assert "'h.2.ln_1.bias' is not a parameter of the GPT-2" in refused_with({"h.2.ln_1.bias": np.zeros(6, np.float32)})
-    assert "ln_f.bias has dtype F64, expected F32, F16, BF16" in refused_with({"ln_f.bias": np.zeros(6)})
+    assert "ln_f.bias has dtype U8, expected F32, F16, BF16, F64" in refused_with({"ln_f.bias": np.zeros(6, np.uint8)})
     assert "tensor 'ln_f.bias' has dtype I64" in refused_with({"ln_f.bias": np.zeros(6, np.int64)})
-    assert "'wte.weight' is there twice" in refused_with({"transformer.wte.weight": parameters["wte.weight"]})
+    wpe = parameters["wpe.weight"]
+    assert refused_with({"wpe.weight": None, **{f"wpe.{n}": wpe for n in range(5)}}) == file + (
+        "tensor wpe.weight is missing, but 'wpe.0', 'wpe.1', 'wpe.2' and 2 more are there"
+    )
+    biases = dict.fromkeys(name for name in parameters if name.endswith(".bias"))
+    assert "holds no biases; a GPT-2 without them (nanoGPT's bias=False)" in refused_with(biases)
+    twice = refused_with({"model.wte.weight": parameters["wte.weight"]})
+    assert twice == file + "holds several models: 'model.wte.weight' and 'wte.weight'"
+    rewrite(folder, {"wte.weight": None, "wpe.weight": wpe})
+    rewrite(folder, {"model.wpe.weight": wpe})
+    assert "'wpe.weight' is there twice, with a prefix and without" in refused(folder)
     monkeypatch.setattr(checkpoint, "_ROWS", 2)  # the heads are compared so many rows at a time
     head = parameters["wte.weight"].copy()
     head[-1, -1] += 1

@@ -120,12 +120,30 @@ def test_token_ids_of_other_files() -> None:
     assert GPT2Config.from_dict({**HUB_CONFIG, "eos_token_id": []}).eos_token_id is None
 
 
+def test_null_is_as_if_absent() -> None:
+    flags = ("scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder")
+    optional = ("n_inner", "activation_function", "layer_norm_epsilon", "attn_pdrop", "eos_token_id")
+    values = {name: value for name, value in HUB_CONFIG.items() if name not in optional}
+    assert GPT2Config.from_dict({**values, **dict.fromkeys((*flags, *optional))}) == GPT2Config.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["gelu_fast", "gelu_accurate"])
+def test_further_names_of_the_tanh_gelu(name: str) -> None:
+    assert GPT2Config.from_dict({**HUB_CONFIG, "activation_function": name}).activation_function == "gelu_new"
+
+
+def test_a_byte_order_mark(tmp_path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(HUB_CONFIG), encoding="utf-8-sig")
+    assert GPT2Config.from_json(path) == GPT2Config.from_dict(HUB_CONFIG)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"model_type": "llama"}, "model_type is 'llama', expected 'gpt2'"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is False, expected True"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False"),
+        ({"scale_attn_weights": None}, "scale_attn_weights is None, expected True"),  # falsy: not scaled
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
