@@ -21,6 +21,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.generate import generate
 from pygpt.hub import resolve_folder
+from pygpt.reference import adamw
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
 from pygpt.reference.gpt2 import parameter_shapes
@@ -294,9 +295,9 @@ class GPT2:
     def adamw_step(
         self,
         lr: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (adamw.BETA1, adamw.BETA2),
+        eps: float = adamw.EPS,
+        weight_decay: float = adamw.WEIGHT_DECAY,
     ) -> None:
         """Update all parameters by AdamW (Loshchilov & Hutter 2019); only matrices decay.  Counts self.steps."""
         self._backend.adamw_step(lr, *betas, eps, weight_decay, self.steps + 1)

@@ -22,6 +22,7 @@ from typing import Any
 from pygpt.config import MODEL_SIZES
 from pygpt.errors import UserError
 from pygpt.flags import Parser, nearest
+from pygpt.reference import adamw
 from pygpt.schedule import SCHEDULES
 from pygpt.tokenizer import NAMES as TOKENIZERS
 
@@ -101,9 +102,10 @@ class TrainSettings:
     decay_iters: int | None = _setting(
         None, "optimization", "steps of the decay of schedule wsd (default: a fifth of --max-iters)", low=1
     )
-    weight_decay: float = _setting(0.1, "optimization", "AdamW's decay of matrices", low=0)
-    beta1: float = _setting(0.9, "optimization", "AdamW's decay of the first moment", low=0, below=1)
-    beta2: float = _setting(0.99, "optimization", "AdamW's decay of the second moment", low=0, below=1)
+    weight_decay: float = _setting(adamw.WEIGHT_DECAY, "optimization", "AdamW's decay of matrices", low=0)
+    beta1: float = _setting(adamw.BETA1, "optimization", "AdamW's decay of the first moment", low=0, below=1)
+    beta2: float = _setting(adamw.BETA2, "optimization", "AdamW's decay of the second moment", low=0, below=1)
+    adam_eps: float = _setting(adamw.EPS, "optimization", "AdamW's ε, beside the root of the second moment", above=0)
     grad_clip: float = _setting(1.0, "optimization", "largest norm of the gradient; 0: any", low=0)
 
     eval_interval: int = _setting(250, "evaluation", "steps between validations", low=1)
@@ -348,9 +350,9 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str, required: boo
         right = limits["low"] <= value <= limits["high"]
     else:
         right = math.isfinite(value) and (limits["low"] is None or value >= limits["low"])
-        right = right and (limits["above"] is None or value > limits["above"])
-        # The native libraries hold it in float32.
-        right = right and (limits["below"] is None or ctypes.c_float(value).value < limits["below"])
+        single = ctypes.c_float(value).value  # as the native libraries hold it
+        right = right and (limits["above"] is None or single > limits["above"])
+        right = right and (limits["below"] is None or single < limits["below"])
     if not right:
         raise UserError(f"{name} is {_show(value)}, expected {_expected(field)}")
     return value

@@ -150,7 +150,8 @@ class _Loop:
             scale, dropout_step = 1 / settings.grad_accum, number % 2**32
             loss += self.model.forward_backward(tokens, targets, scale=scale, dropout_step=dropout_step)
         norm = self.model.clip_grad_norm(settings.grad_clip)
-        self.model.adamw_step(lr, (settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
+        betas = (settings.beta1, settings.beta2)
+        self.model.adamw_step(lr, betas, eps=settings.adam_eps, weight_decay=settings.weight_decay)
         state.step += 1
         self.unread.append((state.step, loss / settings.grad_accum, lr, norm))
 

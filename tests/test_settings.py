@@ -36,6 +36,7 @@ def test_the_defaults_are_nanogpt_on_a_cpu():
     assert (settings.max_iters, settings.learning_rate, settings.warmup) == (2000, 1e-3, 100)
     assert settings.final_lr == pytest.approx(1e-4)
     assert (settings.beta1, settings.beta2, settings.weight_decay, settings.grad_clip) == (0.9, 0.99, 0.1, 1.0)
+    assert settings.adam_eps == 1e-8
 
 
 def test_later_wins(file):
@@ -112,6 +113,7 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--learning-rate", "0"], "--learning-rate is 0.0, expected a number above 0"),
         (["--learning-rate", "nan"], "--learning-rate is nan, expected a number above 0"),
         (["--learning-rate", "inf"], "--learning-rate is inf, expected a number above 0"),
+        (["--adam-eps", "1e-60"], "--adam-eps is 1e-60, expected a number above 0"),  # 0 in float32
         (["--dropout", "1"], "--dropout is 1.0, expected a number of at least 0 and below 1"),
         (["--beta2", "1"], "--beta2 is 1.0, expected a number of at least 0 and below 1"),
         (["--device", "gpu"], "--device is 'gpu', expected auto, cpu, cuda, cuda-emulated or numpy"),

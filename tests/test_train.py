@@ -1,6 +1,7 @@
 """Training runs: what they leave behind, how they end, and how they go on."""
 
 import fcntl
+import inspect
 import json
 import os
 import pty
@@ -211,6 +212,16 @@ def test_the_schedule_reaches_the_optimizer(schedule):
     assert rates[0] == 1e-2
     assert rates[15] == {"linear": pytest.approx(1e-2 - 9e-3 * 15 / 20), "constant": 1e-2, "wsd": 1e-2}[schedule]
     assert (rates[-1] < 1e-2) == (schedule != "constant")
+
+
+def test_the_settings_of_adamw_reach_the_optimizer(monkeypatch):
+    defaults = inspect.signature(GPT2.adamw_step).parameters
+    seen = []
+    monkeypatch.setattr(GPT2, "adamw_step", lambda model, lr, betas, **others: seen.append({"betas": betas, **others}))
+    train.main(flags(out_dir="a", max_iters=1, beta1=0.5, beta2=0.75, adam_eps=1e-3, weight_decay=0.25))
+    assert seen.pop() == {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.25}
+    train.main(flags(out_dir="b", max_iters=1))
+    assert seen.pop() == {name: defaults[name].default for name in ("betas", "eps", "weight_decay")}
 
 
 def test_on_a_terminal_there_is_a_progress_bar():

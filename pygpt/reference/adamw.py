@@ -11,6 +11,9 @@ import numpy as np
 
 from .arrays import Array
 
+# The defaults of GPT2.adamw_step() and of a training run.
+BETA1, BETA2, EPS, WEIGHT_DECAY = 0.9, 0.99, 1e-8, 0.1
+
 
 def update(
     w: Array,
