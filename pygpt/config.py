@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pygpt import lfs
 from pygpt.errors import UserError, show
-from pygpt.lfs import POINTER, is_lfs_pointer
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
 _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
@@ -174,8 +174,8 @@ def read_json_object(path: Path, largest: int) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if len(text) > largest:
         raise UserError(f"{path}: is longer than {largest} bytes")
-    if is_lfs_pointer(text):
-        raise UserError(f"{path}: {POINTER}")
+    if lfs.is_lfs_pointer(text):
+        raise UserError(f"{path}: {lfs.SENTENCE}")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:

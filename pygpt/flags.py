@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -11,10 +13,14 @@ from pygpt.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags are written out in full; parse() raises UserError for wrong ones."""
+    """Flags are written out in full; parse() raises UserError for wrong ones.
 
-    def __init__(self, **settings: Any) -> None:
+    words_for: the flag that is suggested for a word which stands alone.
+    """
+
+    def __init__(self, words_for: str | None = None, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self._words_for = words_for
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The flags of a command line; --help prints and exits."""
@@ -22,7 +28,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].split("=")[0]
             if not flag.startswith("-"):
-                raise UserError(f"{flag!r} belongs to no flag")
+                hint = f"; did you mean {self._words_for} {shlex.quote(unknown[0])}?" if self._words_for else ""
+                raise UserError(f"{unknown[0]!r} belongs to no flag{hint}")
             known = [name for name in self._option_string_actions if name.startswith("--")]
             raise UserError(f"{flag} is not a flag{nearest(flag, known)}")
         return found
@@ -33,5 +40,11 @@ class Parser(argparse.ArgumentParser):
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a sentence about an unknown name: the known one that it may stand for, or nothing."""
-    match = difflib.get_close_matches(name, known, n=1)
+    initials = [other for other in known if _initials(other) == name.strip("-")]
+    match = initials or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {match[0]}?" if match else ""
+
+
+def _initials(name: str) -> str:
+    """lr of --learning-rate."""
+    return "".join(word[0] for word in re.findall(r"[^-_]+", name))

@@ -1,10 +1,8 @@
-"""Git LFS pointers: the few lines that stand in place of a large file where a repository was cloned without git-lfs."""
+"""Git LFS pointers: the three lines of text that stand for a large file in a clone that was made without Git LFS."""
 
-from __future__ import annotations
-
-POINTER = "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download the file"
+SENTENCE = "is a Git LFS pointer, not the file itself: run `git lfs pull`, or download the file"
 
 
 def is_lfs_pointer(data: bytes) -> bool:
-    """Whether a file that begins with these bytes is a pointer (https://github.com/git-lfs/git-lfs, docs/spec.md)."""
+    """Whether a file with these contents, or this beginning, is a pointer."""
     return data.startswith(b"version https://git-lfs.github.com/spec/")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from pygpt.errors import UserError
 from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.settings import SETTINGS_FILE, TrainSettings, format_settings
 from pygpt.tensor_file import read_tensors, write_tensors
+from pygpt.tokenizer import FILE_NAME as TOKENIZER_FILE
 from pygpt.tokenizer import Tokenizer
 
 LOG_FILE = "log.jsonl"
@@ -37,6 +39,11 @@ PLOT_FILE = "loss.png"
 SAMPLE_FILE = "sample.txt"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "training_state.json"
+_FILES = (SETTINGS_FILE, LOG_FILE, PLOT_FILE, SAMPLE_FILE)
+_MODEL_FILES = (
+    *(checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE, TOKENIZER_FILE),
+    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
+)
 _LARGEST_STATE = 2**16
 _STATE_TYPES = {"int": (int,), "str": (str,), "float | None": (float, type(None))}
 _MOMENTS = ("first_moments", "second_moments")
@@ -53,14 +60,18 @@ class TrainingState:
     data: str = ""  # fingerprint of the tokens that it trains on
 
 
+class _TakenError(UserError):
+    """The folder holds a run already, or another process is at work in it."""
+
+
 class RunFolder:
     """A run's folder, locked against other processes as long as it is open.
 
-    Raises UserError when the folder cannot be used: `resume` is False and it holds a run already, or another process
-    is at work in it.
+    Raises UserError when the folder cannot be used: another process is at work in it, or it holds a run that shall
+    neither be resumed nor overwritten. With overwrite the old run stays until clear() is called.
     """
 
-    def __init__(self, path: Path, resume: bool) -> None:
+    def __init__(self, path: Path, resume: bool, overwrite: bool = False) -> None:
         self.path = path
         self.last, self.best = path / LAST, path / BEST
         try:
@@ -71,11 +82,19 @@ class RunFolder:
         try:
             self._lock()
             if not resume:
-                self._check_free()
+                self._check_free(overwrite)
         except BaseException:
             os.close(self._folder)
             raise
         self._log: BinaryIO | None = None
+
+    @classmethod
+    def next_free(cls, path: Path) -> RunFolder:
+        """The folder `path` for a new run or, where that is taken, path-2, path-3, ..."""
+        for number in itertools.count(1):
+            with contextlib.suppress(_TakenError):
+                return cls(path if number == 1 else path.with_name(f"{path.name}-{number}"), resume=False)
+        raise AssertionError("unreachable")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -92,15 +111,33 @@ class RunFolder:
         try:
             fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{self.path}: another process is training in this folder") from None
+            raise _TakenError(f"{self.path}: another process is training in this folder") from None
 
-    def _check_free(self) -> None:
-        for name in (SETTINGS_FILE, LOG_FILE, LAST, BEST, PLOT_FILE, SAMPLE_FILE):
-            if (self.path / name).exists():
-                raise UserError(
-                    f"{self.path}: holds a run already ({name}); go on with it (--resume {self.path}) "
-                    f"or name another folder (--out-dir)"
-                )
+    def _check_free(self, overwrite: bool) -> None:
+        found = [name for name in (*_FILES, LAST, BEST) if (self.path / name).exists()]
+        if not found or (overwrite and SETTINGS_FILE in found):
+            return
+        if overwrite:
+            raise UserError(f"{self.path}: holds {found[0]} but no {SETTINGS_FILE}, so it is no run to overwrite")
+        raise _TakenError(
+            f"{self.path}: holds a run already ({found[0]}); go on with it (--resume {self.path}), "
+            f"name another folder (--out-dir) or replace it (--overwrite)"
+        )
+
+    def clear(self) -> None:
+        """Remove a run's own files, and no others.  Raises UserError when that cannot be done."""
+        try:
+            for folder in (self.last, self.best):
+                if folder.is_dir():
+                    atomic.finish(folder)
+                for name in _MODEL_FILES:
+                    (folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it is not there, or holds other files
+                    folder.rmdir()
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be removed: {error.strerror}") from None
 
     # ---- settings and checkpoints ----
 

@@ -20,7 +20,7 @@ from pygpt.prepare import ensure
 from pygpt.settings import TrainSettings
 from pygpt.tokenizer import GPT2Tokenizer, Tokenizer
 
-SHAPE = ("n_layer", "n_head", "n_embd")
+_SHAPE = ("n_layer", "n_head", "n_embd")
 _TOKENIZER_FILES = (tokenizer.FILE_NAME, "vocab.json")
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
@@ -57,13 +57,13 @@ def open_data(settings: TrainSettings, source: Path | None) -> Data:
         chosen if isinstance(chosen, Tokenizer) else _tokenizer_of(folder, settings.vocab),
     )
     data.train.check_tokenizer(data.tokenizer)
-    if len(data.train) <= settings.batch_size * settings.seq_len:
-        raise UserError(
-            f"{settings.data}: has {len(data.train)} training tokens, fewer than one batch of "
-            f"{settings.batch_size} x {settings.seq_len} tokens and the one after them"
-        )
-    next(data.val.validation_batches(1, settings.seq_len, 1))  # is there a window?
     return data
+
+
+def check_windows(settings: TrainSettings, data: Data) -> None:
+    """Raises UserError when the text is too short for a window in training and one in validation."""
+    data.train.batch(0, 1, settings.seq_len, settings.seed)
+    next(data.val.validation_batches(1, settings.seq_len, 1))
 
 
 def _tokenizer_of(folder: Path, vocab: str | None) -> Tokenizer:
@@ -80,16 +80,16 @@ def model_config(settings: TrainSettings, given: frozenset[str], source: Path | 
     """
     dropout: dict[str, Any] = {} if settings.dropout is None else dict.fromkeys(_DROPOUTS, settings.dropout)
     if source is None:
-        shape = {name: getattr(settings, name) for name in SHAPE}
+        shape = {name: getattr(settings, name) for name in _SHAPE}
         sizes = {"vocab_size": data.tokenizer.vocab_size, "n_positions": settings.seq_len, **shape}
         eot = data.tokenizer.eot_token
         return GPT2Config(**sizes, **dropout, bos_token_id=eot, eos_token_id=eot)
     config = replace(checkpoint.read_config(source), **dropout)
-    for name in given.intersection(SHAPE):
+    for name in given.intersection(_SHAPE):
         asked, found = getattr(settings, name), getattr(config, name)
         if asked != found:
             raise UserError(f"{name} is {asked}, but the model in {source} has {found}; leave it out")
-    if settings.seq_len > config.n_positions:
+    if "seq_len" in given and settings.seq_len > config.n_positions:
         raise UserError(f"seq_len is {settings.seq_len}, but the model in {source} has {config.n_positions} positions")
     if config.vocab_size < data.tokenizer.vocab_size:
         raise UserError(
@@ -99,19 +99,30 @@ def model_config(settings: TrainSettings, given: frozenset[str], source: Path | 
     return config
 
 
+def fitted(settings: TrainSettings, config: GPT2Config) -> TrainSettings:
+    """The settings with the sizes of the model, and sequences that are not longer than it has positions."""
+    shape = {name: getattr(config, name) for name in _SHAPE}
+    return replace(settings, **shape, seq_len=min(settings.seq_len, config.n_positions))
+
+
 def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
     """Raises UserError, naming the batch size that would fit, when the device has less memory than is needed."""
-    fits, too_large, available = 0, settings.batch_size, available_memory(settings.device)
+    available = available_memory(settings.device)
+    needed = memory_of_run(config, settings, settings.batch_size)
+    if needed <= available:
+        return
+    fits, too_large = 0, settings.batch_size
+    middle = 1  # first, so that a model which is far too large is refused at once
     while too_large - fits > 1:
-        middle = (fits + too_large) // 2
         if memory_of_run(config, settings, middle) <= available:
             fits = middle
         else:
             too_large = middle
+        middle = (fits + too_large) // 2
     advice = f"--batch-size {fits} would fit" if fits else "even --batch-size 1 would not fit; take a smaller model"
     if settings.recompute != "block" and settings.device != "numpy":
         advice += ", and --recompute block needs less"
-    check_memory(memory_of_run(config, settings, settings.batch_size), advice, settings.device)
+    check_memory(needed, advice, settings.device)
 
 
 def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int) -> int:

@@ -1,8 +1,8 @@
 """The settings of a training run.
 
 TrainSettings is their only source: the flags of scripts/train.py, the keys of a settings file, the presets and what is
-saved with a run are all made from its fields. Later wins: defaults, preset, settings file, flags; a resumed run starts
-from its saved settings in place of the defaults.
+saved with a run are all made from its fields. Later wins: defaults (some are others with --init-from), preset, settings
+file, flags; a resumed run starts from its saved settings in place of the defaults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.config import MODEL_SIZES
-from pygpt.errors import UserError
+from pygpt.datasets import NAMES as CORPORA
+from pygpt.errors import UserError, show
 from pygpt.flags import Parser, nearest
 from pygpt.reference import adamw
 from pygpt.schedule import SCHEDULES
@@ -49,13 +50,17 @@ def _setting(
     below: int | None = None,
     choices: Sequence[str] | None = None,
     fixed: bool = False,
+    fine_tuning: Any = None,
+    path: bool = False,
 ) -> Any:
     """A field.  Integers: low <= value <= high; numbers: low <= value, above < value < below.
 
-    fixed: a resumed run cannot change it.
+    fixed: a resumed run cannot change it.  fine_tuning: another default, with --init-from.
+    path: where there is such a file or folder, it is saved by its full path.
     """
     limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    return dataclasses.field(default=default, metadata={"group": group, "help": help, "fixed": fixed, **limits})
+    about = {"group": group, "help": help, "fixed": fixed, "fine_tuning": fine_tuning, "path": path}
+    return dataclasses.field(default=default, metadata={**about, **limits})
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class TrainSettings:
     """
 
     data: str = _setting(
-        "stdlib", "data", "named data set, or a file or folder of text, or of prepared tokens", fixed=True
+        "stdlib", "data", "named data set, or a file or folder of text, or of prepared tokens", path=True
     )
     tokenizer: str | None = _setting(
         None,
@@ -75,15 +80,24 @@ class TrainSettings:
         choices=TOKENIZERS,
         fixed=True,
     )
-    vocab: str | None = _setting(None, "data", "folder with GPT-2's vocabulary, so that no download is needed")
+    vocab: str | None = _setting(
+        None, "data", "folder with GPT-2's vocabulary, so that no download is needed", path=True
+    )
 
     init_from: str | None = _setting(
-        None, "model", "fine-tune this model: a model folder or a name on the Hugging Face hub", fixed=True
+        None, "model", "fine-tune this model: a model folder or a name on the Hugging Face hub", fixed=True, path=True
     )
     n_layer: int = _setting(4, "model", "blocks", low=1, fixed=True)
     n_head: int = _setting(4, "model", "attention heads", low=1, fixed=True)
     n_embd: int = _setting(128, "model", "channels", low=1, fixed=True)
-    seq_len: int = _setting(64, "model", "tokens that a prediction sees at most", low=1, fixed=True)
+    seq_len: int = _setting(
+        64,
+        "model",
+        "tokens that a prediction sees at most; with --init-from no more than the model's positions",
+        low=1,
+        fixed=True,
+        fine_tuning=256,
+    )
     dropout: float | None = _setting(
         None, "model", "probability of dropping (default: 0, or the model's own with --init-from)", low=0, below=1
     )
@@ -91,7 +105,7 @@ class TrainSettings:
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
     max_iters: int = _setting(2000, "optimization", "steps of the whole run", low=1)
-    learning_rate: float = _setting(1e-3, "optimization", "largest learning rate", above=0)
+    learning_rate: float = _setting(1e-3, "optimization", "largest learning rate", above=0, fine_tuning=3e-5)
     min_lr: float | None = _setting(
         None, "optimization", "last learning rate (default: a tenth of --learning-rate)", low=0
     )
@@ -124,7 +138,7 @@ class TrainSettings:
     recompute: str = _setting(
         "cheap", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
     )
-    threads: int | None = _setting(None, "machine", "of the processor (default: all)", low=1)
+    threads: int | None = _setting(None, "machine", "CPU threads (default: all)", low=1)
 
     def __post_init__(self) -> None:
         for field in FIELDS.values():
@@ -132,11 +146,9 @@ class TrainSettings:
             object.__setattr__(self, field.name, _checked(field, value, field.name))
         if self.final_lr > self.learning_rate:
             raise UserError(f"min_lr is {self.min_lr}, expected at most learning_rate, which is {self.learning_rate}")
-        if self.warmup > self.max_iters:
-            raise UserError(f"warmup_iters is {self.warmup}, expected at most max_iters, which is {self.max_iters}")
         if self.decay_iters is not None and self.lr_schedule != "wsd":
             raise UserError(f"decay_iters belongs to lr_schedule wsd, and lr_schedule is {self.lr_schedule}")
-        if self.lr_schedule == "wsd" and self.warmup + self.decay > self.max_iters:
+        if self.decay_iters is not None and self.warmup + self.decay > self.max_iters:
             raise UserError(
                 f"warmup_iters and decay_iters are {self.warmup} and {self.decay}, "
                 f"expected together at most max_iters, which is {self.max_iters}"
@@ -150,16 +162,26 @@ class TrainSettings:
     @property
     def warmup(self) -> int:
         """Steps of warm-up."""
-        return self.max_iters // 20 if self.warmup_iters is None else self.warmup_iters
+        return _warmup(self.max_iters) if self.warmup_iters is None else self.warmup_iters
 
     @property
     def decay(self) -> int:
         """Steps of the final decay of schedule wsd."""
-        return max(1, self.max_iters // 5) if self.decay_iters is None else self.decay_iters
+        if self.decay_iters is not None:
+            return self.decay_iters
+        return max(1, min(self.max_iters // 5, self.max_iters - self.warmup))
+
+
+def _warmup(max_iters: int) -> int:
+    """The usual steps of warm-up."""
+    return max_iters // 20
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(TrainSettings)}
 _TYPES = typing.get_type_hints(TrainSettings)
+_FINE_TUNING = {
+    name: field.metadata["fine_tuning"] for name, field in FIELDS.items() if field.metadata["fine_tuning"] is not None
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -193,6 +215,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta2": 0.95,
     },
 }
+_NEED_DATA = {"gpt2"}  # presets for which the default text is far too short
 
 
 @dataclass(frozen=True)
@@ -203,36 +226,42 @@ class Request:
     given: frozenset[str]  # settings that a preset, a file or a flag has set
     out_dir: Path
     resume: bool
+    overwrite: bool
 
 
 def parse(argv: Sequence[str] | None = None) -> Request:
     """The settings of a command line.  Raises UserError when they are wrong; --help prints and exits."""
     flags = vars(_parser().parse(argv))
-    preset, config, resume = flags.pop("preset"), flags.pop("config"), flags.pop("resume")
+    preset, config = flags.pop("preset"), flags.pop("config")
+    resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
+    if preset not in PRESETS:
+        raise UserError(f"--preset is {preset!r}, expected {_alternatives(list(PRESETS))}")
+    if overwrite and resume is not None:
+        raise UserError("--overwrite begins a run again, and --resume goes on with it: leave one out")
 
-    values: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise UserError(f"--preset is {preset!r}, expected {_alternatives(list(PRESETS))}")
-        values.update(PRESETS[preset])
-    if config is not None:
-        values.update(read_settings(config))
-    values.update((name, _from_text(FIELDS[name], text)) for name, text in flags.items())
-
+    asked = {} if config is None else read_settings(config)
+    asked.update((name, _from_text(FIELDS[name], text)) for name, text in flags.items())
+    values = {**PRESETS[preset], **asked}
     given = frozenset(values)
-    name = "default" if preset is None else preset
-    out_dir = _run_folder(values, name, resume)
+    out_dir = _run_folder(values, preset, resume)
+    if "warmup_iters" not in asked and "warmup_iters" in values:  # nobody asked for the preset's
+        values["warmup_iters"] = min(values["warmup_iters"], _warmup(values["max_iters"]))
     if resume is not None:
-        values = _resumed(out_dir, values)
+        values = _resumed(out_dir, values, asked)
+    elif preset in _NEED_DATA and "data" not in values:
+        raise UserError(f"--preset {preset} is for billions of tokens, and the default text has millions: name --data")
+    elif "init_from" in values:
+        values = {**_FINE_TUNING, **values}
     settings = TrainSettings(**{**values, "out_dir": str(out_dir)})
-    return Request(settings, given, out_dir, resume is not None)
+    if "warmup_iters" in asked and settings.warmup > settings.max_iters:
+        raise UserError(f"warmup_iters is {settings.warmup}, expected at most max_iters, which is {settings.max_iters}")
+    return Request(settings, given, out_dir, resume is not None, overwrite)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked one by one.  Raises UserError, naming the file, when they are wrong."""
     try:
-        with Path(path).open("rb") as file:
-            values = tomllib.load(file)
+        values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -252,7 +281,7 @@ def format_settings(settings: TrainSettings) -> str:
     """The text of a settings file that asks for the same run, in whatever folder."""
     lines = []
     for field in FIELDS.values():
-        value = getattr(settings, field.name)
+        value = _full_path(field, getattr(settings, field.name))
         if value is not None and field.name != "out_dir":
             lines.append(f"{field.name} = {_toml(value)}\n")
     return "".join(lines)
@@ -265,24 +294,51 @@ def _run_folder(values: Mapping[str, Any], preset: str, resume: str | None) -> P
         return Path(resume)
     if "out_dir" in values:
         return Path(values["out_dir"])
-    data = Path(str(values.get("data", FIELDS["data"].default)))
-    return Path("out") / (preset if preset != "default" else data.stem or "run")
+    if preset != "default":
+        return Path("out") / preset
+    data = values.get("data", FIELDS["data"].default)
+    found = _find(data)
+    name = found.name if found is not None and found.is_dir() else Path(data).stem
+    return Path("out") / (name or "run")
 
 
-def _resumed(out_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The settings saved with a run, changed by `values` where that is possible."""
+def _resumed(out_dir: Path, values: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings saved with a run, changed by `values` where that is possible.
+
+    The warm-up stays what it was when the run began, unless another is asked for.
+    """
     path = out_dir / SETTINGS_FILE
     if not path.is_file():
-        raise UserError(f"{out_dir}: holds no run to resume, expected the file {SETTINGS_FILE} in it")
+        hint = f"; did you mean --resume {out_dir.parent}?" if (out_dir.parent / SETTINGS_FILE).is_file() else ""
+        raise UserError(f"{out_dir}: holds no run to resume, expected the file {SETTINGS_FILE} in it{hint}")
     saved = read_settings(path)
     for name, value in values.items():
-        before = saved.get(name, FIELDS[name].default)
-        if FIELDS[name].metadata["fixed"] and value != before:
+        field = FIELDS[name]
+        before = saved.get(name, field.default)
+        if field.metadata["fixed"] and _full_path(field, value) != _full_path(field, before):
             raise UserError(
                 f"{name} of the run in {out_dir} is {_show(before)}, and {_show(value)} was asked for; "
                 f"a resumed run cannot change it (--init-from {out_dir / 'last'} starts a new run from its model)"
             )
-    return {**saved, **values}
+    data = saved.get("data", FIELDS["data"].default)
+    if "data" not in values and data not in CORPORA and _find(data) is None:
+        raise UserError(f"{data}: the data of the run in {out_dir} is not there; --data PATH says where it is now")
+    warmup = asked.get("warmup_iters", TrainSettings(**saved).warmup)
+    return {**saved, **values, "warmup_iters": warmup}
+
+
+def _find(path: str) -> Path | None:
+    """The full path of what is there; None where nothing is."""
+    try:
+        return Path(path).resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself
+        return None
+
+
+def _full_path(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A path to what is there as it holds in whatever folder it is used; any other value as it is."""
+    found = _find(value) if field.metadata["path"] and value is not None and value not in CORPORA else None
+    return value if found is None else str(found)
 
 
 def _parser() -> Parser:
@@ -291,8 +347,11 @@ def _parser() -> Parser:
         description="Train a GPT-2. Without flags: a small byte-level one on the sources of Python's standard library.",
         epilog="Later wins: defaults, --preset, --config, flags. See docs/training.md.",
         argument_default=argparse.SUPPRESS,
+        words_for="--data",
     )
-    parser.add_argument("--preset", default=None, metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--preset", default="default", metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)}"
+    )
     parser.add_argument(
         "--config", default=None, metavar="FILE", help="settings in TOML, such as a run's settings.toml"
     )
@@ -304,12 +363,16 @@ def _parser() -> Parser:
         metavar="FOLDER",
         help="go on with the run in FOLDER, or in --out-dir",
     )
+    parser.add_argument("--overwrite", default=False, action="store_true", help="replace the run in --out-dir")
     groups: dict[str, Any] = {}
     for field in FIELDS.values():
         limits = field.metadata
         if limits["group"] not in groups:
             groups[limits["group"]] = parser.add_argument_group(limits["group"])
-        help = limits["help"] if field.default is None else f"{limits['help']} (default: {field.default})"
+        help = limits["help"]
+        if field.default is not None:
+            other = f", or {limits['fine_tuning']} with --init-from" if limits["fine_tuning"] is not None else ""
+            help += f" (default: {field.default}{other})"
         kind = _kind(field)
         metavar = "|".join(limits["choices"]) if limits["choices"] else {int: "N", float: "X", str: "NAME"}[kind]
         groups[limits["group"]].add_argument(_flag(field.name), dest=field.name, metavar=metavar, help=help)
@@ -378,8 +441,7 @@ def _alternatives(names: Sequence[str]) -> str:
 
 def _show(value: Any) -> str:
     """A value as it stands in an error."""
-    text = "not set" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "not set" if value is None else show(value)
 
 
 def _toml(value: Any) -> str:

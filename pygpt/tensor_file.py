@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from pygpt import lfs
 from pygpt.errors import UserError
-from pygpt.lfs import POINTER, is_lfs_pointer
 from pygpt.reference.bfloat16 import round_bfloat16
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # what is written, by its names here and there
@@ -63,8 +63,8 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(64)
-        if is_lfs_pointer(start):
-            raise UserError(f"{path}: {POINTER}")
+        if lfs.is_lfs_pointer(start):
+            raise UserError(f"{path}: {lfs.SENTENCE}")
         header = int.from_bytes(start[:8], "little")
         if size < 8 or header > size - 8:
             raise UserError(

@@ -26,7 +26,16 @@ from pygpt.interruption import Interruption
 from pygpt.model import GPT2, resolve_device
 from pygpt.progress import Progress
 from pygpt.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
-from pygpt.run_setup import SHAPE, Data, check_run_memory, create_model, describe, model_config, open_data
+from pygpt.run_setup import (
+    Data,
+    check_run_memory,
+    check_windows,
+    create_model,
+    describe,
+    fitted,
+    model_config,
+    open_data,
+)
 from pygpt.schedule import learning_rate
 from pygpt.settings import Request, TrainSettings, parse
 
@@ -46,7 +55,7 @@ def train(request: Request) -> int:
     cannot begin, when its loss is not finite, when the device fails, and when something cannot be saved; the latest
     checkpoint stays intact.
     """
-    with RunFolder(request.out_dir, request.resume) as folder:
+    with _open_folder(request) as folder:
         state = folder.load_state() if request.resume else None
         settings = replace(request.settings, device=resolve_device(request.settings.device))
         source = None  # where weights come from, if not from the seed
@@ -58,7 +67,8 @@ def train(request: Request) -> int:
         if state is not None:
             _check_resumable(folder, settings, data, state)
         config = model_config(settings, request.given, source, data)
-        settings = replace(settings, **{name: getattr(config, name) for name in SHAPE})
+        settings = fitted(settings, config)
+        check_windows(settings, data)
         check_run_memory(config, settings)
         print(describe(settings, config, data, folder.path), flush=True)
         try:
@@ -67,10 +77,19 @@ def train(request: Request) -> int:
                 folder.load_moments(model)
                 model.steps = state.step
             loop = _Loop(folder, settings, data, model, state)
+            if request.overwrite:
+                folder.clear()
             folder.save_settings(settings)
             return loop.run()
         except MemoryError as error:
             raise UserError(f"the run does not fit into memory: {error or 'an array cannot be allocated'}") from None
+
+
+def _open_folder(request: Request) -> RunFolder:
+    """The run's folder: the one that was asked for, or else the next that is free."""
+    if request.resume or request.overwrite or "out_dir" in request.given:
+        return RunFolder(request.out_dir, request.resume, request.overwrite)
+    return RunFolder.next_free(request.out_dir)
 
 
 def _check_resumable(folder: RunFolder, settings: TrainSettings, data: Data, state: TrainingState) -> None:

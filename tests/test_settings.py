@@ -87,12 +87,87 @@ def test_any_text_survives_a_settings_file(file, text):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid(preset):
-    request = parse(["--preset", preset])
+    request = parse(["--preset", preset, "--data", "stdlib"])
     assert request.out_dir.as_posix() == ("out/stdlib" if preset == "default" else f"out/{preset}")
+    for name, value in PRESETS[preset].items():
+        assert getattr(request.settings, name) == ("stdlib" if name == "data" else value)
+
+
+def test_a_preset_for_billions_of_tokens_asks_for_them():
+    assert "name --data" in refused(["--preset", "gpt2"])
+    assert "name --data" in refused(["--preset", "gpt2", "--init-from", "gpt2"])
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "shakespeare-char-gpu"])
+@pytest.mark.parametrize(("max_iters", "warmup"), [(1, 0), (20, 1), (1000, 50)])
+def test_the_warm_up_of_a_preset_shrinks_with_the_run(file, preset, max_iters, warmup):
+    argv = ["--preset", preset, "--data", "stdlib", "--max-iters", str(max_iters)]
+    assert parse(argv).settings.warmup == warmup
+    # one that was asked for does not
+    asked_for = f"warmup_iters is 2000, expected at most max_iters, which is {max_iters}"
+    assert asked_for in refused([*argv, "--warmup-iters", "2000"])
+    assert asked_for in refused([*argv, "--config", file("warmup_iters = 2000")])
+
+
+def test_fine_tuning_has_other_defaults(file, capsys):
+    settings = parse(["--init-from", "gpt2"]).settings
+    assert (settings.learning_rate, settings.final_lr, settings.warmup, settings.seq_len) == (3e-5, 3e-6, 100, 256)
+    assert parse(["--config", file('init_from = "gpt2"')]).settings == settings
+    assert "learning_rate = 3e-05\n" in format_settings(settings)
+    asked = ["--learning-rate", "1e-4", "--seq-len", "32"]
+    settings = parse(["--init-from", "gpt2", *asked]).settings
+    assert (settings.learning_rate, settings.seq_len) == (1e-4, 32)
+    assert "min_lr is 0.0001, expected at most learning_rate, which is 3e-05" in refused(
+        ["--init-from", "gpt2", "--min-lr", "1e-4"]
+    )
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "largest learning rate (default: 0.001, or 3e-05 with --init-from)" in words
+    assert "(default: 64, or 256 with --init-from)" in words
+
+
+def test_a_default_decay_leaves_room_for_the_warm_up():
+    settings = TrainSettings(lr_schedule="wsd", warmup_iters=90, max_iters=100)
+    assert (settings.warmup, settings.decay) == (90, 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("texts/book.txt", "book"),
+        ("texts.v2", "texts.v2"),
+        ("..", "parent"),
+        (".", "here"),
+        ("../here/", "here"),
+        ("/", "run"),
+        ("none.txt", "none"),
+        ("stdlib", "stdlib"),
+    ],
+)
+def test_the_folder_is_named_after_the_data(tmp_path, monkeypatch, data, name):
+    here = tmp_path / "parent" / "here"
+    (here / "texts").mkdir(parents=True)
+    (here / "texts" / "book.txt").write_text("text")
+    (here / "texts.v2").mkdir()
+    monkeypatch.chdir(here)
+    assert parse(["--data", data]).out_dir.as_posix() == f"out/{name}"
+
+
+def test_what_is_there_is_saved_by_its_full_path(tmp_path, monkeypatch):
+    for name in ("book.txt", "gpt2", "stdlib", "cosine"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    text = format_settings(TrainSettings(data="book.txt", vocab="none", init_from="gpt2"))
+    assert f'data = "{tmp_path}/book.txt"\n' in text
+    assert f'init_from = "{tmp_path}/gpt2"\n' in text
+    assert 'vocab = "none"\n' in text
+    assert 'lr_schedule = "cosine"\n' in text
+    assert 'data = "stdlib"\n' in format_settings(TrainSettings())
 
 
 def test_the_preset_gpt2_is_the_small_model():
-    settings = parse(["--preset", "gpt2"]).settings
+    settings = parse(["--preset", "gpt2", "--data", "stdlib"]).settings
     assert (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len) == (12, 12, 768, 1024)
     assert settings.batch_size * settings.seq_len * settings.grad_accum == 2**19
 
@@ -103,7 +178,8 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--batchsize", "3"], "--batchsize is not a flag; did you mean --batch-size?"),
         (["--batch-siz=3"], "--batch-siz is not a flag; did you mean --batch-size?"),
         (["--zzz"], "--zzz is not a flag"),
-        (["text.txt"], "'text.txt' belongs to no flag"),
+        (["--lr", "1e-3"], "--lr is not a flag; did you mean --learning-rate?"),
+        (["my text.txt"], "'my text.txt' belongs to no flag; did you mean --data 'my text.txt'?"),
         (["--batch-size"], "--batch-size: expected one argument"),
         (["--batch-size", "three"], "--batch-size is 'three', expected an integer from 1 to"),
         (["--batch-size", "0"], "--batch-size is 0, expected an integer from 1 to"),
@@ -123,6 +199,8 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--warmup-iters", "9", "--max-iters", "5"], "warmup_iters is 9, expected at most max_iters, which is 5"),
         (["--decay-iters", "9"], "decay_iters belongs to lr_schedule wsd, and lr_schedule is cosine"),
         (["--lr-schedule", "wsd", "--decay-iters", "2000"], "expected together at most max_iters, which is 2000"),
+        (["--resume", "--overwrite"], "--overwrite begins a run again, and --resume goes on with it: leave one out"),
+        (["--data", "x" * 5000, "--max-iters", "0"], "--max-iters is 0"),
         (["--resume", "a", "--out-dir", "b"], "--resume names the folder a, and --out-dir names b"),
     ],
 )
@@ -134,6 +212,9 @@ def test_wrong_flags_get_a_sentence(argv, expected):
     ("text", "expected"),
     [
         ("n_layers = 3", "n_layers is not a setting; did you mean n_layer?"),
+        ("lr = 1e-3", "lr is not a setting; did you mean learning_rate?"),
+        (f"n_layer = 0x{'f' * 5000}", "n_layer is an enormous int, expected an integer from 1 to"),
+        ("data = 1979-05-27", "data is datetime.date(1979, 5, 27), expected a text"),
         ("[model]\nn_layer = 3", "model is not a setting"),
         ("n_layer = 3.0", "n_layer is 3.0, expected an integer from 1 to"),
         ('data = "a\\u0000b"', "data is 'a\\x00b', expected a text that is not empty"),
@@ -163,6 +244,11 @@ def test_a_file_that_cannot_be_read(tmp_path):
     assert "is not TOML" in refused(["--config", str(tmp_path / "binary.toml")])
 
 
+def test_a_byte_order_mark(tmp_path):
+    (tmp_path / "bom.toml").write_text("max_iters = 3\n", encoding="utf-8-sig")
+    assert parse(["--config", str(tmp_path / "bom.toml")]).settings.max_iters == 3
+
+
 def test_keys_may_have_dashes(file):
     assert parse(["--config", file("batch-size = 3")]).settings.batch_size == 3
 
@@ -172,7 +258,7 @@ def test_a_resumed_run_starts_from_its_settings(tmp_path):
     (tmp_path / "settings.toml").write_text(format_settings(saved))
     request = parse(["--resume", str(tmp_path), "--max-iters", "3000", "--n-layer", "3"])
     assert request.resume
-    assert request.settings == dataclasses.replace(saved, max_iters=3000, out_dir=str(tmp_path))
+    assert request.settings == dataclasses.replace(saved, max_iters=3000, warmup_iters=100, out_dir=str(tmp_path))
     assert parse(["--out-dir", str(tmp_path), "--resume"]).settings == parse(["--resume", str(tmp_path)]).settings
 
 
@@ -182,7 +268,6 @@ def test_a_resumed_run_starts_from_its_settings(tmp_path):
         (["--n-layer", "4"], "n_layer"),
         (["--n-embd", "64"], "n_embd"),
         (["--seq-len", "32"], "seq_len"),
-        (["--data", "other.txt"], "data"),
         (["--seed", "1"], "seed"),
         (["--init-from", "gpt2"], "init_from"),
     ],
@@ -192,8 +277,32 @@ def test_a_resumed_run_keeps_what_makes_it_this_run(tmp_path, argv, name):
     assert refused(["--resume", str(tmp_path), *argv]).startswith(f"{name} of the run in {tmp_path} is ")
 
 
+def test_the_warm_up_of_a_resumed_run_stays(tmp_path):
+    resume = ["--resume", str(tmp_path), "--max-iters"]
+    preset = PRESETS["shakespeare-char-gpu"]
+    saved = TrainSettings(**{**preset, "max_iters": 40, "warmup_iters": None})
+    (tmp_path / "settings.toml").write_text(format_settings(saved))
+    assert parse([*resume, "4000"]).settings.warmup == 2
+    assert parse(["--preset", "shakespeare-char-gpu", *resume, "4000"]).settings.warmup == 2
+    assert parse([*resume, "1"]).settings.warmup == 2
+    assert parse([*resume, "4000", "--warmup-iters", "7"]).settings.warmup == 7
+    assert "warmup_iters is 7, expected at most max_iters" in refused([*resume, "4", "--warmup-iters", "7"])
+
+
 def test_there_must_be_a_run_to_resume(tmp_path):
-    assert "holds no run to resume" in refused(["--resume", str(tmp_path)])
+    assert refused(["--resume", str(tmp_path)]).endswith(
+        "holds no run to resume, expected the file settings.toml in it"
+    )
+    (tmp_path / "settings.toml").write_text("")
+    sentence = refused(["--resume", str(tmp_path / "last")])
+    assert sentence.endswith(f"expected the file settings.toml in it; did you mean --resume {tmp_path}?")
+
+
+def test_the_data_of_a_resumed_run_must_be_there(tmp_path):
+    (tmp_path / "settings.toml").write_text('data = "gone.txt"')
+    sentence = f"gone.txt: the data of the run in {tmp_path} is not there; --data PATH says where it is now"
+    assert refused(["--resume", str(tmp_path)]) == sentence
+    assert parse(["--resume", str(tmp_path), "--data", "new.txt"]).settings.data == "new.txt"
 
 
 def test_help_names_every_flag(capsys):

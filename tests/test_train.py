@@ -2,6 +2,7 @@
 
 import fcntl
 import inspect
+import itertools
 import json
 import os
 import pty
@@ -455,6 +456,56 @@ def test_a_folder_that_holds_another_run_is_refused():
     assert refused(flags(out_dir="c")).startswith("c: cannot be the run's folder")
 
 
+def test_a_folder_that_nobody_named_is_the_next_that_is_free():
+    train.main(flags(max_iters=1))
+    train.main(flags(max_iters=2))
+    with RunFolder(Path("out/text-3"), resume=False):  # another process
+        train.main(flags(max_iters=3))
+    assert sorted(path.name for path in Path("out").iterdir()) == ["text", "text-2", "text-4"]
+    assert [log(f"out/{name}")[-1]["step"] for name in ("text", "text-2", "text-4")] == [1, 2, 3]
+    Path("again.toml").write_text('out_dir = "out/text"')
+    assert refused([*flags(), "--config", "again.toml"]).startswith("out/text: holds a run already")
+    refused(flags(batch_size=2, data="none.txt"))
+    assert len(list(Path("out").iterdir())) == 3
+
+
+def test_a_run_is_overwritten_when_asked_for_and_nothing_else_is(monkeypatch):
+    train.main(flags(out_dir="whole"))
+    train.main(flags(out_dir="a", max_iters=20, tokenizer="char", dropout=0.5))
+    own = {"a/notes.txt", "a/best/README.md", "a/mine/config.json"}
+    for name in own:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("mine")
+    Path("a/best/vocab.json").write_text("of another tokenizer")
+    contents = outcome("a")
+    # what cannot begin replaces nothing
+    assert "none.txt" in refused([*flags(out_dir="a", data="none.txt"), "--overwrite"])
+    assert outcome("a") == contents
+    with monkeypatch.context() as patch:  # killed at once: nothing of the old run is taken for the new one's
+        patch.setattr(train._Loop, "_steps", lambda loop: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.main([*flags(out_dir="a"), "--overwrite"])
+    left = {path.as_posix() for path in Path("a").rglob("*") if path.is_file()}
+    assert left == {"a/settings.toml", "a/log.jsonl", *own}
+    assert train.main(["--resume", "a"]) == 0
+    Path("a/best/README.md").unlink()
+    Path("a/mine/config.json").unlink()
+    assert outcome("a") == outcome("whole")
+    assert train.main([*flags(out_dir="new"), "--overwrite"]) == 0
+    Path("b").mkdir()
+    Path("b/log.jsonl").write_text("somebody's own\n")
+    sentence = "b: holds log.jsonl but no settings.toml, so it is no run to overwrite"
+    assert refused([*flags(out_dir="b"), "--overwrite"]) == sentence
+
+
+def test_a_run_may_begin_from_the_model_that_it_overwrites():
+    train.main(flags(out_dir="a"))
+    best = GPT2.from_pretrained("a/best", device="numpy")
+    assert train.main([*flags(out_dir="a", init_from="a/best", max_iters=1), "--overwrite"]) == 0
+    batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
+    assert log("a")[0] == {"step": 0, "val_loss": pytest.approx(np.mean([best.forward(*b) for b in batches]))}
+
+
 def test_two_processes_do_not_train_in_one_folder():
     train.main(flags(out_dir="a"))
     descriptor = os.open("a", os.O_RDONLY)
@@ -478,7 +529,38 @@ def test_a_resumed_run_refuses_other_sizes_and_other_data():
     assert refused(["--resume", "a", "--n-embd", "32"]).startswith("n_embd of the run in a is 16, and 32 was asked for")
     with Path("text.txt").open("a") as file:
         file.write("more")
-    assert refused(["--resume", "a"]) == "text.txt: holds other tokens than when the run in a began"
+    others = "holds other tokens than when the run in a began"
+    assert refused(["--resume", "a"]) == f"{Path('text.txt').resolve()}: {others}"
+    Path("other.txt").write_text("other words " * 500)
+    assert refused(["--resume", "a", "--data", "other.txt"]) == f"other.txt: {others}"
+    assert "there is no such file" in refused(["--resume", "a", "--data", "none.txt"])
+
+
+def test_a_run_is_resumed_from_another_folder_and_when_its_data_has_moved(monkeypatch):
+    train.main(flags(out_dir="whole"))
+    train.main(flags(out_dir="a", max_iters=4, warmup_iters=0))
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert train.main(["--resume", "../a", "--max-iters", "8"]) == 0
+    Path("../text.txt").rename("moved.txt")
+    assert "the data of the run in ../a is not there; --data PATH" in refused(["--resume", "../a", "--max-iters", "12"])
+    assert train.main(["--resume", "../a", "--max-iters", "10", "--data", "moved.txt"]) == 0
+    monkeypatch.chdir("..")
+    assert train.main(["--resume", "a", "--max-iters", "12", "--data", "elsewhere/../elsewhere/moved.txt"]) == 0
+    assert train.main(["--resume", "a"]) == 0  # it has been saved where the data is
+    losses = [[record["step"] for record in log(folder) if "loss" in record] for folder in ("a", "whole")]
+    assert losses[0] == losses[1] == list(range(1, 13))
+
+
+def test_a_longer_run_does_not_warm_up_again():
+    train.main(flags(out_dir="a", max_iters=40))
+    assert train.main(["--resume", "a", "--max-iters", "60"]) == 0
+    assert train.main(["--resume", "a", "--max-iters", "80"]) == 0
+    rates = [record["lr"] for record in log("a") if "lr" in record]
+    assert rates[0] == pytest.approx(1e-3 / 3)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[2:40]))
+    assert rates[40] == pytest.approx(1e-4 + 9e-4 * (1 + np.cos(np.pi * 38 / 58)) / 2)
+    assert rates[60] == pytest.approx(1e-4 + 9e-4 * (1 + np.cos(np.pi * 58 / 78)) / 2)
 
 
 @pytest.mark.parametrize("change", [{"step": -1}, {"step": "8"}, {"best_val_loss": "low"}, {"more": 1}])
@@ -504,7 +586,7 @@ def test_a_damaged_checkpoint_gets_a_sentence(name, damage):
     ("changes", "sentence"),
     [
         ({"data": "none.txt"}, "none.txt"),
-        ({"batch_size": 1000}, "text.txt: has 5400 training tokens, fewer than one batch of 1000 x 16 tokens"),
+        ({"seq_len": 5400}, "5400 train tokens, but one window takes 5401"),
         ({"seq_len": 700, "batch_size": 1}, "600 val tokens, but one window takes 701"),
         ({"n_embd": 15}, "n_embd is 15, expected a multiple of n_head, which is 2"),
         ({"tokenizer": "char", "vocab": "x"}, "--vocab is for gpt2 tokens"),
@@ -569,6 +651,16 @@ def test_a_last_validation_batch_with_fewer_rows_counts_less(pretrained):
     assert [len(tokens) for tokens, _ in batches][-2:] == [4, 1]
     whole = pretrained.forward(*(np.concatenate(rows) for rows in zip(*batches, strict=True)))
     assert log("a")[0]["val_loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_fine_tuning_sees_as_many_tokens_as_the_model_has_positions(pretrained):
+    assert train.main(flags(init_from="pretrained", seq_len=None, out_dir="a")) == 0
+    assert "seq_len = 32\n" in Path("a/settings.toml").read_text()
+    assert "learning_rate = 3e-05\n" in Path("a/settings.toml").read_text()
+    rates = [record["lr"] for record in log("a") if "lr" in record]
+    assert rates[0] == pytest.approx(3e-5)
+    assert min(rates) >= 3e-6
+    assert train.main(["--resume", "a", "--max-iters", "14"]) == 0
 
 
 def test_a_resumed_fine_tuning_has_the_same_bits(pretrained, monkeypatch):
