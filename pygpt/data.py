@@ -1,7 +1,8 @@
 """Batches from a folder of token files.
 
-A training batch is made of windows that begin at random places. The places are a function of the seed and the step, so
-a resumed run draws what the uninterrupted one would have drawn. Validation reads windows in order.
+A training batch is made of windows that begin at random places. The windows are numbered, and the place of each is a
+function of the seed and its number, so a resumed run draws what the uninterrupted one would have drawn, in batches of
+whatever size. Validation reads windows in order.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ class TokenDataset:
                 f"tokenizers of {tokenizer.vocab_size} tokens"
             )
 
-    def batch(self, step: int, batch_size: int, seq_len: int, seed: int) -> Batch:
-        """Random windows.
+    def batch(self, first: int, batch_size: int, seq_len: int, seed: int) -> Batch:
+        """The random windows number `first` to first + batch_size - 1.
 
         Returns tokens and targets, (B,T) each, the targets being the tokens that follow. They depend on the arguments
         alone. Raises UserError when the split is shorter than a window, or holds a token outside the vocabulary.
         """
         places = self._places(seq_len)
-        index = np.arange(batch_size, dtype=np.uint64) + np.uint64(step * batch_size)
+        index = np.arange(batch_size, dtype=np.uint64) + np.uint64(first)
         starts = (philox.uniform(seed, _STREAM, index) * places).astype(np.int64)
         return self._windows(starts, seq_len)
 
@@ -96,9 +97,10 @@ class TokenDataset:
         if seq_len < 1:
             raise UserError(f"the sequence length is {seq_len}, expected at least 1")
         if len(self) <= seq_len:
+            advice = f"take a sequence length of at most {len(self) - 1}" if len(self) > 1 else "take a longer text"
             raise UserError(
                 f"{self.folder}: has {len(self)} {self.split} tokens, but one window takes {seq_len + 1} "
-                f"(a sequence length of {seq_len} and the token after it)"
+                f"(a sequence length of {seq_len} and the token after it): {advice}"
             )
         return len(self) - seq_len
 

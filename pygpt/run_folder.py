@@ -28,7 +28,7 @@ from pygpt import atomic, checkpoint
 from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.settings import SETTINGS_FILE, TrainSettings, format_settings
+from pygpt.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 from pygpt.tensor_file import read_tensors, write_tensors
 from pygpt.tokenizer import FILE_NAME as TOKENIZER_FILE
 from pygpt.tokenizer import Tokenizer
@@ -51,9 +51,10 @@ _MOMENTS = ("first_moments", "second_moments")
 
 @dataclass
 class TrainingState:
-    """Where a run is.  Everything else that it needs is a function of the step and the settings."""
+    """Where a run is.  Everything else that it needs is a function of these numbers and the settings."""
 
     step: int = 0  # updates done
+    windows: int = 0  # of the training data drawn
     validated: int = -1  # the step of the latest validation
     best_step: int = -1
     best_val_loss: float | None = None
@@ -172,9 +173,12 @@ class RunFolder:
         if not path.exists():
             return None
         values = read_json_object(path, _LARGEST_STATE)
+        if "windows" not in values and type(values.get("step")) is int:  # saved before they were counted
+            saved = TrainSettings(**read_settings(self.path / SETTINGS_FILE))
+            values["windows"] = values["step"] * saved.grad_accum * saved.batch_size
         types = {field.name: _STATE_TYPES[str(field.type)] for field in dataclasses.fields(TrainingState)}
         right = values.keys() == types.keys() and all(type(values[name]) in kinds for name, kinds in types.items())
-        if not right or values["step"] < 0:
+        if not right or values["step"] < 0 or not 0 <= values["windows"] < 2**63:
             raise UserError(f"{path}: is not the state of a training run")
         return TrainingState(**values)
 

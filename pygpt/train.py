@@ -1,8 +1,8 @@
 """Training: the loop of scripts/train.py.
 
-A run is a function of its settings: the batch, the dropout masks and the learning rate of a step follow from the seed
-and the number of the step. So a checkpoint needs only weights, moments and that number, and a resumed run ends with
-the same bits as one that was never interrupted.
+A run is a function of its settings: the dropout masks and the learning rate of a step follow from the seed and the
+number of the step, its batch from the seed and the number of windows drawn before. So a checkpoint needs only weights,
+moments and these two numbers, and a resumed run ends with the same bits as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class _Loop:
         self.interruption = Interruption(self._say_interrupted)
         self.unread: list[tuple[int, Any, float, Any]] = []  # step, loss, learning rate, norm of the gradient
         self.first = self.state.step
+        self.losses: list[float] = []  # in training since the latest validation
         self.seconds = 0.0  # spent on the steps since `first`
         self.started = 0.0  # when the unread steps began
 
@@ -165,7 +166,9 @@ class _Loop:
         self.model.zero_grad()
         loss: Any = 0.0
         for number in range(state.step * settings.grad_accum, (state.step + 1) * settings.grad_accum):
-            tokens, targets = self.data.train.batch(number, settings.batch_size, settings.seq_len, settings.seed)
+            first = state.windows
+            tokens, targets = self.data.train.batch(first, settings.batch_size, settings.seq_len, settings.seed)
+            state.windows += settings.batch_size
             scale, dropout_step = 1 / settings.grad_accum, number % 2**32
             loss += self.model.forward_backward(tokens, targets, scale=scale, dropout_step=dropout_step)
         norm = self.model.clip_grad_norm(settings.grad_clip)
@@ -191,6 +194,7 @@ class _Loop:
             self._check_finite("norm of the gradient", norm, step)
             record = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_second": round(speed, 1)}
             self.folder.log(record)
+            self.losses.append(loss)
         self.folder.flush_log()
         step, mean_loss = self.state.step, sum(loss for _, loss, _, _ in read) / len(read)
         left = (self.settings.max_iters - step) * self.seconds / (step - self.first)
@@ -233,7 +237,11 @@ class _Loop:
             state.best_step, state.best_val_loss = state.step, loss
         state.validated = state.step
         self.folder.log({"step": state.step, "val_loss": loss})
-        self.progress.say(f"step {state.step}: validation loss {loss:.4f}{', the best so far' if best else ''}")
+        training = f", training loss {sum(self.losses) / len(self.losses):.4f}" if self.losses else ""
+        self.losses = []
+        self.progress.say(
+            f"step {state.step}: validation loss {loss:.4f}{', the best so far' if best else ''}{training}"
+        )
 
     def _save(self) -> None:
         """Save a checkpoint, unless the latest one is of this very state."""

@@ -32,7 +32,7 @@ def dataset(tmp_path):
 
 
 def test_a_batch(dataset):
-    tokens, targets = dataset.batch(step=3, batch_size=12, seq_len=5, seed=1)
+    tokens, targets = dataset.batch(first=36, batch_size=12, seq_len=5, seed=1)
     assert tokens.shape == targets.shape == (12, 5)
     assert tokens.dtype == targets.dtype == np.int32
     assert tokens.flags.c_contiguous and targets.flags.c_contiguous
@@ -40,20 +40,20 @@ def test_a_batch(dataset):
     assert (targets == tokens + 1).all()
 
 
-def test_a_batch_is_a_function_of_seed_and_step(dataset, tmp_path):
-    def draw(data=dataset, step=3, batch_size=4, seed=1):
-        return data.batch(step, batch_size, 5, seed)[0].tolist()
+def test_a_batch_is_a_function_of_seed_and_number(dataset, tmp_path):
+    def draw(data=dataset, first=12, batch_size=4, seed=1):
+        return data.batch(first, batch_size, 5, seed)[0].tolist()
 
     assert draw() == draw()
-    assert draw() != draw(step=4) and draw() != draw(seed=2)
+    assert draw() != draw(first=16) and draw() != draw(seed=2)
     assert draw(seed=1) != draw(seed=1 + 2**32)
     # one shard or many
     whole = TokenDataset(make_folder(tmp_path / "whole", range(200)), "train")
     assert draw() == draw(whole)
     # the same windows in batches of another size
-    assert draw(step=0, batch_size=12) == draw(step=0) + draw(step=1) + draw(step=2)
+    assert draw(first=0, batch_size=12) == draw(first=0, batch_size=5) + draw(first=5, batch_size=7)
     # what a resumed run must find: a change of these numbers changes the order of every run's data
-    assert dataset.batch(2**33, 6, 5, seed=2**63)[0][:, 0].tolist() == [128, 110, 153, 89, 88, 21]
+    assert dataset.batch(6 * 2**33, 6, 5, seed=2**63)[0][:, 0].tolist() == [128, 110, 153, 89, 88, 21]
 
 
 def test_windows_begin_at_every_place(tmp_path):
@@ -101,6 +101,11 @@ def test_too_short(tmp_path):
     assert len(list(val.validation_batches(3, 64))) == 1
     with pytest.raises(UserError, match="sequence length is 0"):
         val.batch(0, 1, 0, 0)
+    with pytest.raises(UserError, match=r"the token after it\): take a sequence length of at most 63$"):
+        train.batch(0, 1, 64, 0)
+    single = TokenDataset(make_folder(tmp_path / "single", [1]), "train")
+    with pytest.raises(UserError, match=r"the token after it\): take a longer text$"):
+        single.batch(0, 1, 1, 0)
 
 
 def test_tokens_outside_the_vocabulary(tmp_path):

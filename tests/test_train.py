@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import re
 import resource
 import signal
 import struct
@@ -137,6 +138,11 @@ def test_a_run_leaves_everything_in_its_folder(capsys):
     sample = (folder / "sample.txt").read_text()
     assert 1 <= len(sample) <= 8
     assert sample.rstrip() in out
+    means = [np.mean([record["loss"] for record in steps[first : first + 5]]) for first in range(0, 60, 5)]
+    said = re.findall(
+        r"^step (\d+): validation loss [\d.]+(?:, the best so far)?(?:, training loss ([\d.]+))?$", out, re.M
+    )
+    assert said == [("0", ""), *((str(5 * n), f"{mean:.4f}") for n, mean in enumerate(means, start=1))]
     assert "60 steps in " in out
     assert f"{model.num_parameters:,} parameters" in out
     assert "GB needed" in out
@@ -290,6 +296,36 @@ def test_a_resumed_run_may_become_longer_and_change_its_learning_rate():
     assert steps[-1]["lr"] < 1e-4
     assert train.main(["--resume", "a"]) == 0  # nothing is left to do
     assert len(log("a")) == len(steps) + 5
+
+
+def test_a_resumed_run_with_other_batches_goes_on_in_its_data(monkeypatch):
+    numbers = []
+    batch = TokenDataset.batch
+
+    def draw(data, first, batch_size, *others):
+        numbers.extend(range(first, first + batch_size))
+        return batch(data, first, batch_size, *others)
+
+    monkeypatch.setattr(train, "check_windows", lambda *_: None)  # it draws one too
+    monkeypatch.setattr(TokenDataset, "batch", draw)
+    train.main(flags(out_dir="a", batch_size=8, max_iters=4))
+    train.main(["--resume", "a", "--batch-size", "2", "--grad-accum", "3", "--max-iters", "6"])
+    train.main(["--resume", "a", "--batch-size", "5", "--grad-accum", "1", "--max-iters", "7"])
+    assert numbers == list(range(8 * 4 + 6 * 2 + 5))
+
+
+def test_a_checkpoint_that_did_not_count_windows(monkeypatch):
+    train.main(flags(out_dir="whole", grad_accum=2))
+    interrupt_after(monkeypatch, 8)
+    train.main(flags(out_dir="a", grad_accum=2))
+    path = Path("a/last/training_state.json")
+    state = json.loads(path.read_text())
+    assert state.pop("windows") == 8 * 2 * 4
+    path.write_text(json.dumps(state))
+    assert train.main(["--resume", "a"]) == 0
+    assert outcome("a") == outcome("whole")
+    path.write_text(json.dumps({**state, "windows": -1}))
+    assert refused(["--resume", "a"]) == "a/last/training_state.json: is not the state of a training run"
 
 
 def test_what_a_killed_run_logged_beyond_its_checkpoint_is_dropped():
@@ -504,6 +540,15 @@ def test_a_run_may_begin_from_the_model_that_it_overwrites():
     assert train.main([*flags(out_dir="a", init_from="a/best", max_iters=1), "--overwrite"]) == 0
     batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
     assert log("a")[0] == {"step": 0, "val_loss": pytest.approx(np.mean([best.forward(*b) for b in batches]))}
+
+
+def test_a_text_that_is_smaller_than_a_batch():
+    Path("tiny.txt").write_text("a little text of some eighty letters, seven of them in each window" * 3)
+    assert train.main(flags(out_dir="a", data="tiny.txt", batch_size=200)) == 0
+    Path("line.txt").write_text("a line of forty letters, nearly so, yes.")
+    sentence = refused(flags(out_dir="b", data="line.txt"))
+    assert sentence.endswith("take a sequence length of at most 3")
+    assert train.main(flags(out_dir="b", data="line.txt", seq_len=3)) == 0
 
 
 def test_two_processes_do_not_train_in_one_folder():

@@ -77,7 +77,7 @@ class PygptSteps:
             same = case.random_batch(self.config.vocab_size)
             return lambda: same
         data, numbers = TokenDataset(case.folder, "train"), iter(range(2**31))
-        return lambda: data.batch(next(numbers), case.B, case.T, 0)
+        return lambda: data.batch(next(numbers) * case.B, case.B, case.T, 0)
 
 
 @dataclass(frozen=True)
