@@ -35,8 +35,9 @@ def resolve_folder(name_or_path: str | Path) -> Path:
     path, name = Path(name_or_path), str(name_or_path)
     try:
         if path.is_dir():
-            path.joinpath(CONFIG_FILE).is_file()  # raises where the folder may not be entered
             atomic.finish(path)
+            if not path.joinpath(CONFIG_FILE).is_file():  # raises where the folder may not be entered
+                _suggest_model_in(path)
             return path
         if path.exists():
             raise UserError(f"{name}: is a file, expected a model's folder")
@@ -52,6 +53,13 @@ def resolve_folder(name_or_path: str | Path) -> Path:
         raise UserError(f"{name}: no such folder, and not in the Hugging Face cache; HF_HUB_OFFLINE forbids a download")
     _download(name, downloaded)
     return downloaded
+
+
+def _suggest_model_in(folder: Path) -> None:
+    """Raises UserError when a folder holds not a model but folders of models, as a training run does."""
+    models = sorted(config.parent for config in folder.glob(f"*/{CONFIG_FILE}"))
+    if models:  # of a run: best, last
+        raise UserError(f"{folder}: holds no {CONFIG_FILE}, expected a model's folder; did you mean {models[0]}?")
 
 
 def _cache_home() -> Path:

@@ -75,6 +75,15 @@ def test_a_folder_is_itself(hub: Hub, tmp_path: Path) -> None:
     assert hub.asked == []
 
 
+def test_a_run_is_not_a_model(hub: Hub, tmp_path: Path) -> None:
+    save(tmp_path / "run" / "last")
+    assert refused("run") == "run: holds no config.json, expected a model's folder; did you mean run/last?"
+    save(tmp_path / "run" / "best")
+    assert refused("run").endswith("did you mean run/best?")
+    (tmp_path / "empty").mkdir()
+    assert resolve_folder("empty") == Path("empty")
+
+
 def test_hugging_face_s_cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "cache/huggingface/hub/models--openai-community--gpt2"
     save(model / "snapshots" / "abc123")
