@@ -119,7 +119,9 @@ class TrainSettings:
     weight_decay: float = _setting(adamw.WEIGHT_DECAY, "optimization", "AdamW's decay of matrices", low=0)
     beta1: float = _setting(adamw.BETA1, "optimization", "AdamW's decay of the first moment", low=0, below=1)
     beta2: float = _setting(adamw.BETA2, "optimization", "AdamW's decay of the second moment", low=0, below=1)
-    adam_eps: float = _setting(adamw.EPS, "optimization", "AdamW's ε, beside the root of the second moment", above=0)
+    adam_eps: float = _setting(
+        adamw.EPS, "optimization", "AdamW's epsilon, added to the root of the second moment", above=0
+    )
     grad_clip: float = _setting(1.0, "optimization", "largest norm of the gradient; 0: any", low=0)
 
     eval_interval: int = _setting(250, "evaluation", "steps between validations", low=1)
@@ -249,7 +251,9 @@ def parse(argv: Sequence[str] | None = None) -> Request:
     if resume is not None:
         values = _resumed(out_dir, values, asked)
     elif preset in _NEED_DATA and "data" not in values:
-        raise UserError(f"--preset {preset} is for billions of tokens, and the default text has millions: name --data")
+        raise UserError(
+            f"--preset {preset} is for billions of tokens, and the default text has millions: name another (--data)"
+        )
     elif "init_from" in values:
         values = {**_FINE_TUNING, **values}
     settings = TrainSettings(**{**values, "out_dir": str(out_dir)})
