@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pygpt import atomic
+from pygpt import atomic, vocabulary_files
 from pygpt.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
+from pygpt.text_ends import GENERATION_FILE
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 2**20
 
@@ -92,7 +92,7 @@ def _download(name: str, folder: Path) -> None:
         if not _fetch(name, CONFIG_FILE, saving):
             raise UserError(f"{name}: no such folder, and no model of this name on {_endpoint()}")
         GPT2Config.from_json(saving / CONFIG_FILE)  # before gigabytes of something else arrive
-        for file in _TOKENIZER_FILES:
+        for file in (*vocabulary_files.DOWNLOADS, GENERATION_FILE):
             _fetch(name, file, saving)
         if _fetch(name, WEIGHTS_FILE, saving):
             return

@@ -21,7 +21,6 @@ from pygpt.settings import TrainSettings
 from pygpt.tokenizer import GPT2Tokenizer, Tokenizer
 
 _SHAPE = ("n_layer", "n_head", "n_embd")
-_TOKENIZER_FILES = (tokenizer.FILE_NAME, "vocab.json")
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
@@ -45,7 +44,7 @@ class Data:
 def open_data(settings: TrainSettings, source: Path | None) -> Data:
     """The data set, prepared unless it has been, in the tokens of the model folder `source` if there is one."""
     chosen: str | Tokenizer | None = settings.tokenizer
-    own = source is not None and any((source / name).is_file() for name in _TOKENIZER_FILES)
+    own = source is not None and tokenizer.holds_tokenizer(source)
     if source is not None and (own or chosen is None):
         chosen = tokenizer.load_tokenizer(source)
         if settings.tokenizer not in (None, chosen.name):

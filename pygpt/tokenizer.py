@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,10 +19,14 @@ from numpy.typing import NDArray
 
 from pygpt import bpe
 from pygpt.atomic import finish, write_file
+from pygpt.config import read_json_object
 from pygpt.errors import UserError
+from pygpt.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocabulary
 
 NAMES = ("byte", "char", "gpt2")
 FILE_NAME = "pygpt_tokenizer.json"
+_LARGEST_FILE = 2**24
+_ESCAPED_BYTE = "[\udc80-\udcff]"  # a byte that is not UTF-8, as surrogateescape decodes it
 
 Tokens = NDArray[np.int32]
 
@@ -38,6 +43,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
         """The UTF-8 text, of which a token may hold a part of a character.  Raises UserError for unknown tokens."""
+
+    def known_tokens(self) -> Tokens:
+        """The numbers that have a token, ascending: not all below vocab_size where a vocabulary has holes."""
+        return np.arange(self.vocab_size, dtype=np.int32)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text, with U+FFFD where it is not valid UTF-8.  Raises UserError for unknown tokens."""
@@ -73,11 +82,7 @@ class ByteTokenizer(Tokenizer):
     vocab_size = 256
 
     def encode(self, text: str) -> Tokens:
-        try:
-            # what Python could not decode, on a command line or in a file name, goes back to its bytes
-            return self.encode_bytes(text.encode("utf-8", "surrogateescape"))
-        except UnicodeEncodeError as error:
-            raise UserError(f"character U+{ord(text[error.start]):04X} at {error.start} has no UTF-8 bytes") from error
+        return self.encode_bytes(_utf8(text))
 
     def encode_bytes(self, data: bytes) -> Tokens:
         """Any bytes, UTF-8 or not."""
@@ -134,17 +139,24 @@ class CharTokenizer(Tokenizer):
 
 
 class GPT2Tokenizer(Tokenizer):
-    """Byte pair encoding with GPT-2's pattern and a vocabulary of its kind.  Text never gives special tokens."""
+    """Byte pair encoding with GPT-2's pattern and a vocabulary of its kind.
+
+    Text never gives special tokens; an added token is found wherever its text stands.
+    """
 
     name = "gpt2"
 
     def __init__(self, vocabulary: bpe.Vocabulary) -> None:
-        self.eot_token = vocabulary.special_tokens.get(bpe.END_OF_TEXT)
+        others = vocabulary.special_tokens | vocabulary.added_tokens
+        self.eot_token = None if vocabulary.eos_token is None else others[vocabulary.eos_token]
         self._vocabulary = vocabulary
         self._bytes = {number: token for token, number in vocabulary.ranks.items()}
-        self._bytes |= {number: token.encode() for token, number in vocabulary.special_tokens.items()}
+        self._bytes |= {number: token.encode() for token, number in others.items()}
         self.vocab_size = max(self._bytes) + 1
         self._encoding = vocabulary.encoding()
+        self._single_bytes = b"".join(byte for byte in bpe.BYTES if byte in vocabulary.ranks)
+        added = sorted(filter(None, vocabulary.added_tokens), key=len, reverse=True)  # of two that fit, the longer
+        self._units = re.compile("(" + "|".join([_ESCAPED_BYTE, *map(re.escape, added)]) + ")")
 
     @classmethod
     def from_tiktoken(cls) -> GPT2Tokenizer:
@@ -153,14 +165,33 @@ class GPT2Tokenizer(Tokenizer):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> GPT2Tokenizer:
-        """Read vocab.json and merges.txt, or encoder.json and vocab.bpe.  Raises UserError where they are unusable."""
-        return cls(bpe.Vocabulary.from_folder(folder))
+        """Read tokenizer.json, or vocab.json and merges.txt, or encoder.json and vocab.bpe.
+
+        Raises UserError where they are unusable.
+        """
+        return cls(read_vocabulary(Path(folder)))
 
     def encode(self, text: str) -> Tokens:
-        try:
-            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
-        except ValueError as error:
-            raise UserError(f"tiktoken cannot encode this text: {error}") from error
+        data = _utf8(text)
+        if unknown := data.translate(None, self._single_bytes):
+            at = data.index(unknown[:1])
+            raise UserError(f"byte 0x{unknown[0]:02x} at {at} has no token in this vocabulary of {len(self._bytes)}")
+        ordinary = not self._vocabulary.added_tokens and _is_utf8(data)
+        parts = []
+        for position, part in enumerate([text] if ordinary else self._units.split(text)):
+            if position % 2 == 0:
+                parts.append(self._encode_ordinary(part))
+            else:
+                number = self._vocabulary.added_tokens.get(part)
+                parts.append(np.array([self._vocabulary.ranks[_utf8(part)] if number is None else number], np.int32))
+        return np.concatenate(parts)
+
+    def _encode_ordinary(self, text: str) -> Tokens:
+        pieces = [self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in bpe.cut_long_runs(text)]
+        return np.concatenate(pieces).astype(np.int32)
+
+    def known_tokens(self) -> Tokens:
+        return np.array(sorted(self._bytes), np.int32)
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
         try:
@@ -171,13 +202,22 @@ class GPT2Tokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(bpe.PATTERN.encode())
+        added = self._vocabulary.added_tokens.values()
         for number, token in sorted(self._bytes.items()):
-            digest.update(b"%d %d %d " % (number, token in self._vocabulary.ranks, len(token)) + token)
+            kind = 2 if number in added else token in self._vocabulary.ranks
+            digest.update(b"%d %d %d " % (number, kind, len(token)) + token)
+        if self._vocabulary.eos_token != bpe.END_OF_TEXT and self.eot_token is not None:
+            digest.update(b"eos %d" % self.eot_token)
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        self._vocabulary.save(folder)
+        save_vocabulary(self._vocabulary, Path(folder))
         super().save(folder)
+
+
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder has the files of a tokenizer, by their names."""
+    return (Path(folder) / FILE_NAME).is_file() or holds_vocabulary(Path(folder))
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -187,25 +227,43 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = folder / FILE_NAME
     if not path.is_file():
         return GPT2Tokenizer.from_folder(folder)
-    try:
-        settings = json.loads(path.read_bytes())
-        name = settings["name"]
-        tokenizer: Tokenizer
-        if name == "byte":
-            tokenizer = ByteTokenizer()
-        elif name == "char":
-            tokenizer = CharTokenizer(str(settings["characters"]))
-        elif name == "gpt2":
-            tokenizer = GPT2Tokenizer.from_folder(folder)
-        else:
-            raise UserError(f"{path}: unknown tokenizer {name!r}, expected one of {', '.join(NAMES)}")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path}: is not the description of a tokenizer ({error!r})") from error
+    settings = read_json_object(path, _LARGEST_FILE)
+    name = settings.get("name")
+    tokenizer: Tokenizer
+    if name == "byte":
+        tokenizer = ByteTokenizer()
+    elif name == "char":
+        tokenizer = _char_tokenizer(path, settings.get("characters"))
+    elif name == "gpt2":
+        tokenizer = GPT2Tokenizer.from_folder(folder)
+    else:
+        raise UserError(f"{path}: unknown tokenizer {name!r:.80}, expected one of {', '.join(NAMES)}")
     if settings.get("vocab_size") != tokenizer.vocab_size:
-        raise UserError(f"{path}: vocab_size is {settings.get('vocab_size')}, expected {tokenizer.vocab_size}")
+        raise UserError(f"{path}: vocab_size is {settings.get('vocab_size')!r:.80}, expected {tokenizer.vocab_size}")
     return tokenizer
+
+
+def _char_tokenizer(path: Path, characters: object) -> CharTokenizer:
+    try:
+        return CharTokenizer(characters if isinstance(characters, str) else "")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _utf8(text: str) -> bytes:
+    """The bytes of a text; what Python could not decode, on a command line or in a file name, is what it was."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise UserError(f"character U+{ord(text[error.start]):04X} at {error.start} has no UTF-8 bytes") from error
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _codes(text: str) -> NDArray[np.uint32]:

@@ -20,7 +20,7 @@ def main() -> None:
         "--data", default="stdlib", metavar="NAME|PATH", help="stdlib, shakespeare, or a file or folder of text"
     )
     parser.add_argument("--tokenizer", default="byte", metavar="|".join(NAMES), help="(default: byte)")
-    parser.add_argument("--vocab", metavar="FOLDER", help="GPT-2's vocabulary: vocab.json and merges.txt, or OpenAI's")
+    parser.add_argument("--vocab", metavar="FOLDER", help="with GPT-2's vocabulary, so that no download is needed")
     parser.add_argument("--from", dest="from_file", metavar="FILE", help="a copy of what would be downloaded")
     parser.add_argument("--out-dir", metavar="FOLDER", help="(default: data/NAME-TOKENIZER)")
     parser.add_argument(

@@ -103,9 +103,11 @@ def test_hugging_face_s_cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_download(hub: Hub) -> None:
     save(hub.files / "someone" / "tiny")
-    (hub.files / "someone" / "tiny" / "vocab.json").write_text("{}")
+    others = ["generation_config.json", "tokenizer.json", "vocab.json"]
+    for name in others:
+        (hub.files / "someone" / "tiny" / name).write_text("{}")
     folder = resolve_folder("someone/tiny")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.json"]
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", *others}
     assert len(list(load_parameters(folder, read_config(folder)))) == len(parameter_shapes(CONFIG))
     hub.asked.clear()
     assert resolve_folder("someone/tiny") == folder
