@@ -51,7 +51,7 @@ class GPT2Config:
     embd_pdrop: float = 0.0
     attn_pdrop: float = 0.0
     resid_pdrop: float = 0.0
-    bos_token_id: int | None = None  # the tokenizer's, kept for others who open the folder
+    bos_token_id: int | None = None  # with which a text begins and ends; pygpt/text_ends.py
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +25,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The flags of a command line; --help prints and exits."""
+        argv = sys.argv[1:] if argv is None else argv
+        text = argv[argv.index("--") + 1 :] if "--" in argv else []
+        if len(text) > 1:
+            raise UserError(f"{text[1]!r} belongs to no flag: after -- is text, and flags stand before it")
         found, unknown = self.parse_known_args(argv)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -31,7 +36,10 @@ class Parser(argparse.ArgumentParser):
                 hint = f"; did you mean {self._words_for} {shlex.quote(unknown[0])}?" if self._words_for else ""
                 raise UserError(f"{unknown[0]!r} belongs to no flag{hint}")
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            raise UserError(f"{flag} is not a flag{nearest(flag, known)}")
+            hint = nearest(flag, known)
+            if not hint and any(not action.option_strings for action in self._actions):
+                hint = "; text that begins with - stands after the flags and --"
+            raise UserError(f"{flag} is not a flag{hint}")
         return found
 
     def error(self, message: str) -> NoReturn:

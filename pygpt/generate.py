@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from pygpt.errors import UserError
 from pygpt.reference import philox
-from pygpt.sampling import check_sampling, sample
+from pygpt.sampling import check_integer, check_sampling, sample
 from pygpt.tokenizer import Tokenizer
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
@@ -23,60 +24,72 @@ _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 def generate(
     model: Any,
-    prompt_tokens: Sequence[int],
+    prompt_tokens: ArrayLike,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    stop_token: int | None = None,
+    stop_token: int | Sequence[int] | None = None,
+    allowed_tokens: ArrayLike | None = None,
 ) -> Iterator[int]:
-    """Yield new tokens until there are max_new_tokens, or before stop_token.
+    """Yield new tokens until there are max_new_tokens, or before stop_token, which may be several tokens.
 
+    prompt_tokens: (T,) integers.  allowed_tokens: (K,) integers, the only tokens that may be drawn, such as what a
+    tokenizer's known_tokens() gives; None: the whole vocabulary.
     Raises UserError, on the call, for an empty prompt, tokens outside the vocabulary, and settings out of range.
     """
-    samples = generate_samples(model, prompt_tokens, 1, max_new_tokens, temperature, top_k, top_p, seed, stop_token)
+    samples = generate_samples(
+        model, prompt_tokens, 1, max_new_tokens, temperature, top_k, top_p, seed, stop_token, allowed_tokens
+    )
     return (token for (token,) in samples if token is not None)
 
 
 def generate_samples(
     model: Any,
-    prompt_tokens: Sequence[int],
+    prompt_tokens: ArrayLike,
     num_samples: int,
     max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    stop_token: int | None = None,
+    stop_token: int | Sequence[int] | None = None,
+    allowed_tokens: ArrayLike | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each sample, None for those that have stopped, until all have.
 
     The samples are computed together as one batch.  Raises UserError as generate() does.
     """
     check_sampling(temperature, top_k, top_p)
-    prompt = np.asarray(prompt_tokens, np.int64).reshape(-1)
     vocab_size = model.config.vocab_size
+    prompt = _tokens("the prompt", prompt_tokens)
     if not prompt.size:
         raise UserError("the prompt is empty, expected at least one token")
     if prompt.min() < 0 or prompt.max() >= vocab_size:
         outside = prompt.min() if prompt.min() < 0 else prompt.max()
         raise UserError(f"token {outside} of the prompt is outside the vocabulary, expected 0 to {vocab_size - 1}")
-    for name, value in (("num_samples", num_samples), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise UserError(f"{name} is {value}, expected at least 1")
-    if not 0 <= seed < 2**64:
-        raise UserError(f"seed is {seed}, expected an integer from 0 to 2^64 - 1")
+    check_integer("num_samples", num_samples, 1)
+    check_integer("max_new_tokens", max_new_tokens, 1)
+    check_integer("seed", seed, 0, 2**64 - 1)
+    stop = _tokens("stop_token", [] if stop_token is None else stop_token, scalar=True)
+    allowed = np.arange(vocab_size)
+    if allowed_tokens is not None:
+        allowed = np.intersect1d(allowed, [*_tokens("allowed_tokens", allowed_tokens), *stop])
+    if not allowed.size:
+        raise UserError(f"none of the allowed tokens is in the vocabulary, expected some from 0 to {vocab_size - 1}")
 
     def draw() -> Iterator[list[int | None]]:
-        texts = np.repeat(prompt[None, -model.config.n_positions :], num_samples, axis=0)
+        texts = np.repeat(prompt[None, -model.config.n_positions :].astype(np.int32), num_samples, axis=0)
         running = np.arange(num_samples)
         for position in range(prompt.size, prompt.size + max_new_tokens):
-            model.forward(texts.astype(np.int32))
+            model.forward(texts)
             logits = model.last_logits()
+            if allowed.size < vocab_size:
+                logits = logits[:, allowed]
             uniforms = [philox.uniform(seed, int(stream), position) for stream in running]
-            drawn = np.array([sample(*pair, temperature, top_k, top_p) for pair in zip(logits, uniforms, strict=True)])
-            going = drawn != stop_token if stop_token is not None else np.ones(drawn.size, bool)
+            drawn = allowed[[sample(*pair, temperature, top_k, top_p) for pair in zip(logits, uniforms, strict=True)]]
+            going = ~np.isin(drawn, stop)
             running, drawn, texts = running[going], drawn[going], texts[going]
             if not running.size:
                 return
@@ -84,15 +97,31 @@ def generate_samples(
             for stream, token in zip(running, drawn, strict=True):
                 row[stream] = int(token)
             yield row
-            texts = np.concatenate([texts, drawn[:, None]], axis=1)[:, -model.config.n_positions :]
+            texts = np.concatenate([texts, drawn[:, None].astype(np.int32)], axis=1)[:, -model.config.n_positions :]
 
     return draw()
 
 
-def start_token(tokenizer: Tokenizer) -> int:
-    """What stands before a text that has no prompt: the end-of-text token, or a newline where there is none."""
-    if tokenizer.eot_token is not None:
-        return tokenizer.eot_token
+def _tokens(name: str, values: Any, scalar: bool = False) -> NDArray[Any]:
+    """One row of integers, or, where scalar allows it, one integer."""
+    try:
+        tokens = np.asarray(values)
+    except ValueError:
+        raise UserError(f"{name} has rows of different lengths, expected integers of shape (T,)") from None
+    if not tokens.size and tokens.ndim == 1:
+        return np.zeros(0, np.int64)
+    if scalar and tokens.ndim == 0:
+        tokens = tokens[None]
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise UserError(f"{name} has shape {tokens.shape} and dtype {tokens.dtype}, expected integers of shape (T,)")
+    return tokens.astype(np.int64)
+
+
+def start_token(tokenizer: Tokenizer, bos_token: int | None) -> int:
+    """What stands before a text that has no prompt: the model's token for it, the end-of-text token, or a newline."""
+    for token in (bos_token, tokenizer.eot_token):
+        if token is not None:
+            return token
     try:
         return int(tokenizer.encode("\n")[0])
     except UserError:

@@ -307,14 +307,15 @@ class GPT2:
 
     def generate(
         self,
-        prompt_tokens: Sequence[int],
+        prompt_tokens: ArrayLike,
         max_new_tokens: int,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
-        stop_token: int | None = None,
+        stop_token: int | Sequence[int] | None = None,
+        allowed_tokens: ArrayLike | None = None,
     ) -> Iterator[int]:
         """Yield new tokens; pygpt.generate says how they are drawn, and which errors there are."""
         return generate(
@@ -326,6 +327,7 @@ class GPT2:
             top_p=top_p,
             seed=seed,
             stop_token=stop_token,
+            allowed_tokens=allowed_tokens,
         )
 
 

@@ -12,6 +12,7 @@ the vocabulary, so that rounding differences between backends move the draw by n
 from __future__ import annotations
 
 import math
+import numbers
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,13 +21,25 @@ from pygpt.errors import UserError
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises UserError when a setting is out of its range."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"temperature is {temperature}, expected at least 0, which is the likeliest token")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top-k is {top_k}, expected at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top-p is {top_p}, expected a probability above 0 and at most 1")
+    """Raises UserError when a setting is not a number or out of its range."""
+    if not (_is_number(temperature) and math.isfinite(temperature) and temperature >= 0):
+        raise UserError(f"temperature is {temperature!r}, expected at least 0, which is the likeliest token")
+    if top_k is not None:
+        check_integer("top-k", top_k, 1)
+    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+        raise UserError(f"top-p is {top_p!r}, expected a probability above 0 and at most 1")
+
+
+def check_integer(name: str, value: int, least: int, largest: int | None = None) -> None:
+    """Raises UserError when a setting is not an integer or out of its range."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least or (largest is not None and value > largest):
+        expected = f"of at least {least}" if largest is None else f"from {least} to {largest}"
+        raise UserError(f"{name} is {value!r}, expected an integer {expected}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def sample(

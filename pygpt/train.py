@@ -259,35 +259,34 @@ class _Loop:
     # ---- at the end ----
 
     def _finish(self) -> None:
-        """Print and save a sample, draw the loss curve, and say where everything is."""
+        """Draw the loss curve and save a sample; then say how it went and where everything is."""
         folder, state = self.folder, self.state
+        title = f"{folder.path.resolve().name}: {self.model.num_parameters:,} parameters"
+        plot.loss_curve(folder.path / PLOT_FILE, folder.read_log(), title)
+        sample = self._sample() if self.settings.sample_tokens else None
         steps = state.step - self.first
         if steps:
             speed = steps * self._tokens_per_step() / self.seconds
             print(f"{steps:,} steps in {tqdm.format_interval(self.seconds)}, {speed:,.0f} tokens/s")
-        if self.settings.sample_tokens:
-            self._sample()
-        title = f"{folder.path.resolve().name}: {self.model.num_parameters:,} parameters"
-        plot.loss_curve(folder.path / PLOT_FILE, folder.read_log(), title)
+        if sample is not None:
+            print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}\n{printable(sample)}\n----")
         print(f"validation loss {state.best_val_loss:.4f} at best, at step {state.best_step}: {folder.best}")
         print(f"latest model: {folder.last}; loss curve: {folder.path / PLOT_FILE}")
         command = ["python", "scripts/generate.py", "PROMPT", "--model", str(folder.best)]
         print(f"more text: {shlex.join(command)}")
 
-    def _sample(self) -> None:
+    def _sample(self) -> str:
+        """Write and save a text."""
         tokenizer, settings = self.data.tokenizer, self.settings
         tokens = generate(
             self.model,
-            [start_token(tokenizer)],
+            [start_token(tokenizer, self.model.config.bos_token_id)],
             settings.sample_tokens,
             temperature=SAMPLE_TEMPERATURE,
             seed=settings.seed,
+            allowed_tokens=tokenizer.known_tokens(),
         )
-        print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}")
-        text = ""
-        for piece in tokenizer.decode_stream(tokens):
-            print(printable(piece), end="", flush=True)
-            text += piece
-        print("\n----")
+        text = tokenizer.decode(tokens)
         with write_file(self.folder.path / SAMPLE_FILE) as file:
             file.write(text.encode())
+        return text

@@ -137,7 +137,7 @@ def _read_ends(folder: Path, tokens: dict[str, int]) -> tuple[str | None, str | 
     """The tokens that begin and end a text, as the tokenizer's files or the model's say, otherwise <|endoftext|>."""
     files = [read_json_object(folder / n, LARGEST_FILE) for n in _NAMES_OF_TOKENS if (folder / n).is_file()]
     token_of = {number: token for token, number in tokens.items()}
-    ends = read_text_ends(folder)
+    ends = read_text_ends(folder, max(token_of, default=0) + 1)
 
     def find(name: str, numbers: Iterable[int | None]) -> str | None:
         named = [values.get(name) for values in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, w
 
 from pygpt.checkpoint import read_config
 from pygpt.cli import positive_int, run
+from pygpt.config import GPT2Config
 from pygpt.flags import Parser
 from pygpt.generate import generate_samples, printable, start_token
 from pygpt.hub import resolve_folder
@@ -18,6 +20,7 @@ from pygpt.memory import check_memory
 from pygpt.model import GPT2, memory_needed, resolve_device, set_threads
 from pygpt.sampling import check_sampling
 from pygpt.settings import DEVICES, DTYPES, KERNELS
+from pygpt.text_ends import read_text_ends
 from pygpt.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -26,9 +29,12 @@ def main() -> None:
     check_sampling(flags.temperature, flags.top_k, flags.top_p)
     folder = resolve_folder(flags.model)
     tokenizer = load_tokenizer(folder)
-    prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if flags.prompt == "-" else flags.prompt
-    tokens = tokenizer.encode(prompt).tolist() if prompt else [start_token(tokenizer)]
-    model = _load(folder, flags)
+    config = read_config(folder)
+    ends = read_text_ends(folder, config.vocab_size)
+    prompt = _read_prompt(flags.prompt)
+    tokens = tokenizer.encode(prompt) if prompt else [start_token(tokenizer, ends.begin)]
+    stop = ends.end or tokenizer.eot_token
+    model = _load(folder, config, flags)
     samples = generate_samples(
         model,
         tokens,
@@ -38,7 +44,8 @@ def main() -> None:
         top_k=flags.top_k,
         top_p=flags.top_p,
         seed=flags.seed,
-        stop_token=tokenizer.eot_token if flags.stop_at_eot else None,
+        stop_token=stop if flags.stop_at_eot else None,
+        allowed_tokens=tokenizer.known_tokens(),
     )
     _print(samples, flags.num_samples, prompt, tokenizer)
 
@@ -67,8 +74,16 @@ def _parser() -> Parser:
     return parser
 
 
-def _load(folder: Path, flags: argparse.Namespace) -> GPT2:
-    config = read_config(folder)
+def _read_prompt(argument: str) -> str:
+    """The prompt, from standard input if it is -; bytes that are not UTF-8 stay what they are."""
+    if argument == "-":
+        data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    else:
+        data = argument.encode("utf-8", "surrogateescape")  # of which the locale may have understood less
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _load(folder: Path, config: GPT2Config, flags: argparse.Namespace) -> GPT2:
     device = resolve_device(flags.device)
     options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
     needed = memory_needed(config, training=False, batch_size=flags.num_samples, seq_len=config.n_positions, **options)
@@ -80,7 +95,6 @@ def _load(folder: Path, flags: argparse.Namespace) -> GPT2:
 
 def _print(samples: Iterator[list[int | None]], count: int, prompt: str, tokenizer: Tokenizer) -> None:
     """Print the first sample as it comes, and the others, which came with it, after it."""
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # the bytes of the prompt as they came
     texts: list[list[int]] = [[] for _ in range(count)]
 
     def first() -> Iterator[int]:

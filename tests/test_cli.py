@@ -1,6 +1,7 @@
 """How a command line ends."""
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_a_reader_that_goes_away():
     writer.stdout.close()
     assert writer.wait(20) == 141
     assert writer.stderr.read() == b""
+
+
+def test_what_standard_output_cannot_show_is_replaced():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.cli import run\n"
+    code += "run(lambda: print('a\\u65e5\\udcff\\ud800é'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a?\xff??\n", b"")
 
 
 def test_faults_of_the_program_keep_their_traceback():

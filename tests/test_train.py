@@ -149,6 +149,38 @@ def test_a_run_leaves_everything_in_its_folder(capsys):
     assert f"{validations[best]:.4f} at best" in out
 
 
+def test_the_files_are_there_before_the_sample_is_printed(monkeypatch):
+    """So that they are not lost when it cannot be printed."""
+
+    def refuse(text, **_):
+        if "a sample" in text:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(train, "print", refuse, raising=False)
+    with pytest.raises(BrokenPipeError):
+        train.main(flags(out_dir="a"))
+    assert Path("a/sample.txt").exists() and Path("a/loss.png").exists()
+
+
+def test_a_run_ends_well_where_standard_output_cannot_show_its_sample():
+    Path("text.txt").write_text("日本é " * 1500, encoding="utf-8")
+    c_locale = {**environment(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    argv = [sys.executable, str(ROOT / "scripts" / "train.py"), *flags(out_dir="a", tokenizer="char", sample_tokens=50)]
+    done = subprocess.run(argv, env=c_locale, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout.split(b"---- a sample")[1] and b"more text" in done.stdout
+    sample = Path("a/sample.txt").read_text(encoding="utf-8")
+    assert len(sample) == 50 and set(sample) <= set("日本é ")
+
+
+def test_the_sample_has_only_tokens_of_the_tokenizer():
+    config = GPT2Config(vocab_size=1000, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    save_parameters("padded", config, GPT2(config, device="numpy").parameters, extra=ByteTokenizer().save)
+    shape = dict.fromkeys(("n_layer", "n_head", "n_embd"))
+    assert train.main(flags(init_from="padded", out_dir="a", max_iters=1, sample_tokens=100, **shape)) == 0
+    assert Path("a/sample.txt").stat().st_size >= 100
+
+
 def test_the_best_model_is_kept(monkeypatch):
     losses = iter([5.0, 5.0, 3.0, 3.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0])  # of two batches each
     monkeypatch.setattr(GPT2, "forward", lambda *_: next(losses))
