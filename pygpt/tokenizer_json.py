@@ -51,7 +51,7 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
             found = found.get(key) if isinstance(found, dict) else None
         if not any(found is value or (found == value and isinstance(value, str)) for value in expected):
             raise UserError(
-                f"{path}: {'.'.join(keys)} is {_show(found)}, expected {_show(expected[0])}: only the byte pair "
+                f"{path}: {'.'.join(keys)} is {found!r:.60}, expected {expected[0]!r:.60}: only the byte pair "
                 f"encoding of GPT-2 is implemented"
             )
     model = values.get("model")
@@ -61,9 +61,10 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
         raise UserError(f"{path}: holds no model.vocab with the tokens and model.merges with their pairs")
     special_tokens: dict[str, Any] = {}
     added_tokens: dict[str, Any] = {}
-    for token in values.get("added_tokens") or []:
+    added = values.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise UserError(f"{path}: added_tokens holds {_show(token)}, expected objects with content and id")
+            raise UserError(f"{path}: added_tokens holds {token!r:.60}, expected objects with content and id")
         special = token.get("special") is True
         for name in _MATCHING:
             if token.get(name) and not special:
@@ -105,8 +106,3 @@ def format_tokenizer_json(content: TokenizerJson) -> dict[str, Any]:
             "merges": content.merges,
         },
     }
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -53,7 +53,10 @@ def main() -> None:
 def _parser() -> Parser:
     parser = Parser(prog="generate.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
-        "prompt", nargs="?", default="", help="- reads it from standard input; without one a text begins anew"
+        "prompt",
+        nargs="?",
+        default="",
+        help="- reads it from standard input; what begins with - stands last, after --; none: a text begins anew",
     )
     parser.add_argument("--model", required=True, metavar="FOLDER", help="model folder, or a name on huggingface.co")
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, metavar="N", help="length of a sample")

@@ -383,6 +383,7 @@ def test_tokenizer_json_alone_is_enough(tmp_path, small_gpt2, change):
         (("model", "merges"), [["h"]], "merge 1 is \\['h'\\], expected two tokens"),
         (("model", "merges"), [["h", "e"], 3], "merge 2 is 3"),
         (("added_tokens",), [3], "added_tokens holds 3, expected objects"),
+        (("added_tokens",), 3, "added_tokens holds 3, expected objects"),
         (("added_tokens",), [{"content": "x"}], "token 'x' has number None"),
         (("added_tokens",), [{"content": "xx", "id": 5}], "tokens '&' and 'xx' both have number 5"),
         (("added_tokens",), [{"content": "&", "id": 999}], "token '&' has number 5, and was added as 999"),
