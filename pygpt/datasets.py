@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pygpt.atomic import write_file
 from pygpt.errors import UserError
-from pygpt.meta import is_token_folder
-from pygpt.tokens import is_token_file
+from pygpt.meta import is_token_folder, read_meta
+from pygpt.text_files import listing
 
 NAMES = ("stdlib", "shakespeare")
 
@@ -47,6 +47,7 @@ class Corpus:
     licence: str
     digest: str  # changes when the text does
     files: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()  # what else is there, each with the reason in brackets
     download: Download | None = None
 
 
@@ -73,10 +74,11 @@ def find_corpus(data: str) -> Corpus:
     return _path(Path(data))
 
 
-def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None = None) -> tuple[Path, ...]:
+def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, tokenizer: str) -> tuple[Path, ...]:
     """The corpus's files, the checksum of a downloaded one verified.
 
-    folder: where a download is kept; from_file: a copy that makes the download unnecessary.
+    folder: where a download is kept; from_file: a copy that makes the download unnecessary; tokenizer: what is prepared
+    for, so that an error can tell how to do it with a copy.
     Raises UserError when the download fails, or is not what it should be.
     """
     if corpus.download is None:
@@ -85,7 +87,8 @@ def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None = None) -> 
         return corpus.files
     path = folder / corpus.download.file_name if from_file is None else Path(from_file)
     if from_file is None and not path.is_file():
-        _fetch_file(corpus.download, path)
+        advice = f"python scripts/prepare_data.py --data {corpus.name} --tokenizer {tokenizer} --from FILE takes a copy"
+        _fetch_file(corpus.download, path, advice)
     _verify(corpus.download, path)
     return (path,)
 
@@ -99,7 +102,7 @@ def _stdlib() -> Corpus:
     files: list[Path] = []
     size = 0
     for path in _walk(root, leave_out):
-        if path.suffix != ".py" or path.name.startswith("_sysconfigdata"):
+        if path.suffix != ".py" or path.name.startswith("_sysconfigdata") or not path.is_file():
             continue
         size += path.stat().st_size
         if size > _STDLIB_LIMIT:
@@ -113,14 +116,30 @@ def _stdlib() -> Corpus:
 
 
 def _path(path: Path) -> Corpus:
+    files: list[Path] = []
+    left_out: list[str] = []
+
+    def leave_out(folder: Path) -> bool:
+        if holds_tokens := is_token_folder(folder):
+            left_out.append(f"{folder} (a folder of tokens)")
+        return holds_tokens
+
     try:
         kind = path.stat().st_mode
         if stat.S_ISREG(kind):
             files, root = [path], path.parent
-        elif stat.S_ISDIR(kind):
-            files, root = list(_walk(path, leave_out=is_token_folder)), path
-        else:
+        elif not stat.S_ISDIR(kind):
             raise UserError(f"{path}: is neither a file nor a folder")
+        elif is_token_folder(path):
+            read_meta(path)  # tells of tokens that are not ours
+            raise UserError(f"{path}: holds tokens, expected text; train.py takes them as they are")
+        else:
+            root = path
+            for found in _walk(root, leave_out):
+                if found.is_file():
+                    files.append(found)
+                else:
+                    left_out.append(f"{found} ({'not a file' if found.exists() else 'a broken link'})")
         files = _not_empty(files)
     except FileNotFoundError as error:
         names = ", ".join(NAMES)
@@ -128,28 +147,39 @@ def _path(path: Path) -> Corpus:
             f"{error.filename}: there is no such file or folder, and no data set of this name ({names})"
         ) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if is_token_file(path) or is_token_folder(path):
-        raise UserError(f"{path}: holds tokens, expected text")
+        where = getattr(error, "filename", None) or path
+        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not files and stat.S_ISREG(kind):
+        raise UserError(f"{path}: is empty")
     if not files:
-        raise UserError(f"{path}: is empty" if stat.S_ISREG(kind) else f"{path}: holds no file with text in it")
+        raise UserError(f"{path}: holds no file with text in it" + (f", but {listing(left_out)}" if left_out else ""))
     absolute = path.resolve()
     name = absolute.stem if stat.S_ISREG(kind) else absolute.name
-    return Corpus(name or "data", str(absolute), "not stated", _digest(root, files), tuple(files))
+    digest = _digest(root, files)
+    return Corpus(name or "data", str(absolute), "not stated", digest, tuple(files), tuple(left_out))
 
 
 def _walk(root: Path, leave_out: Callable[[Path], bool]) -> Iterator[Path]:
-    """The regular files under a folder in the order of their names, but for hidden ones and folders to leave out."""
+    """What is under a folder, and under those that links lead to, in the order of the names, but for folders.
+
+    Hidden ones and folders to leave out are passed over. A folder that is reached twice is taken once: the first time.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not (name.startswith(".") or leave_out(Path(folder, name))))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
+    def is_new(folder: Path) -> bool:
+        status = folder.stat()
+        before = len(seen)
+        seen.add((status.st_dev, status.st_ino))
+        return len(seen) > before
+
+    seen: set[tuple[int, int]] = set()
+    is_new(root)
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        shown = [Path(folder, name) for name in sorted(folders) if not name.startswith(".")]
+        folders[:] = [path.name for path in shown if is_new(path) and not leave_out(path)]
+        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _not_empty(files: Iterable[Path]) -> list[Path]:
@@ -169,13 +199,13 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _fetch_file(download: Download, path: Path) -> None:
+def _fetch_file(download: Download, path: Path, advice: str) -> None:
     try:
         with urllib.request.urlopen(download.url, timeout=_TIMEOUT) as response:
             text = response.read(download.size + 1)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise UserError(f"{download.url}: cannot be downloaded ({reason}); --from FILE takes a copy of it") from error
+        raise UserError(f"{download.url}: cannot be downloaded ({reason}); {advice}") from error
     _check(download, text, download.url)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_file(path) as file:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pygpt.atomic import finish
 from pygpt.errors import UserError
-from pygpt.tokens import HEADER_BYTES, LARGEST_VOCAB, read_tokens
+from pygpt.tokens import HEADER_BYTES, LARGEST_SHARD, LARGEST_VOCAB, NAMES, read_tokens
 
 FILE_NAME = "meta.json"
 
 _LARGEST_FILE = 2**24
-_LLMC_NAME = re.compile(r"(?:.*_)?(train|val)(?:_\d+)?\.bin")
 _GPT2_VOCAB = 50257
 
 
@@ -51,6 +49,7 @@ class Meta:
     tokenizer: TokenizerMeta
     train: Split
     val: Split
+    eot_in_text: bool = False  # its words in the text became the end-of-text token
 
     def save(self, folder: Path) -> None:
         """Write it into a folder of pygpt.atomic.write_files()."""
@@ -64,7 +63,7 @@ def is_token_folder(path: str | Path) -> bool:
         return False
     finish(folder)
     try:
-        return any(_LLMC_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+        return any(NAMES.fullmatch(entry.name) for entry in folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
@@ -108,7 +107,7 @@ def _llmc_meta(folder: Path) -> Meta:
         raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
     shards: dict[str, list[Shard]] = {"train": [], "val": []}
     for name in names:
-        if match := _LLMC_NAME.fullmatch(name):
+        if match := NAMES.fullmatch(name):
             shards[match[1]].append(Shard(name, len(read_tokens(folder / name))))
     if not any(shards.values()):
         raise UserError(
@@ -132,6 +131,7 @@ def _parse(path: Path, values: Any) -> Meta:
         ),
         train=_parse_split(path, _get(path, values, "train", dict)),
         val=_parse_split(path, _get(path, values, "val", dict)),
+        eot_in_text=_get(path, {"eot_in_text": False, **values}, "eot_in_text", bool),  # older files lack it
     )
 
 
@@ -141,18 +141,19 @@ def _parse_split(path: Path, values: dict[str, Any]) -> Split:
         name = _get(path, entry, "file", str)
         if Path(name).name != name or name in {"", ".."} or "\0" in name:
             raise UserError(f"{path}: the shard {name!r} is not a file's name in this folder")
-        shards.append(Shard(name, _get(path, entry, "tokens", int, 2**31 - 1)))
+        shards.append(Shard(name, _get(path, entry, "tokens", int, LARGEST_SHARD)))
     return Split(tuple(shards), _get(path, values, "sha256", str))
 
 
 def _get(path: Path, values: Any, key: str, kind: type, largest: int = 0) -> Any:
     """values[key], which must be of this kind; an integer from 1 to `largest`."""
     value = values.get(key) if isinstance(values, dict) else None
-    if type(value) is not kind or (isinstance(value, int) and not 1 <= value <= largest):
+    if type(value) is not kind or (kind is int and isinstance(value, int) and not 1 <= value <= largest):
         expected: dict[type, str] = {
             str: "a text",
             dict: "an object",
             list: "a list",
+            bool: "true or false",
             int: f"an integer from 1 to {largest}",
         }
         raise UserError(f"{path}: {key} is {str(value)[:60]}, expected {expected[kind]}")

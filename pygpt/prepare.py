@@ -1,20 +1,16 @@
 """From text to a folder of token files, in a stream: no text needs to fit into memory.
 
-The text is cut into pieces of a few megabytes, the pieces are read and encoded by several threads (tiktoken and file
-access leave Python's lock), and their tokens are written in the order of the text. The files are the same whatever the
-number of threads.
+The text is cut into pieces of a few megabytes, the pieces are read and encoded by several threads, and their tokens are
+written in the order of the text. The files are the same whatever the number of threads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +19,10 @@ from pygpt import meta
 from pygpt.atomic import write_files
 from pygpt.datasets import NAMES as NAMED_CORPORA
 from pygpt.datasets import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
+from pygpt.encoding import Bar, Encoder, characters, cuts_for
 from pygpt.errors import UserError
-from pygpt.pieces import Piece, groups, split_files
+from pygpt.pieces import Piece, split_files
+from pygpt.text_files import select_texts
 from pygpt.tokenizer import NAMES, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, Tokens
 from pygpt.tokens import LARGEST_VOCAB, ShardWriter
 
@@ -32,11 +30,6 @@ VAL_FRACTION = 0.1
 SHARD_SIZE = 10**8  # tokens
 
 _LLMC_VAL_TOKENS = 32768
-
-Input = TypeVar("Input")
-Output = TypeVar("Output")
-InOrder = Callable[..., Iterator[tuple[Any, Any]]]  # _in_order with its number of workers
-Bar = Any  # tqdm's, which has no types
 
 
 def ensure(
@@ -46,26 +39,29 @@ def ensure(
     *,
     vocab: str | Path | None = None,
     from_file: str | Path | None = None,
+    eot_in_text: bool = False,
 ) -> Path:
     """The folder with the tokens of a data set, prepared in `root` unless it has been.
 
     data: the name of a corpus, a file or folder of text, or a folder of token files, which is returned as it is.
     tokenizer: "byte", "char", "gpt2", or one that exists, such as a model's; None: that of the token files, or "byte".
-    vocab, from_file: as for prepare().
-    Raises UserError as prepare() does, and when the token files were made with another kind of tokenizer.
+    vocab, from_file, eot_in_text: as for prepare().
+    Raises UserError as prepare() does, and when the token files were made in another way than is asked for.
     """
     if meta.is_token_folder(data):
-        made_with = meta.read_meta(data).tokenizer.name
-        if tokenizer is not None and _name(tokenizer) != made_with:
-            raise UserError(f"{data}: holds {made_with} tokens, but {_name(tokenizer)} tokens are asked for")
+        found = meta.read_meta(data)
+        if tokenizer is not None and _name(tokenizer) != found.tokenizer.name:
+            raise UserError(f"{data}: holds {found.tokenizer.name} tokens, but {_name(tokenizer)} tokens are asked for")
+        if eot_in_text and not found.eot_in_text:
+            raise UserError(f"{data}: holds tokens that were prepared without --eot-in-text; give the text's path")
         return Path(data)
     tokenizer = tokenizer or "byte"
     if vocab is not None:
         tokenizer = _open_tokenizer(tokenizer, vocab) or tokenizer
     corpus = find_corpus(data)
     folder = _default_folder(corpus, tokenizer, Path(root))
-    if not _is_prepared(folder, corpus, tokenizer):
-        prepare(data, tokenizer, folder, root=root, from_file=from_file)
+    if not _is_prepared(folder, corpus, tokenizer, eot_in_text):
+        prepare(data, tokenizer, folder, root=root, from_file=from_file, eot_in_text=eot_in_text)
     return folder
 
 
@@ -77,6 +73,7 @@ def prepare(
     root: str | Path = "data",
     vocab: str | Path | None = None,
     from_file: str | Path | None = None,
+    eot_in_text: bool = False,
     val_fraction: float | None = None,
     shard_size: int = SHARD_SIZE,
     workers: int | None = None,
@@ -88,10 +85,12 @@ def prepare(
     out_dir: the folder, by default ROOT/NAME-TOKENIZER; token files that it holds are replaced.
     root: also where downloads are kept.
     vocab: a folder with GPT-2's vocabulary; from_file: a copy of what would be downloaded.
+    eot_in_text: <|endoftext|> in the text becomes the end-of-text token; a warning tells of it when it stays text.
     val_fraction: how much of the text is for validation, by default a tenth.
     shard_size: most tokens in a file; workers: threads, by default one for each processor.
-    Returns the folder. Raises UserError when something is missing, unreadable, empty or not text, when options
-    contradict each other, and when the network or the space on the device do not suffice.
+    Returns the folder; a warning names what was left out. Raises UserError when something is missing, unreadable,
+    empty, not text or changing, when options contradict each other, and when the network or the space on the device do
+    not suffice.
     """
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise UserError(f"the fraction for validation is {val_fraction}, expected a number between 0 and 1")
@@ -105,14 +104,18 @@ def prepare(
             f"a fraction of {val_fraction} was asked for"
         )
     known = _open_tokenizer(tokenizer, vocab)
+    if eot_in_text and (known is None or known.eot_token is None):
+        raise UserError(f"--eot-in-text needs an end-of-text token, and {_name(tokenizer)} tokens have none")
     folder = _default_folder(corpus, tokenizer, Path(root)) if out_dir is None else Path(out_dir)
-    files = fetch(corpus, Path(root) / "download", from_file)
-    parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, words=_name(tokenizer) == "gpt2")
-    in_order = partial(_in_order, workers=workers or os.cpu_count() or 1)
-    chosen = known or _char_tokenizer(corpus, parts, in_order)
+    files = fetch(corpus, Path(root) / "download", from_file, _name(tokenizer))
+    files = select_texts(files, corpus.source, corpus.left_out, any_bytes=_name(tokenizer) == "byte")
+    parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, cuts_for(known))
+    workers = workers or os.cpu_count() or 1
+    chosen = known or _char_tokenizer(corpus, parts, workers)
     if chosen.vocab_size > LARGEST_VOCAB:
         raise UserError(f"a vocabulary of {chosen.vocab_size} tokens is too large for token files ({LARGEST_VOCAB})")
 
+    encoder = Encoder(chosen, eot_in_text, workers)
     size = sum(piece.size for part in parts for piece in part)
     before = _shard_files(folder)
     needed = 2 * size if chosen.name == "byte" else 0  # not known for the others
@@ -120,7 +123,7 @@ def prepare(
         if tiny_shakespeare:
             train, val = _llmc_shakespeare(chosen, files[0])
         else:
-            train, val = (_encode_all(part, chosen, in_order, bar) for part in parts)
+            train, val = (encoder.encode(part, bar) for part in parts)
         meta.Meta(
             name=corpus.name,
             source=corpus.source,
@@ -129,8 +132,17 @@ def prepare(
             tokenizer=meta.TokenizerMeta(chosen.name, chosen.vocab_size, chosen.fingerprint),
             train=_write_split(ShardWriter(saving, f"{corpus.name}_train", shard_size), train, corpus),
             val=_write_split(ShardWriter(saving, f"{corpus.name}_val", shard_size), val, corpus),
+            eot_in_text=eot_in_text,
         ).save(saving)
         chosen.save(saving)
+        if find_corpus(data).digest != corpus.digest:
+            raise UserError(f"{corpus.source}: changed while it was read; try again when it stays as it is")
+    if encoder.words_left:
+        warnings.warn(
+            f"{corpus.source}: holds {cuts_for(chosen).mark.decode()} {encoder.words_left:,} times, which stays text; "
+            f"with --eot-in-text it becomes the end-of-text token of gpt2 tokens",
+            stacklevel=2,
+        )
     for name in before - _shard_files(folder):
         (folder / name).unlink(missing_ok=True)
     return folder
@@ -165,9 +177,11 @@ def _default_folder(corpus: Corpus, tokenizer: str | Tokenizer, root: Path) -> P
     return root / f"{corpus.name}-{digest[:8]}-{_name(tokenizer)}"
 
 
-def _is_prepared(folder: Path, corpus: Corpus, tokenizer: str | Tokenizer) -> bool:
+def _is_prepared(folder: Path, corpus: Corpus, tokenizer: str | Tokenizer, eot_in_text: bool) -> bool:
     found = _try_meta(folder)
     if found is None or found.source_digest != corpus.digest or not meta.is_complete(folder, found):
+        return False
+    if found.eot_in_text != eot_in_text:
         return False
     if isinstance(tokenizer, Tokenizer):
         return found.tokenizer.fingerprint == tokenizer.fingerprint
@@ -187,43 +201,11 @@ def _shard_files(folder: Path) -> set[str]:
     return {shard.file for split in (found.train, found.val) for shard in split.shards} if found else set()
 
 
-def _char_tokenizer(corpus: Corpus, parts: Iterable[Sequence[Piece]], in_order: InOrder) -> CharTokenizer:
+def _char_tokenizer(corpus: Corpus, parts: Iterable[Sequence[Piece]], workers: int) -> CharTokenizer:
     """The tokenizer with all characters of the text."""
     pieces = [piece for part in parts for piece in part]
-    characters: set[str] = set()
     with _progress(f"{corpus.name}: characters", sum(piece.size for piece in pieces)) as bar:
-        for group, found in in_order(_characters, groups(pieces, words=False)):
-            characters |= found
-            bar.update(sum(piece.size for piece in group))
-    return CharTokenizer("".join(sorted(characters)))
-
-
-def _characters(group: Sequence[Piece]) -> set[str]:
-    return set().union(*(piece.read_text() for piece in group))
-
-
-def _encode_all(pieces: Iterable[Piece], tokenizer: Tokenizer, in_order: InOrder, bar: Bar) -> Iterator[Tokens]:
-    words = tokenizer.name == "gpt2"
-    for group, tokens in in_order(partial(_encode, tokenizer), groups(pieces, words)):
-        yield tokens
-        bar.update(sum(piece.size for piece in group))
-
-
-def _encode(tokenizer: Tokenizer, group: Sequence[Piece]) -> Tokens:
-    """The tokens of some pieces, each file's after an end-of-text token if there is one."""
-    parts = []
-    for piece in group:
-        if piece.start == 0 and tokenizer.eot_token is not None:
-            parts.append(np.array([tokenizer.eot_token], np.int32))
-        if isinstance(tokenizer, ByteTokenizer):
-            parts.append(tokenizer.encode_bytes(piece.read()))
-            continue
-        text = piece.read_text()
-        try:
-            parts.append(tokenizer.encode(text))
-        except UserError as error:
-            raise UserError(f"{piece.path}: {error}") from error
-    return np.concatenate(parts)
+        return CharTokenizer(characters(pieces, workers, bar))
 
 
 def _llmc_shakespeare(tokenizer: Tokenizer, path: Path) -> Sequence[Iterable[Tokens]]:
@@ -247,23 +229,3 @@ def _write_split(writer: ShardWriter, stream: Iterable[Tokens], corpus: Corpus) 
 
 def _progress(what: str, size: int) -> Bar:
     return tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=None)
-
-
-def _in_order(
-    function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
-) -> Iterator[tuple[Input, Output]]:
-    """Each input with the function's result, computed by several threads a few inputs ahead."""
-    pending: deque[tuple[Input, Future[Output]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for value in inputs:
-                pending.append((value, pool.submit(function, value)))
-                if len(pending) > 2 * workers:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,13 @@ VERSION = 1
 HEADER_BYTES = 256 * 4
 LARGEST_VOCAB = 2**16
 LARGEST_SHARD = 2**31 - 1
+NAMES = re.compile(r"(?:.*_)?(train|val)(?:_\d+)?\.bin")  # llm.c's and nanoGPT's, of a split
 
+_FOREIGN = {
+    20240326: "a model of llm.c",
+    20240522: "an evaluation file of llm.c",
+    20240801: "a file of Llama 3 tokens of llm.c, 32 bits each",
+}
 _TOKEN = np.dtype("<u2")
 _FIELD = np.dtype("<i4")
 
@@ -38,10 +45,15 @@ def read_tokens(path: str | Path) -> NDArray[np.uint16]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            header = np.frombuffer(file.read(HEADER_BYTES), np.uint8)
-            if len(header) < HEADER_BYTES:
+            head = file.read(HEADER_BYTES)
+            if foreign := foreign_tokens(path, head):
+                raise UserError(
+                    f"{path}: is {foreign}, expected a token file of GPT-2's kind (it starts with {MAGIC}); "
+                    f"prepare the text that it was made from"
+                )
+            if len(head) < HEADER_BYTES:
                 raise UserError(f"{path}: has {size} bytes, fewer than the header of a token file ({HEADER_BYTES})")
-            magic, version, count = header.view(_FIELD)[:3].tolist()
+            magic, version, count = np.frombuffer(head, _FIELD)[:3].tolist()
             if magic != MAGIC:
                 raise UserError(f"{path}: is not a token file: starts with {magic}, expected {MAGIC}")
             if version != VERSION:
@@ -58,13 +70,20 @@ def read_tokens(path: str | Path) -> NDArray[np.uint16]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def is_token_file(path: str | Path) -> bool:
-    """Whether a file begins like a token file; False where it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(_FIELD.itemsize) == np.array(MAGIC, _FIELD).tobytes()
-    except OSError:
-        return False
+def is_token_file(head: bytes) -> bool:
+    """Whether a file that begins with these bytes begins like a token file."""
+    return _magic(head) == MAGIC
+
+
+def foreign_tokens(path: Path, head: bytes) -> str | None:
+    """What a file is that holds tokens in a format that read_tokens() does not take; None for any other file.
+
+    head: its first bytes.  Tokens without a header are told by the file's name, and by the zeros that no text has.
+    """
+    magic = _magic(head)
+    if magic not in {MAGIC, *_FOREIGN} and NAMES.fullmatch(path.name) and b"\0" in head:
+        return "a file of raw tokens without a header, such as nanoGPT's"
+    return _FOREIGN.get(magic)
 
 
 def write_tokens(path: str | Path, tokens: ArrayLike) -> None:
@@ -141,6 +160,10 @@ class ShardWriter:
             file.write(_header(self._count))
         self.shards.append((self._next_name(), self._count))
         self._file, self._count = None, 0
+
+
+def _magic(head: bytes) -> int:
+    return int.from_bytes(head[: _FIELD.itemsize], "little")
 
 
 def _header(count: int) -> bytes:

@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="byte", metavar="|".join(NAMES), help="(default: byte)")
     parser.add_argument("--vocab", metavar="FOLDER", help="with GPT-2's vocabulary, so that no download is needed")
     parser.add_argument("--from", dest="from_file", metavar="FILE", help="a copy of what would be downloaded")
+    parser.add_argument(
+        "--eot-in-text", action="store_true", help="<|endoftext|> in the text becomes the end-of-text token of gpt2"
+    )
     parser.add_argument("--out-dir", metavar="FOLDER", help="(default: data/NAME-TOKENIZER)")
     parser.add_argument(
         "--val-fraction", type=float, metavar="X", help=f"of the text, for validation (default: {VAL_FRACTION})"
@@ -41,6 +44,7 @@ def main() -> None:
         flags.out_dir,
         vocab=flags.vocab,
         from_file=flags.from_file,
+        eot_in_text=flags.eot_in_text,
         val_fraction=flags.val_fraction,
         shard_size=flags.shard_size,
         workers=flags.workers,

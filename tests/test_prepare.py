@@ -83,8 +83,8 @@ def test_byte_pairs_do_not_depend_on_cuts(tmp_path, vocabulary, monkeypatch, wor
     (tmp_path / "x.txt").write_text(text, encoding="utf-8", newline="")
     monkeypatch.setattr(pieces, "CHUNK", 50)
     monkeypatch.setattr(pieces, "_WINDOW", 16)
-    parts = pieces.split_files([tmp_path / "x.txt"], 0.1, words=True)
-    cut = [piece for part in parts for group in pieces.groups(part, words=True) for piece in group]
+    parts = pieces.split_files([tmp_path / "x.txt"], 0.1, pieces.Cuts(words=True))
+    cut = [piece for part in parts for group in pieces.groups(part, pieces.Cuts(words=True)) for piece in group]
     assert len(cut) > 500 and max(piece.size for piece in cut) < 1000
     folder = prepare.prepare(str(tmp_path / "x.txt"), "gpt2", root=tmp_path, vocab=vocabulary, workers=workers)
     tokenizer = GPT2Tokenizer.from_folder(vocabulary)
@@ -113,10 +113,10 @@ def test_a_folder(tmp_path, vocabulary):
     (source / ".hidden.txt").write_text("hidden")
     (source / ".git").mkdir()
     (source / ".git" / "config").write_text("hidden")
-    (source / "b" / "dangling").symlink_to(tmp_path / "nowhere")
     prepare.prepare(str(source), root=source)  # tokens inside the folder do not count as its text
 
-    folder = prepare.prepare(str(source), "gpt2", root=tmp_path, vocab=vocabulary)
+    with pytest.warns(UserWarning, match=r"^left out: \S*texts-byte \(a folder of tokens\)$"):
+        folder = prepare.prepare(str(source), "gpt2", root=tmp_path, vocab=vocabulary)
     tokenizer = load_tokenizer(folder)
     found = {}
     for split in ("train", "val"):
@@ -128,15 +128,43 @@ def test_a_folder(tmp_path, vocabulary):
     assert [name[0] for name in found["val"]] == ["a", "a", "b", "b"]
 
 
+def test_links_in_a_folder(tmp_path):
+    """Those to folders are followed, each folder once, whatever circles they make; broken ones are named."""
+    texts, elsewhere = tmp_path / "texts", tmp_path / "elsewhere"
+    (texts / "sub").mkdir(parents=True)
+    (elsewhere / "deep").mkdir(parents=True)
+    (texts / "a.txt").write_text("a" * 500)
+    (elsewhere / "b.txt").write_text("b" * 400)
+    (elsewhere / "deep" / "c.txt").write_text("c" * 300)
+    (texts / "link.txt").symlink_to(elsewhere / "b.txt")
+    (texts / "more").symlink_to("../elsewhere")
+    (texts / "sub" / "again").symlink_to("../../elsewhere")
+    (elsewhere / "deep" / "up").symlink_to("..")
+    (texts / "loop").symlink_to(".")
+    (texts / "broken").symlink_to(tmp_path / "nowhere")
+    (texts / "itself").symlink_to("itself")
+    with pytest.warns(UserWarning) as warned:
+        folder = ensure(str(texts), root=tmp_path / "data")
+    assert [str(warning.message) for warning in warned] == [
+        f"left out: {texts}/broken (a broken link), {texts}/itself (a broken link)"
+    ]
+    tokens = [*all_tokens(folder, "train"), *all_tokens(folder, "val")]
+    assert bytes(map(int, tokens)) == b"a" * 500 + b"b" * 800 + b"c" * 300
+    meta = read_meta(folder)
+    (elsewhere / "deep" / "c.txt").write_text("C" * 301)  # behind a link
+    with pytest.warns(UserWarning):
+        assert read_meta(ensure(str(texts), root=tmp_path / "data")) != meta
+
+
 def test_few_files_are_cut_at_the_end(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_text(str(i) * 100)
-    parts = pieces.split_files(sorted(tmp_path.iterdir()), 0.1, words=False)
+    parts = pieces.split_files(sorted(tmp_path.iterdir()), 0.1, pieces.Cuts(words=False))
     assert [piece.size for piece in parts[0]] == [100, 100, 70] and [piece.size for piece in parts[1]] == [30]
     (tmp_path / "3.txt").write_text("3")  # one byte is no validation
-    parts = pieces.split_files(sorted(tmp_path.iterdir()), 0.1, words=False)
+    parts = pieces.split_files(sorted(tmp_path.iterdir()), 0.1, pieces.Cuts(words=False))
     assert [piece.size for piece in parts[0]] == [100, 100, 70] and [piece.size for piece in parts[1]] == [30, 1]
-    parts = pieces.split_files(sorted(tmp_path.iterdir()), 1e-300, words=False)
+    parts = pieces.split_files(sorted(tmp_path.iterdir()), 1e-300, pieces.Cuts(words=False))
     assert [piece.size for piece in parts[1]] == [1]
 
 
@@ -301,6 +329,115 @@ def test_no_space_is_said_before(text_file, tmp_path, monkeypatch):
         prepare.prepare(str(text_file), root=tmp_path / "data")
 
 
+def test_a_byte_order_mark(tmp_path, vocabulary):
+    """Is no character of the text, wherever a file stands; bytes keep it."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.txt").write_text(f"hello {name}\n" * 50, encoding="utf-8-sig")
+    (folder / "c.txt").write_text("hello \ufeff\n" * 50, encoding="utf-8")  # inside a text it stays
+    for tokenizer in ("char", "gpt2"):
+        options = {"vocab": vocabulary} if tokenizer == "gpt2" else {}
+        prepared = prepare.prepare(str(folder), tokenizer, root=tmp_path, **options)
+        tokens = [*all_tokens(prepared, "train"), *all_tokens(prepared, "val")]
+        text = load_tokenizer(prepared).decode(tokens).replace("<|endoftext|>", "")
+        assert text == "".join(f"hello {name}\n" * 50 for name in "ab\ufeff")
+    prepared = prepare.prepare(str(folder), root=tmp_path)
+    assert all_tokens(prepared, "train")[:5].tolist() == [0xEF, 0xBB, 0xBF, *b"he"]
+
+
+MARK = "<|endoftext|>"
+
+
+def test_end_of_text_in_a_text(tmp_path, vocabulary, monkeypatch):
+    """Its words are text, and a warning tells of them, or they are tokens; the choice belongs to the prepared data."""
+    path = tmp_path / "docs.txt"
+    path.write_text(f"one\n{MARK}\ntwo\n{MARK}\n" * 200)
+
+    def ensured(**options):
+        folder = ensure(str(path), "gpt2", tmp_path / "data", vocab=vocabulary, **options)
+        tokens = np.concatenate([all_tokens(folder, "train"), all_tokens(folder, "val")])
+        return folder, load_tokenizer(folder), tokens
+
+    with pytest.warns(UserWarning, match=r"docs.txt: holds <\|endoftext\|> 400 times, which stays text; with --eot-in"):
+        folder, tokenizer, tokens = ensured()
+    assert (tokens == tokenizer.eot_token).sum() == 1
+    assert ensured(eot_in_text=True)[0] == folder  # prepared anew: no other tokens are taken for these
+    tokens = ensured(eot_in_text=True)[2]
+    assert (tokens == tokenizer.eot_token).sum() == 401
+    assert tokenizer.decode(tokens) == MARK + path.read_text()
+    assert ensure(str(folder), eot_in_text=True) == folder
+    with pytest.warns(UserWarning, match="400 times"):
+        assert (ensured()[2] == tokenizer.eot_token).sum() == 1
+    with pytest.raises(UserError, match="prepared without --eot-in-text; give the text's path"):
+        ensure(str(folder), eot_in_text=True)
+    for name in ("byte", "char"):
+        with pytest.raises(UserError, match=f"--eot-in-text needs an end-of-text token, and {name} tokens have none"):
+            prepare.prepare(str(path), name, eot_in_text=True)
+        with pytest.warns(UserWarning, match="400 times"):
+            prepare.prepare(str(path), name, root=tmp_path)
+
+
+def test_end_of_text_is_never_cut(tmp_path, vocabulary, monkeypatch):
+    """Without white space cuts fall anywhere, but never into the mark; one that begins the text is one token."""
+    text = f"{MARK}日本{MARK}{MARK}he" * 500 + "hello" * 50
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8")
+    for name, size in (("CHUNK", 17), ("LONGEST_WORD", 20), ("_WINDOW", 10)):
+        monkeypatch.setattr(pieces, name, size)
+    folder = prepare.prepare(
+        str(tmp_path / "x.txt"), "gpt2", root=tmp_path, vocab=vocabulary, eot_in_text=True, val_fraction=0.5
+    )
+    tokens = np.concatenate([all_tokens(folder, "train"), all_tokens(folder, "val")])
+    assert (tokens == load_tokenizer(folder).eot_token).sum() == 1500
+    assert load_tokenizer(folder).decode(tokens) == text
+    for tokenizer in ("byte", "char"):
+        with pytest.warns(UserWarning, match="1,500 times"):
+            prepare.prepare(str(tmp_path / "x.txt"), tokenizer, root=tmp_path)
+
+
+def test_a_text_that_changes_meanwhile(text_file, tmp_path, monkeypatch):
+    read = pieces.Piece.read
+
+    def change(self):
+        data = read(self)
+        text_file.write_bytes(text_file.read_bytes().replace(b"notes", b"pages"))
+        return data
+
+    monkeypatch.setattr(pieces.Piece, "read", change)
+    with pytest.raises(UserError, match=r"notes.txt: changed while it was read; try again"):
+        ensure(str(text_file), root=tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_where_the_tokenizer_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "CHUNK", 100)
+    path = _file(tmp_path, b"x" * 250 + b"y" + b"x" * 250)
+    with pytest.raises(UserError, match=r"bad.txt: character 'y' .* \(in bytes 200 to 300\)"):
+        prepare.prepare(path, CharTokenizer("x"), root=tmp_path)
+
+
+def test_long_runs_are_cut_in_no_time(tmp_path, monkeypatch):
+    """White space or letters without an end: one look at each window, and no step for each byte of it."""
+    looks = []
+    real = pieces._WORD_END
+
+    class Counting:
+        def finditer(self, *arguments):
+            for match in real.finditer(*arguments):
+                looks.append(match)
+                yield match
+
+    monkeypatch.setattr(pieces, "_WORD_END", Counting())
+    for name, size in (("CHUNK", 2**16), ("LONGEST_WORD", 2**19)):
+        monkeypatch.setattr(pieces, name, size)
+    for run in (b" ", b"\n", b"x"):
+        path = tmp_path / "run.txt"
+        path.write_bytes(b"begin" + run * 2**21 + b"end\n")
+        found = list(pieces.groups([pieces.Piece(path, 0, path.stat().st_size)], pieces.Cuts(words=True)))
+        assert b"".join(piece.read() for group in found for piece in group) == path.read_bytes()
+    assert len(looks) < 100
+
+
 def _file(tmp_path, content):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
@@ -404,7 +541,8 @@ def test_download(tmp_path, monkeypatch):
     for answer, sentence in [
         (
             urllib.error.URLError("no route to host"),
-            r"example.org/x: cannot be downloaded \(no route to host\); --from",
+            r"example.org/x: cannot be downloaded \(no route to host\); python scripts/prepare_data.py "
+            r"--data shakespeare --tokenizer byte --from FILE takes a copy",
         ),
         (TimeoutError("timed out"), r"cannot be downloaded \(timed out\)"),
         (text + b"!", "https://example.org/x: is not the expected text of 420 bytes"),
@@ -423,7 +561,7 @@ def test_download(tmp_path, monkeypatch):
 
 def test_a_token_file_is_no_text(tmp_path):
     write_tokens(tmp_path / "x_train.bin", [1, 2, 3])
-    with pytest.raises(UserError, match=r"x_train.bin: holds tokens, expected text"):
+    with pytest.raises(UserError, match=r"x_train.bin: is a file of tokens, expected text; --data takes the"):
         ensure(str(tmp_path / "x_train.bin"), root=tmp_path / "data")
     with pytest.raises(UserError, match="holds tokens, expected text"):
         prepare.prepare(str(tmp_path), root=tmp_path / "data")
