@@ -49,7 +49,8 @@ def open_data(settings: TrainSettings, source: Path | None) -> Data:
         chosen = tokenizer.load_tokenizer(source)
         if settings.tokenizer not in (None, chosen.name):
             raise UserError(f"tokenizer is {settings.tokenizer}, but the model in {source} has {chosen.name} tokens")
-    folder = ensure(settings.data, chosen, vocab=None if isinstance(chosen, Tokenizer) else settings.vocab)
+    vocab = None if isinstance(chosen, Tokenizer) else settings.vocab
+    folder = ensure(settings.data, chosen, vocab=vocab, eot_in_text=settings.eot_in_text)
     data = Data(
         TokenDataset(folder, "train"),
         TokenDataset(folder, "val"),

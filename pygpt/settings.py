@@ -83,6 +83,9 @@ class TrainSettings:
     vocab: str | None = _setting(
         None, "data", "folder with GPT-2's vocabulary, so that no download is needed", path=True
     )
+    eot_in_text: bool = _setting(
+        False, "data", "<|endoftext|> in the text becomes the end-of-text token of gpt2", fixed=True
+    )
 
     init_from: str | None = _setting(
         None, "model", "fine-tune this model: a model folder or a name on the Hugging Face hub", fixed=True, path=True
@@ -373,11 +376,16 @@ def _parser() -> Parser:
         limits = field.metadata
         if limits["group"] not in groups:
             groups[limits["group"]] = parser.add_argument_group(limits["group"])
+        kind = _kind(field)
+        if kind is bool:
+            groups[limits["group"]].add_argument(
+                _flag(field.name), action="store_true", default=argparse.SUPPRESS, help=limits["help"]
+            )
+            continue
         help = limits["help"]
         if field.default is not None:
             other = f", or {limits['fine_tuning']} with --init-from" if limits["fine_tuning"] is not None else ""
             help += f" (default: {field.default}{other})"
-        kind = _kind(field)
         metavar = "|".join(limits["choices"]) if limits["choices"] else {int: "N", float: "X", str: "NAME"}[kind]
         groups[limits["group"]].add_argument(_flag(field.name), dest=field.name, metavar=metavar, help=help)
     return parser
@@ -388,13 +396,13 @@ def _flag(name: str) -> str:
 
 
 def _kind(field: dataclasses.Field[Any]) -> Any:
-    """int, float or str."""
+    """int, float, str or bool."""
     annotation = _TYPES[field.name]
     return next((kind for kind in typing.get_args(annotation) if kind is not type(None)), annotation)
 
 
-def _from_text(field: dataclasses.Field[Any], text: str) -> Any:
-    """A flag's value."""
+def _from_text(field: dataclasses.Field[Any], text: str | bool) -> Any:
+    """The value of a flag; True for one that takes none."""
     try:
         value = _kind(field)(text)
     except ValueError:
@@ -409,8 +417,8 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str, required: boo
         return None
     if kind is float and type(value) is int and abs(value) < 2**63:
         value = float(value)
-    if type(value) is not kind:
-        right = False
+    if type(value) is not kind or kind is bool:
+        right = type(value) is kind
     elif kind is str:
         right = value in limits["choices"] if limits["choices"] else value != "" and "\0" not in value
     elif kind is int:
@@ -431,6 +439,8 @@ def _expected(field: dataclasses.Field[Any]) -> str:
         return _alternatives(limits["choices"])
     if kind is str:
         return "a text that is not empty"
+    if kind is bool:
+        return "true or false"
     if kind is int:
         return f"an integer from {limits['low']} to {limits['high']}"
     words = {"low": "of at least", "above": "above", "below": "below"}
@@ -449,5 +459,7 @@ def _show(value: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings are TOML's, but for the one control character that JSON does not escape.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
+    # JSON's strings are TOML's, but for the one control character that JSON does not escape; so are true and false.
+    if isinstance(value, (str, bool)):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

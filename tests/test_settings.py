@@ -70,9 +70,12 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "beta2": 0.75,
         "max_iters": 1000,
         "min_lr": 0.0,
+        "eot_in_text": True,
     }
     values = {name: examples.get(name, 2) for name in FIELDS}
-    argv = [part for name, value in values.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    argv = []
+    for name, value in values.items():
+        argv += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
     from_flags = parse(argv).settings
     assert dataclasses.asdict(from_flags) == values
     from_file = parse(["--config", file(format_settings(from_flags)), "--out-dir", "there"]).settings
@@ -221,6 +224,7 @@ def test_wrong_flags_get_a_sentence(argv, expected):
         ("beta2 = 0.9999999999", "beta2 is 0.9999999999, expected a number of at least 0 and below 1"),  # 1 in float32
         (f"learning_rate = {10**400}", "expected a number above 0"),
         ("seed = 1" + 5000 * "0", "is not TOML"),
+        ("eot_in_text = 1", "eot_in_text is 1, expected true or false"),
         ("n_layer = true", "n_layer is True, expected an integer from 1 to"),
         ('n_layer = "3"', "n_layer is '3', expected an integer from 1 to"),
         ("learning_rate = nan", "learning_rate is nan, expected a number above 0"),
