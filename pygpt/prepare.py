@@ -105,7 +105,7 @@ def prepare(
         )
     known = _open_tokenizer(tokenizer, vocab)
     if eot_in_text and (known is None or known.eot_token is None):
-        raise UserError(f"--eot-in-text needs an end-of-text token, and {_name(tokenizer)} tokens have none")
+        raise UserError(f"--eot-in-text needs an end-of-text token, as gpt2 has; {_name(tokenizer)} tokens have none")
     folder = _default_folder(corpus, tokenizer, Path(root)) if out_dir is None else Path(out_dir)
     files = fetch(corpus, Path(root) / "download", from_file, _name(tokenizer))
     files = select_texts(files, corpus.source, corpus.left_out, any_bytes=_name(tokenizer) == "byte")

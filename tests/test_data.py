@@ -175,6 +175,7 @@ def _shard(**changes):
         (lambda v: v["train"].update(shards={}), "shards is {}, expected a list"),
         (lambda v: v["train"].update(shards=[3]), "file is None"),
         (lambda v: v["train"].update(shards=[]), "holds no train tokens"),
+        (lambda v: v.update(eot_in_text=1), "eot_in_text is 1, expected true or false"),
         (_shard(file="../x_train_000000.bin"), "is not a file's name in this folder"),
         (_shard(file="/etc/passwd"), "is not a file's name in this folder"),
         (_shard(file=""), "is not a file's name in this folder"),
@@ -192,6 +193,13 @@ def test_wrong_descriptions(dataset, change, sentence):
     (dataset.folder / "meta.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=sentence):
         TokenDataset(dataset.folder, "train")
+
+
+def test_a_description_of_an_older_version(dataset):
+    values = json.loads((dataset.folder / "meta.json").read_text())
+    del values["eot_in_text"]
+    (dataset.folder / "meta.json").write_text(json.dumps(values))
+    assert TokenDataset(dataset.folder, "train").meta == dataset.meta
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])

@@ -372,7 +372,7 @@ def test_end_of_text_in_a_text(tmp_path, vocabulary, monkeypatch):
     with pytest.raises(UserError, match="prepared without --eot-in-text; give the text's path"):
         ensure(str(folder), eot_in_text=True)
     for name in ("byte", "char"):
-        with pytest.raises(UserError, match=f"--eot-in-text needs an end-of-text token, and {name} tokens have none"):
+        with pytest.raises(UserError, match=f"needs an end-of-text token, as gpt2 has; {name} tokens have none"):
             prepare.prepare(str(path), name, eot_in_text=True)
         with pytest.warns(UserWarning, match="400 times"):
             prepare.prepare(str(path), name, root=tmp_path)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_tokenizer import write_vocabulary
 
 from pygpt import checkpoint, memory, run_setup, train
 from pygpt.atomic import write_files
@@ -32,6 +33,7 @@ from pygpt.interruption import Interruption
 from pygpt.model import GPT2, memory_needed
 from pygpt.reference.dropout import Dropout
 from pygpt.run_folder import RunFolder
+from pygpt.settings import TrainSettings
 from pygpt.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +221,15 @@ def test_the_saved_settings_repeat_the_run():
     assert outcome("a") == outcome("b")
     train.main(["--config", "a/settings.toml", "--out-dir", "c", "--seed", "4"])
     assert log("a")[1] != log("c")[1]
+
+
+def test_end_of_text_in_a_text_reaches_its_preparation():
+    Path("docs.txt").write_text("one\n<|endoftext|>\n" * 100)
+    write_vocabulary(Path("vocabulary"))
+    settings = TrainSettings(data="docs.txt", tokenizer="gpt2", vocab="vocabulary", seq_len=4, batch_size=1)
+    with pytest.warns(UserWarning, match="100 times"):
+        assert not run_setup.open_data(settings, None).train.meta.eot_in_text
+    assert run_setup.open_data(replace(settings, eot_in_text=True), None).train.meta.eot_in_text
 
 
 def test_gradients_of_several_batches_make_one_step():
