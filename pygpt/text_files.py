@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pygpt import lfs
 from pygpt.errors import UserError
 from pygpt.tokens import foreign_tokens, is_token_file
 
@@ -46,7 +47,6 @@ _KINDS = [
         (rb"\x7fELF", "a program", ""),
         (rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*", "an image", ""),
         (rb"RIFF.{4}(WAVE|AVI )|OggS\0|fLaC\0|ID3[\x02-\x04]\0|\0\0\0.ftyp|\x1aE\xdf\xa3", "audio or video", ""),
-        (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer", "git lfs pull fetches the file"),
     )
 ]
 _SUFFIXES = {".pkl": "a pickle", ".pickle": "a pickle", ".arrow": "an Arrow table"}
@@ -64,7 +64,8 @@ def select_texts(
     """The files that are text; a warning names the others.
 
     source: what the files are from; left_out: what else of it is missing, to be named, too; any_bytes: binary files of
-    no known kind are taken.  Raises UserError when no text is left, one is in UTF-16 or UTF-32, or one is unreadable.
+    no known kind are taken.  Raises UserError when no text is left, or one is in UTF-16 or UTF-32, a Git LFS
+    pointer or unreadable.
     """
     texts: list[Path] = []
     binary: list[str] = []
@@ -77,6 +78,8 @@ def select_texts(
                 f"{path}: is {encoding} text, expected UTF-8; to convert it: "
                 f"iconv -f {encoding} -t UTF-8 {name} > NEWFILE"
             )
+        if lfs.is_lfs_pointer(head):
+            raise UserError(f"{path}: {lfs.SENTENCE}")
         if kind := _kind(path, head):
             what, advice = kind
             if len(files) == 1 and not others:
