@@ -1,6 +1,8 @@
 /* Access to tensors by kind and number; see access.h. */
 #include "access.h"
 
+#include "use.h"
+
 #include <inttypes.h>
 
 static int check_kind(int kind) {
@@ -8,11 +10,19 @@ static int check_kind(int kind) {
     return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 5", kind);
 }
 
-int64_t gpt2_num_tensors(const GPT2 *m, int kind) {
-    return check_kind(kind) == PYGPT_OK ? flat_of(m, kind).table->count : 0;
+static int count_tensors(GPT2 *m, int64_t *count, int kind) {
+    USE(m);
+    int status = check_kind(kind);
+    if (status == PYGPT_OK) *count = flat_of(m, kind).table->count;
+    return status;
 }
 
-int gpt2_tensor(const GPT2 *m, Tensor *tensor, int kind, int64_t index) {
+int64_t gpt2_num_tensors(GPT2 *m, int kind) {
+    int64_t count;
+    return count_tensors(m, &count, kind) == PYGPT_OK ? count : -1;
+}
+
+static int tensor_of(const GPT2 *m, Tensor *tensor, int kind, int64_t index) {
     int status = check_kind(kind);
     if (status != PYGPT_OK) return status;
     const TensorTable *table = flat_of(m, kind).table;
@@ -22,6 +32,11 @@ int gpt2_tensor(const GPT2 *m, Tensor *tensor, int kind, int64_t index) {
     }
     *tensor = table->tensors[index];
     return PYGPT_OK;
+}
+
+int gpt2_tensor(GPT2 *m, Tensor *tensor, int kind, int64_t index) {
+    USE(m);
+    return tensor_of(m, tensor, kind, index);
 }
 
 int find_buffer(GPT2 *m, float **buffer, int kind) {
@@ -38,7 +53,10 @@ int find_buffer(GPT2 *m, float **buffer, int kind) {
                                           : "there are no gradients of activations before a backward pass");
 }
 
-int find_tensor(GPT2 *m, Tensor *tensor, float **buffer, int kind, int64_t index) {
+int find_tensor(GPT2 *m, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size) {
     int status = find_buffer(m, buffer, kind);
-    return status == PYGPT_OK ? gpt2_tensor(m, tensor, kind, index) : status;
+    if (status == PYGPT_OK) status = tensor_of(m, tensor, kind, index);
+    if (status != PYGPT_OK || size == tensor->size) return status;
+    return fail(PYGPT_ERROR_ARGUMENT, "%" PRId64 " numbers were given for %s, which has %" PRId64, size, tensor->name,
+                tensor->size);
 }

@@ -10,8 +10,8 @@
 /* The flat buffer of a kind, made if it is one that comes with its first use, once the latest pass is complete.
  * PYGPT_OK or an error. */
 int find_buffer(GPT2 *model, float **buffer, int kind);
-/* The same, with one tensor of the kind. */
-int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index);
+/* The same, with one tensor of the kind, which must have this size. */
+int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size);
 
 /* ---- in each library ---- */
 

@@ -59,15 +59,22 @@ int check_logits(int64_t first, int64_t count, int64_t N) {
                 count, first, N);
 }
 
-int check_attention(const GPT2Config *config, const GPT2Options *options, int64_t layer, int64_t N) {
-    if (N == 0 || layer < 0 || layer >= config->n_layer) {
+int check_attention(const GPT2Config *config, const GPT2Options *options, int64_t layer, int64_t B, int64_t T,
+                    int64_t size) {
+    if (B == 0 || layer < 0 || layer >= config->n_layer) {
         return fail(PYGPT_ERROR_ARGUMENT,
                     "attention of layer %" PRId64 " was asked for, expected 0 ... %" PRId64 " after a forward pass",
                     layer, config->n_layer - 1);
     }
-    if (options->recompute != PYGPT_RECOMPUTE_BLOCK) return PYGPT_OK;
+    if (options->recompute == PYGPT_RECOMPUTE_BLOCK) {
+        return fail(PYGPT_ERROR_ARGUMENT,
+                    "attention probabilities need recompute \"none\" or \"cheap\", this model has \"block\"");
+    }
+    if (size == checked_mul(checked_mul(B, config->n_head), checked_mul(T, T))) return PYGPT_OK;
     return fail(PYGPT_ERROR_ARGUMENT,
-                "attention probabilities need recompute \"none\" or \"cheap\", this model has \"block\"");
+                "room for %" PRId64 " attention probabilities was given, but the latest forward pass has B = %" PRId64
+                " and T = %" PRId64,
+                size, B, T);
 }
 
 int check_step(int64_t step) {

@@ -12,7 +12,8 @@ int check_options(const GPT2Options *options);
 
 int check_tokens_shape(const GPT2Config *config, int64_t B, int64_t T);
 int check_logits(int64_t first, int64_t count, int64_t N);
-int check_attention(const GPT2Config *config, const GPT2Options *options, int64_t layer, int64_t N);
+int check_attention(const GPT2Config *config, const GPT2Options *options, int64_t layer, int64_t B, int64_t T,
+                    int64_t size);
 int check_step(int64_t step);   // of AdamW
 
 /* Errors that each library finds in its own way: number n of the (B,T) tokens or targets is outside the vocabulary, or

@@ -213,6 +213,7 @@ static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t
 
 int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                  const Dropout *dropout) {
+    USE(m);
     int status = begin(m, tokens, targets, B, T, dropout);
     if (status != PYGPT_OK) return status;
     body_forward(m);
@@ -231,6 +232,7 @@ static int has_loss(const GPT2 *m) {
 }
 
 int gpt2_backward(GPT2 *m, float scale) {
+    USE(m);
     int status = has_loss(m);
     if (status == PYGPT_OK) status = reserve_backward(m);
     if (status == PYGPT_OK) whole_backward(m, scale);
@@ -239,6 +241,7 @@ int gpt2_backward(GPT2 *m, float scale) {
 
 int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                           const Dropout *dropout, float scale) {
+    USE(m);
     int status = begin(m, tokens, targets, B, T, dropout);
     if (status == PYGPT_OK) status = has_loss(m);
     if (status == PYGPT_OK) status = reserve_backward(m);
@@ -253,6 +256,7 @@ int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int
 }
 
 int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
+    USE(m);
     int64_t C = m->config.n_embd, V = m->config.vocab_size;
     int status = check_logits(first, count, m->B * m->T);
     if (status != PYGPT_OK) return status;
@@ -262,9 +266,17 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     return PYGPT_OK;
 }
 
-int gpt2_attention(GPT2 *m, float *p, int64_t layer) {
+int gpt2_shape(GPT2 *m, int64_t *B, int64_t *T) {
+    USE(m);
+    *B = m->B;
+    *T = m->T;
+    return PYGPT_OK;
+}
+
+int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
+    USE(m);
     const GPT2Config *c = &m->config;
-    int status = check_attention(c, &m->options, layer, m->B * m->T);
+    int status = check_attention(c, &m->options, layer, m->B, m->T, size);
     if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
     m->kernels->attention_probabilities(p, a.lse, a.qkv, m->B, m->T, c->n_head, c->n_embd / c->n_head);

@@ -13,6 +13,7 @@ static void fill_normal(float *x, int64_t n, double deviation, uint32_t number, 
 }
 
 int gpt2_init_weights(GPT2 *m, uint64_t seed) {
+    USE(m);
     double deviation = m->config.initializer_range, narrower = deviation / sqrt(2.0 * (double)m->config.n_layer);
     for (int64_t i = 0; i < m->weights.count; i++) {
         const Tensor *tensor = &m->weights.tensors[i];

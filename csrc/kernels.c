@@ -5,6 +5,7 @@
  */
 #include "internal.h"
 #include "fast/fast.h"
+#include "threads.h"
 
 /* What every set has. Nothing is gained on these: they wait for memory. */
 #define COMMON                                                                                                         \
@@ -60,5 +61,6 @@ const Kernels *pygpt_kernels(int kernels, int dtype) {
     static const Kernels *const tables[2][2] = {{&PLAIN_FLOAT32, &PLAIN_BFLOAT16}, {&FAST_FLOAT32, &FAST_BFLOAT16}};
     int known =
         (kernels == PYGPT_PLAIN || kernels == PYGPT_FAST) && (dtype == PYGPT_FLOAT32 || dtype == PYGPT_BFLOAT16);
+    use_threads();   // a layer alone is called by the thread that asks for it
     return known ? tables[kernels][dtype] : NULL;
 }

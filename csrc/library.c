@@ -1,7 +1,6 @@
-/* What this library was built for, what the processor offers, and how many threads are used. */
+/* What this library was built for, and what the processor offers. */
 #include "fast/simd.h"   // the instruction set, also where it is emulated
 #include "pygpt.h"
-#include "threads.h"
 
 const char *pygpt_library(void) {
 #if defined(__AVX512BF16__)
@@ -31,12 +30,4 @@ const char *pygpt_processor(void) {
 #else
     return pygpt_library();   // one build serves every processor
 #endif
-}
-
-void pygpt_set_threads(int threads) {
-    omp_set_num_threads(threads > 0 ? threads : 1);
-}
-
-int pygpt_threads(void) {
-    return omp_get_max_threads();
 }

@@ -155,12 +155,17 @@ Flat flat_of(const GPT2 *m, int kind) {
     return flats[kind];
 }
 
+int *in_use_of(GPT2 *m) {
+    return &m->in_use;
+}
+
 int check_pass(GPT2 *m) {
     (void)m;   // a pass is complete when its function returns
     return PYGPT_OK;
 }
 
 int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
+    USE(m);
     int status = find_buffer(m, data, kind);
     if (status != PYGPT_OK) return status;
     *size = flat_of(m, kind).table->size;
@@ -168,18 +173,20 @@ int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
     return PYGPT_OK;
 }
 
-int gpt2_read(GPT2 *m, float *values, int kind, int64_t index) {
+int gpt2_read(GPT2 *m, float *values, int kind, int64_t index, int64_t size) {
+    USE(m);
     Tensor tensor;
     float *buffer;
-    int status = find_tensor(m, &tensor, &buffer, kind, index);
+    int status = find_tensor(m, &tensor, &buffer, kind, index, size);
     if (status == PYGPT_OK) memcpy(values, buffer + tensor.offset, (size_t)tensor.size * sizeof *values);
     return status;
 }
 
-int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index) {
+int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index, int64_t size) {
+    USE(m);
     Tensor tensor;
     float *buffer;
-    int status = find_tensor(m, &tensor, &buffer, kind, index);
+    int status = find_tensor(m, &tensor, &buffer, kind, index, size);
     if (status == PYGPT_OK) memcpy(buffer + tensor.offset, values, (size_t)tensor.size * sizeof *values);
     return status;
 }

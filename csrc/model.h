@@ -4,11 +4,13 @@
 
 #include "access.h"
 #include "arguments.h"
+#include "use.h"
 
 struct GPT2 {
     GPT2Config config;
     GPT2Options options;
     const Kernels *kernels;
+    int in_use;                        // 1 while a function of the interface runs
 
     TensorTable weights;   // the table of the next four buffers
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed

@@ -4,6 +4,7 @@
 #include <math.h>
 
 int gpt2_zero_grad(GPT2 *m) {
+    USE(m);
     int status = reserve_gradients(m);
     if (status != PYGPT_OK) return status;
     #pragma omp parallel for simd
@@ -12,6 +13,7 @@ int gpt2_zero_grad(GPT2 *m) {
 }
 
 int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
+    USE(m);
     int status = reserve_gradients(m);
     if (status != PYGPT_OK) return status;
     *norm = sqrt(m->kernels->sum_of_squares(m->gradients, m->weights.size));
@@ -21,6 +23,7 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
 }
 
 int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
+    USE(m);
     int status = check_step(step);
     if (status == PYGPT_OK) status = reserve_gradients(m);
     if (status == PYGPT_OK) status = reserve_moments(m);

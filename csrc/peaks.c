@@ -11,6 +11,7 @@
 
 #include "fast/simd.h"
 #include "internal.h"
+#include "threads.h"
 
 #if defined(SIMD_AVX512) || defined(__ARM_NEON)
 enum { CHAINS = 24 };   // of 32 registers
@@ -68,6 +69,7 @@ static double bfloat16_products(void) {
 
 double pygpt_peak_flops(int dtype, double seconds) {
     double rate = 0.0;
+    use_threads();
     #pragma omp parallel reduction(+ : rate)
     {
         double flops = 0.0, start = now(), elapsed;
@@ -122,6 +124,7 @@ double pygpt_peak_bandwidth(int loop, int64_t bytes, double seconds) {
         fail(PYGPT_ERROR_MEMORY, "no memory to measure the memory with: %lld bytes were asked for", (long long)bytes);
         return 0.0;
     }
+    use_threads();
     fill(data, arrays * n);
     double passes = 0.0, start = now(), elapsed;
     do {

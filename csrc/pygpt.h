@@ -25,7 +25,7 @@ const char *pygpt_last_error(void);   // of this thread's latest failure; readin
 const char *pygpt_library(void);      // instruction set or device that it was built for, such as "x86-64-v4"
 const char *pygpt_processor(void);    // the best instruction set that this processor supports, in the same words
 int pygpt_device_memory(int64_t *free, int64_t *total);   // bytes; in libpygpt_cuda* only
-void pygpt_set_threads(int threads);  // OpenMP threads of later calls
+void pygpt_set_threads(int threads);   // OpenMP threads of later calls, whichever thread of the program makes them
 int pygpt_threads(void);
 
 /* ---- layers: raw float32 buffers in, raw float32 buffers out ---- */
@@ -123,7 +123,10 @@ void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte
                          const int32_t *targets, float *logits,                     // (N), scratch (rows,V)
                          int64_t rows, int64_t N, int64_t C, int64_t V);
 
-/* ---- the model ---- */
+/* ---- the model ----
+ *
+ * One thread at a time uses a model: a call while another thread's is under way is an error. Nobody may be using a model
+ * that is freed. */
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -170,8 +173,9 @@ int gpt2_forward_backward(GPT2 *model, float *loss, const int32_t *tokens, const
                           const Dropout *dropout, float scale);
 /* Logits of rows first ... first + count - 1 of the latest forward pass: (count,V). */
 int gpt2_logits(GPT2 *model, float *logits, int64_t first, int64_t count);
-/* Attention probabilities of one layer in the latest forward pass: (B,NH,T,T), before dropout. */
-int gpt2_attention(GPT2 *model, float *p, int64_t layer);
+/* Attention probabilities of one layer in the latest forward pass: (B,NH,T,T), before dropout. size: the product of these. */
+int gpt2_attention(GPT2 *model, float *p, int64_t layer, int64_t size);
+int gpt2_shape(GPT2 *model, int64_t *B, int64_t *T);   // of the latest forward pass; 0 and 0 before it
 
 int gpt2_zero_grad(GPT2 *model);
 int gpt2_clip_grad_norm(GPT2 *model, double *norm,
@@ -203,10 +207,11 @@ typedef struct {
     int64_t offset;   // in the flat buffer of its kind, in floats
 } Tensor;
 
-int64_t gpt2_num_tensors(const GPT2 *model, int kind);
-int gpt2_tensor(const GPT2 *model, Tensor *tensor, int kind, int64_t index);
-int gpt2_read(GPT2 *model, float *values, int kind, int64_t index);   // copies a tensor out
-int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index);   // copies a tensor in
+int64_t gpt2_num_tensors(GPT2 *model, int kind);   // -1 with a sentence in pygpt_last_error()
+int gpt2_tensor(GPT2 *model, Tensor *tensor, int kind, int64_t index);
+/* Copy a tensor out or in. size: of the tensor. */
+int gpt2_read(GPT2 *model, float *values, int kind, int64_t index, int64_t size);
+int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index, int64_t size);
 /* The flat buffer of a kind, in the host's memory, and its size in floats. It stays valid, also after gpt2_free or
  * after activations have grown into a new buffer, until given back with pygpt_release(). *data is NULL where the
  * buffer lies in a device's memory. */

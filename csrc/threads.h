@@ -22,4 +22,7 @@ static inline int omp_get_thread_num(void) {
 }
 #endif
 
+/* OpenMP counts for each thread of the host program by itself: gives the calling one the number that was chosen for all. */
+void use_threads(void);
+
 #endif

@@ -17,6 +17,7 @@ Flat flat_of(const GPT2 *m, int kind) {
 }
 
 int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
+    USE(m);
     const int status = find_buffer(m, data, kind);
     *data = nullptr;   // it lies in the device's memory
     if (status == PYGPT_OK) *size = flat_of(m, kind).table->size;
@@ -31,9 +32,9 @@ struct Place {
     bool left_out;   // as layout.cuh says
 };
 
-static int locate(GPT2 *m, Place *place, int kind, int64_t index) {
+static int locate(GPT2 *m, Place *place, int kind, int64_t index, int64_t size) {
     float *buffer;
-    const int status = find_tensor(m, &place->tensor, &buffer, kind, index);
+    const int status = find_tensor(m, &place->tensor, &buffer, kind, index, size);
     if (status != PYGPT_OK) return status;
     const bool gradient = kind == PYGPT_ACTIVATION_GRADIENT;
     const TensorTable *layout = kind == PYGPT_ACTIVATION ? &m->activation_layout
@@ -61,18 +62,20 @@ static int compute_left_out(GPT2 *m, Place *place) {
     return queue_status(m->queue);
 }
 
-int gpt2_read(GPT2 *m, float *values, int kind, int64_t index) {
+int gpt2_read(GPT2 *m, float *values, int kind, int64_t index, int64_t size) {
+    USE(m);
     Place place;
-    int status = locate(m, &place, kind, index);
+    int status = locate(m, &place, kind, index, size);
     if (status == PYGPT_OK && place.left_out) status = compute_left_out(m, &place);
     if (status != PYGPT_OK) return status;
     download(m->queue, values, place.data, place.type, place.tensor.size);
     return queue_status(m->queue);
 }
 
-int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index) {
+int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index, int64_t size) {
+    USE(m);
     Place place;
-    int status = locate(m, &place, kind, index);
+    int status = locate(m, &place, kind, index, size);
     if (status == PYGPT_OK && place.left_out) {
         status =
             fail(PYGPT_ERROR_ARGUMENT, "the gradient of %s is not kept by the fused kernels, so it cannot be written",

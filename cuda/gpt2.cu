@@ -257,6 +257,7 @@ void enqueue_pass(GPT2 *m, Pass pass) {
 }
 
 int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
+    USE(m);
     int64_t C = m->config.n_embd, V = m->config.vocab_size, Vp = padded_vocabulary(V);
     int status = check_logits(first, count, m->B * m->T);
     if (status == PYGPT_OK) status = check_pass(m);
@@ -273,18 +274,26 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     return queue_status(m->queue);
 }
 
-int gpt2_attention(GPT2 *m, float *p, int64_t layer) {
-    int status = check_attention(&m->config, &m->options, layer, m->B * m->T);
+int gpt2_shape(GPT2 *m, int64_t *B, int64_t *T) {
+    USE(m);
+    *B = m->B;
+    *T = m->T;
+    return PYGPT_OK;
+}
+
+int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
+    USE(m);
+    int status = check_attention(&m->config, &m->options, layer, m->B, m->T, size);
     if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(m, layer);
-    int64_t T = m->T, NH = m->config.n_head, C = m->config.n_embd, size = NH * T * T;
-    float *of_sequence = static_cast<float *>(scratch(m->queue, static_cast<size_t>(size) * sizeof *p));
+    int64_t T = m->T, NH = m->config.n_head, C = m->config.n_embd, of_one = NH * T * T;
+    float *of_sequence = static_cast<float *>(scratch(m->queue, static_cast<size_t>(of_one) * sizeof *p));
     for (int64_t b = 0; b < m->B && m->queue.error == cudaSuccess; b++) {
         const char *qkv =
             reinterpret_cast<const char *>(a.qkv) + static_cast<size_t>(b * T * 3 * C) * element_size(m->queue.type);
         attention_probabilities(m->queue, of_sequence, a.lse + b * NH * T, qkv, 1, T, NH, C / NH);
-        download(m->queue, p + b * size, of_sequence, DataType::float32, size);
+        download(m->queue, p + b * of_one, of_sequence, DataType::float32, of_one);
     }
     return queue_status(m->queue);
 }

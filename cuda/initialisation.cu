@@ -28,6 +28,7 @@ void copy_weights(GPT2 *m, int64_t offset, int64_t n) {
 }
 
 int gpt2_init_weights(GPT2 *m, uint64_t seed) {
+    USE(m);
     const double deviation = m->config.initializer_range;
     const double narrower = deviation / std::sqrt(2.0 * static_cast<double>(m->config.n_layer));
     m->rounding.seed = seed;

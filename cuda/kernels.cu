@@ -9,6 +9,7 @@
 
 extern "C" {
 #include "../csrc/arguments.h"
+#include "../csrc/threads.h"
 }
 
 namespace {
@@ -298,6 +299,7 @@ template <class F> void with_layers(const Kernels *k, F f) {
 
 const Kernels *pygpt_kernels(int kernels, int dtype) {
     if (check_kernels(kernels, dtype) != PYGPT_OK || check_device(data_type(dtype)) != PYGPT_OK) return NULL;
+    use_threads();   // of the emulation
     if (dtype == PYGPT_FLOAT32)
         return kernels == PYGPT_FAST ? table<DataType::float32, true>() : table<DataType::float32, false>();
     return kernels == PYGPT_FAST ? table<DataType::bfloat16, true>() : table<DataType::bfloat16, false>();

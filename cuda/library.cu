@@ -2,10 +2,7 @@
 #include "device.cuh"
 
 #include <cstdio>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <unistd.h>
 
 static const int LEAST_CAPABILITY = 75, LEAST_CAPABILITY_BFLOAT16 = 80;
 
@@ -13,6 +10,7 @@ static const int LEAST_CAPABILITY = 75, LEAST_CAPABILITY_BFLOAT16 = 80;
 struct Device {
     int status = PYGPT_OK;
     int capability = 0;
+    const pid_t process = getpid();
     char sentence[400] = "", name[300] = "";
 
     Device() {
@@ -85,6 +83,11 @@ int fail_cuda(cudaError_t error, const char *what) {
         return fail(PYGPT_ERROR_MEMORY, "no memory on the device for %s: %.2f of %.2f GiB are free", what,
                     static_cast<double>(free_bytes) / GIB, static_cast<double>(total_bytes) / GIB);
     }
+    if (error == cudaErrorInitializationError && device().process != getpid()) {
+        return fail(PYGPT_ERROR_DEVICE,
+                    "the device cannot be used after a fork of the process that used it first: start "
+                    "processes by \"spawn\", or fork before");
+    }
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
         return fail(PYGPT_ERROR_DEVICE, "this library was built without kernels for the device, %s", device().name);
     }
@@ -128,18 +131,4 @@ int pygpt_device_memory(int64_t *free, int64_t *total) {
     *free = static_cast<int64_t>(free_bytes);
     *total = static_cast<int64_t>(total_bytes);
     return PYGPT_OK;
-}
-
-void pygpt_set_threads([[maybe_unused]] int threads) {
-#ifdef _OPENMP
-    omp_set_num_threads(threads > 0 ? threads : 1);   // of the emulation
-#endif
-}
-
-int pygpt_threads(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
 }

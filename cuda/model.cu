@@ -85,6 +85,10 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
     return status;
 }
 
+int *in_use_of(GPT2 *m) {
+    return &m->in_use;
+}
+
 void gpt2_free(GPT2 *m) {
     if (!m) return;
     if (m->queue.stream) cudaStreamSynchronize(m->queue.stream);

@@ -10,6 +10,7 @@
 extern "C" {
 #include "../csrc/access.h"
 #include "../csrc/arguments.h"
+#include "../csrc/use.h"
 }
 
 /* What a pass gets and gives besides tensors. On the device, so that a captured graph finds the values of each pass. */
@@ -34,6 +35,7 @@ using Graphs = std::map<GraphKey, cudaGraphExec_t>;
 struct GPT2 {
     GPT2Config config;
     GPT2Options options;
+    int in_use;                    // 1 while a function of the interface runs
     Queue queue;
     Rounding rounding;             // of weights to bfloat16
 

@@ -4,11 +4,13 @@
 #include "layers/elements.cuh"
 
 int gpt2_zero_grad(GPT2 *m) {
+    USE(m);
     const int status = reserve_gradients(m);
     return status == PYGPT_OK ? clear(m, m->gradients, flat_bytes(m)) : status;
 }
 
 int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
+    USE(m);
     int status = reserve_gradients(m);
     if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
@@ -19,6 +21,7 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
 }
 
 int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
+    USE(m);
     int status = check_step(step);
     if (status == PYGPT_OK) status = reserve_gradients(m);
     if (status == PYGPT_OK) status = reserve_moments(m);

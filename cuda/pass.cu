@@ -99,7 +99,7 @@ int check_pass(GPT2 *m) {
         status = s->bad % 2 == 0 ? fail_token(s->bad_value, s->bad / 2, s->bad_length, m->config.vocab_size)
                                  : fail_target(s->bad_value, s->bad / 2, s->bad_length, m->config.vocab_size);
     }
-    if (status != PYGPT_OK) m->B = 0;   // there is no pass to go back from
+    if (status != PYGPT_OK) m->B = m->T = 0;   // there is no pass to go back from
     return status;
 }
 
@@ -115,12 +115,14 @@ static int whole_pass(GPT2 *m, float *loss, Pass pass) {
 
 int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                  const Dropout *dropout) {
+    USE(m);
     Pass pass = targets ? Pass::loss : Pass::forward;
     int status = begin(m, tokens, targets, B, T, dropout, pass, 1.0f);
     return status == PYGPT_OK ? whole_pass(m, loss, pass) : status;
 }
 
 int gpt2_backward(GPT2 *m, float scale) {
+    USE(m);
     if (!m->B || !m->has_targets) return fail_no_loss();
     int status = check_pass(m);
     if (status == PYGPT_OK && m->read_state->counted == 0) status = fail_no_loss();
@@ -135,6 +137,7 @@ int gpt2_backward(GPT2 *m, float scale) {
 
 int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                           const Dropout *dropout, float scale) {
+    USE(m);
     if (!targets) return fail_no_loss();
     int status = begin(m, tokens, targets, B, T, dropout, Pass::gradients, scale);
     if (status == PYGPT_OK) status = whole_pass(m, loss, Pass::gradients);

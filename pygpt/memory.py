@@ -6,18 +6,19 @@ import os
 import re
 from pathlib import Path
 
+from pygpt import control_group
 from pygpt.backends.library import device_memory
 from pygpt.errors import UserError
 
 
 def available_memory(device: str = "cpu") -> int:
-    """Bytes that this process may still take: what the machine has, or its control group (a container) allows.
+    """Bytes that this process may still take: what the machine has, or its control groups (a container) allow.
 
     Of a CUDA device, what is free there; the emulated one lies in the machine's memory.
     """
     if device == "cuda":
         return device_memory(device)[0]
-    limits = [_machine(), *_control_group()]
+    limits = [_machine(), *_control_groups()]
     if device == "cuda-emulated":
         limits.append(device_memory(device)[0])
     return min(limits)
@@ -54,14 +55,17 @@ def _machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _control_group() -> list[int]:
-    """What a limit of Linux's control groups (version 2) leaves; empty where there is none."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().strip().split("::")[-1]
-        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
-        cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
-    except (OSError, ValueError):  # "max" where nothing is set
-        return []
-    return [limit - used + (int(cached[1]) if cached else 0)]
+def _control_groups() -> list[int]:
+    """What the limits of Linux's control groups leave; empty where there are none."""
+    return [left for folder in control_group.folders("memory") for left in _left(folder)]
+
+
+def _left(folder: Path) -> list[int]:
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+        except (OSError, ValueError):  # there is no such file; "max" where nothing is set
+            continue
+        return [left + (int(cached[1]) if cached else 0)]
+    return []

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pygpt import checkpoint
-from pygpt.backends.library import available_cores, cpu_library, library_name, usable_cuda_library
+from pygpt.backends.library import (
+    available_cores,
+    cpu_library,
+    default_threads,
+    library_name,
+    usable_cuda_library,
+    use_threads,
+)
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
 from pygpt.backends.native_tensors import NativeTensors
@@ -76,17 +83,18 @@ def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -
 
 
 def set_threads(threads: int | None, *, beyond_cores: bool = False) -> None:
-    """How many threads the CPU library uses; None: one for each core that this process may use.
+    """How many threads the CPU uses for later calls, whichever thread of the program makes them.
 
-    The results do not depend on it.  Raises UserError for fewer than one, and for more than the cores, which would only
-    wait for each other, unless beyond_cores allows it.
+    None: as many as OMP_NUM_THREADS says; without it one for each core that this process may use, but no more than the
+    CPU quota of its control groups (a container) lets run.  The results do not depend on it.  Raises UserError for
+    fewer than one, and for more than the cores, which would only wait for each other, unless beyond_cores allows it.
     """
     cores = available_cores()
     if threads is not None and threads < 1:
         raise UserError(f"threads is {threads}, expected at least 1")
     if threads is not None and threads > cores and not beyond_cores:
         raise UserError(f"threads is {threads}, expected at most {cores}, the cores that this process may use")
-    cpu_library().pygpt_set_threads(threads or cores)
+    use_threads(threads or default_threads())
 
 
 def memory_needed(
@@ -144,7 +152,6 @@ class GPT2:
         self.dtype = dtype
         self.seed = seed
         self.steps = 0  # of AdamW
-        self._shape = (0, 0)
         self._backend = self._create(kernels, recompute)
         self._backend.init_weights(seed)
 
@@ -245,7 +252,6 @@ class GPT2:
         """
         tokens, targets = _integers("tokens", tokens), None if targets is None else _integers("targets", targets)
         loss: float | None = self._backend.forward(tokens, targets, self._dropout(dropout_step))
-        self._shape = tokens.shape
         return loss
 
     def backward(self, scale: float = 1.0) -> None:
@@ -258,7 +264,6 @@ class GPT2:
         """forward() and backward() with the same results, and the head's products computed once instead of twice."""
         tokens, targets = _integers("tokens", tokens), _integers("targets", targets)
         loss: float = self._backend.forward_backward(tokens, targets, scale, self._dropout(dropout_step))
-        self._shape = tokens.shape
         return loss
 
     def _dropout(self, step: int | None) -> Dropout | None:
@@ -267,12 +272,12 @@ class GPT2:
     @property
     def logits(self) -> Array:
         """Logits of the latest forward pass: (B,T,V), computed when asked for."""
-        B, T = self._shape
+        B, T = self._backend.shape
         return self._backend.logits(0, B * T).reshape(B, T, self.config.vocab_size)
 
     def last_logits(self) -> Array:
         """Logits of each sequence's last position in the latest forward pass: (B,V)."""
-        B, T = self._shape
+        B, T = self._backend.shape
         if not B:
             raise UserError("logits need a forward pass before them")
         return np.concatenate([self._backend.logits(row * T + T - 1, 1) for row in range(B)])

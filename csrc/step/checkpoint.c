@@ -123,7 +123,7 @@ static int check_head(TensorFile *weights, const StoredTensor *head) {
 }
 
 /* Every parameter is there, in its shape; found[i] tells which of the file's tensors they are. */
-static int check_parameters(TensorFile *weights, const GPT2 *model, char *found) {
+static int check_parameters(TensorFile *weights, GPT2 *model, char *found) {
     Tensor expected;
     for (int64_t i = 0; i < gpt2_num_tensors(model, PYGPT_PARAMETER); i++) {
         if (gpt2_tensor(model, &expected, PYGPT_PARAMETER, i)) return refuse("%s", pygpt_last_error());

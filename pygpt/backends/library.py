@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from cffi import FFI
 
 from pygpt.backends.sources import CHECKOUT, OutdatedLibrary, is_current
+from pygpt.control_group import cpu_quota
 from pygpt.errors import DeviceError, UserError
 
 # From the most to the least demanding; a processor that has one has those after it.
@@ -23,6 +27,10 @@ INSTRUCTION_SETS = ("x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "baseline")
 OK, MEMORY, DEVICE = 0, 2, 3  # as in pygpt.h
 
 HEADER = "pygpt.h"
+
+# How often a thread that waits at a barrier looks before it sleeps. GNU OpenMP's own number is so large that, where
+# another program wants the cores too, the threads that work are kept from it: steps take ten times as long.
+SPIN_COUNT = 1000
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -115,6 +123,22 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """OMP_NUM_THREADS where it is a number, otherwise as many threads as cores, and as control groups allow to run."""
+    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    return math.ceil(min(available_cores(), cpu_quota()))
+
+
+def use_threads(threads: int) -> None:
+    """Of every library that is open, or will be."""
+    global _threads
+    _threads = threads
+    for library in _open_libraries:
+        library.pygpt_set_threads(threads)
+
+
 def check(library: Any, status: int) -> None:
     """Raise what an error code of the library stands for: MemoryError, DeviceError, or another UserError."""
     if status == OK:
@@ -140,19 +164,47 @@ def _open_current(name: str) -> Any:
     return _open(name)
 
 
+_open_libraries: list[Any] = []
+_threads: int | None = None
+
+
+@cache
 def _open(name: str) -> Any:
-    # A thread that waits at a barrier spins first. By default so long that, where another program wants the cores too,
-    # the threads that work are kept from it: steps take ten times as long. OpenMP reads this as the library opens.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     path = _folder() / _file_name(name)
     try:
         try:
-            return ffi().dlopen(str(path))
+            library = _load(path)
         except OSError as error:
             _load_cublas(path, str(error))
-            return ffi().dlopen(str(path))
+            library = _load(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be opened: {error}") from None
+    _open_libraries.append(library)
+    if _threads is not None:
+        library.pygpt_set_threads(_threads)
+    return library
+
+
+def _load(path: Path) -> Any:
+    with _spin_count():
+        # Its code stays in memory when Python closes it at exit: finalizers of its pointers run after that.
+        return ffi().dlopen(str(path), ffi().RTLD_NOW | ffi().RTLD_NODELETE)
+
+
+@contextmanager
+def _spin_count() -> Iterator[None]:
+    """SPIN_COUNT in the environment unless the user has chosen: GNU OpenMP reads it once, as it is loaded.
+
+    What is loaded or started later, such as PyTorch with an OpenMP of its own, must not find it there.
+    """
+    if "GOMP_SPINCOUNT" in os.environ:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
 
 
 def _load_cublas(path: Path, complaint: str) -> None:

@@ -33,7 +33,13 @@ class NativeLayers:
 
     def __init__(self, library: Any, kernels: str = "fast", dtype: str = "float32") -> None:
         self._library = library
-        self._table = kernel_table(library, kernels, dtype)
+        self._names = kernels, dtype
+        kernel_table(library, kernels, dtype)  # raises UserError where there are no such kernels
+
+    @property
+    def _table(self) -> Any:
+        """Asked for at each call, which then has the chosen number of threads, whichever thread makes it."""
+        return kernel_table(self._library, *self._names)
 
     def _done(self) -> None:
         sentence = last_error(self._library)

@@ -59,7 +59,6 @@ class NativeGPT2:
         self.second_moments = NativeTensors(library, self.handle, SECOND_MOMENT)
         self.activations = NativeTensors(library, self.handle, ACTIVATION)
         self.activation_gradients = NativeTensors(library, self.handle, ACTIVATION_GRADIENT)
-        self._shape = (0, 0)
 
     def init_weights(self, seed: int) -> None:
         """Draw fresh parameters, the same as every backend draws from this seed."""
@@ -95,7 +94,13 @@ class NativeGPT2:
         self.activation_gradients.forget()
         pointers = integers(tokens), integers(targets)
         check(self.library, call(self.handle, loss, *pointers, *tokens.shape, c_dropout(dropout), *more))
-        self._shape = tokens.shape
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T of the latest forward pass; 0 and 0 before it."""
+        sizes = ffi().new("int64_t[2]")
+        check(self.library, self.library.gpt2_shape(self.handle, sizes, sizes + 1))
+        return sizes[0], sizes[1]
 
     def logits(self, first: int, count: int) -> Floats:
         """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
@@ -105,9 +110,9 @@ class NativeGPT2:
 
     def attention_probabilities(self, layer: int) -> Floats:
         """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
-        B, T = self._shape
+        B, T = self.shape
         p = np.empty((B, self.config.n_head, T, T), np.float32)
-        check(self.library, self.library.gpt2_attention(self.handle, floats(p), layer))
+        check(self.library, self.library.gpt2_attention(self.handle, floats(p), layer, p.size))
         return p
 
     def zero_grad(self) -> None:

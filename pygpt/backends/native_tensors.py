@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pygpt.backends.library import check, ffi
+from pygpt.backends.library import check, ffi, last_error
 from pygpt.backends.pointers import Floats, as_floats, expect_shape, floats
+from pygpt.errors import UserError
 
 PARAMETER, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, ACTIVATION, ACTIVATION_GRADIENT = range(6)
 
@@ -33,10 +34,15 @@ class NativeTensors(Mapping[str, Floats]):
     def _table(self) -> dict[str, tuple[int, Any]]:
         """Name -> index, Tensor."""
         if not self._tensors:
-            for index in range(self._library.gpt2_num_tensors(self._handle, self._kind)):
+            tensors = {}
+            count = self._library.gpt2_num_tensors(self._handle, self._kind)
+            if count < 0:
+                raise UserError(last_error(self._library))
+            for index in range(count):
                 tensor = ffi().new("Tensor *")
                 check(self._library, self._library.gpt2_tensor(self._handle, tensor, self._kind, index))
-                self._tensors[ffi().string(tensor.name).decode()] = index, tensor
+                tensors[ffi().string(tensor.name).decode()] = index, tensor
+            self._tensors = tensors
         return self._tensors
 
     def _buffer(self) -> Floats | None:
@@ -58,7 +64,7 @@ class NativeTensors(Mapping[str, Floats]):
         if buffer is not None:
             return buffer[tensor.offset : tensor.offset + tensor.size].reshape(shape)
         values = np.empty(shape, np.float32)
-        check(self._library, self._library.gpt2_read(self._handle, floats(values), self._kind, index))
+        check(self._library, self._library.gpt2_read(self._handle, floats(values), self._kind, index, values.size))
         values.flags.writeable = False
         return values
 
@@ -67,7 +73,8 @@ class NativeTensors(Mapping[str, Floats]):
         index, tensor = self._table()[name]
         values = as_floats(values)
         expect_shape(name, values, tuple(tensor.shape[0 : tensor.ndim]))
-        check(self._library, self._library.gpt2_write(self._handle, floats(values), self._kind, index))
+        arguments = self._handle, floats(values), self._kind, index, values.size
+        check(self._library, self._library.gpt2_write(*arguments))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table())

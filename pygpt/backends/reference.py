@@ -296,6 +296,12 @@ class ReferenceGPT2:
     def _loss(self, targets: Array) -> Any:
         return gpt2.mean_loss(self.activations["losses"], targets).item()
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T of the latest forward pass; 0 and 0 before it."""
+        B, T = (0, 0) if self._tokens is None else self._tokens.shape
+        return B, T
+
     def logits(self, first: int, count: int) -> Array:
         """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
         x = linear.rows(self._activation("ln_f"))

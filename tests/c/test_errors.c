@@ -74,7 +74,7 @@ static void test_batches(void) {
 
     FAILS(gpt2_backward(model, 1.0f));   // nothing to go back from
     FAILS(gpt2_logits(model, logits, 0, 1));
-    FAILS(gpt2_attention(model, logits, 0));
+    FAILS(gpt2_attention(model, logits, 0, 2 * 2 * 4 * 4));
     FAILS(gpt2_logits(model, logits, 0, 0));
     SUCCEEDS(gpt2_forward(model, &loss, tokens, targets, 2, 4, NULL));
 
@@ -105,8 +105,9 @@ static void test_batches(void) {
     FAILS(gpt2_logits(model, logits, -1, 1));
     FAILS(gpt2_logits(model, logits, 8, 1));
     FAILS(gpt2_logits(model, logits, 1, INT64_MAX));
-    FAILS(gpt2_attention(model, logits, 2));
-    FAILS(gpt2_attention(model, logits, -1));
+    FAILS(gpt2_attention(model, logits, 2, 2 * 2 * 4 * 4));
+    FAILS(gpt2_attention(model, logits, -1, 2 * 2 * 4 * 4));
+    FAILS(gpt2_attention(model, logits, 0, 2 * 2 * 4 * 3));   // of another pass
     gpt2_free(model);
 }
 
@@ -118,11 +119,14 @@ static void test_tensors(void) {
     SUCCEEDS(gpt2_create(&model, &GOOD, &OPTIONS));
     if (!model) return;
     count = gpt2_num_tensors(model, PYGPT_PARAMETER);
+    CHECK(gpt2_num_tensors(model, 6) == -1);
     FAILS(gpt2_tensor(model, &tensor, PYGPT_PARAMETER, -1));
     FAILS(gpt2_tensor(model, &tensor, PYGPT_PARAMETER, count));
     FAILS(gpt2_tensor(model, &tensor, PYGPT_ACTIVATION, 0));   // before a forward pass
-    FAILS(gpt2_read(model, &value, PYGPT_PARAMETER, count));
-    FAILS(gpt2_write(model, &value, PYGPT_GRADIENT, INT64_MAX));
+    FAILS(gpt2_read(model, &value, PYGPT_PARAMETER, count, 1));
+    FAILS(gpt2_read(model, &value, PYGPT_PARAMETER, 0, 1));   // it has more
+    FAILS(gpt2_write(model, &value, PYGPT_PARAMETER, 0, 1));
+    FAILS(gpt2_write(model, &value, PYGPT_GRADIENT, INT64_MAX, 1));
     FAILS(gpt2_buffer(model, &data, &size, PYGPT_ACTIVATION));
     FAILS(gpt2_buffer(model, &data, &size, PYGPT_ACTIVATION_GRADIENT));
     FAILS(gpt2_buffer(model, &data, &size, 6));

@@ -199,7 +199,7 @@ static void test_logits(const GPT2Options *options) {
         CHECK_NEAR("logits of some rows", rows[i], logits[(N - 3) * V + i],
                    1e-5 * norm_of(logits, N * V) / sqrt(N * V));
     }
-    SUCCEEDS(gpt2_attention(model, p, SMALL.n_layer - 1));
+    SUCCEEDS(gpt2_attention(model, p, SMALL.n_layer - 1, B * SMALL.n_head * T * T));
     for (int64_t row = 0; row < B * SMALL.n_head * T; row++) {
         double total = 0.0;
         for (int64_t u = 0; u < T; u++) total += p[row * T + u];
@@ -260,12 +260,12 @@ static void test_tensors(const GPT2Options *options) {
         for (int32_t axis = 0; axis < tensor.ndim; axis++) product *= tensor.shape[axis];
         CHECK(product == tensor.size);
         float *copy = floats(tensor.size);
-        SUCCEEDS(gpt2_read(model, copy, PYGPT_ACTIVATION, i));
+        SUCCEEDS(gpt2_read(model, copy, PYGPT_ACTIVATION, i, tensor.size));
         for (int64_t j = 0; j < tensor.size; j++) CHECK(isfinite(copy[j]));
         free(copy);
     }
     fill_random(values, 65 * 24, 1.0f);
-    SUCCEEDS(gpt2_write(model, values, PYGPT_PARAMETER, 0));
+    SUCCEEDS(gpt2_write(model, values, PYGPT_PARAMETER, 0, 65 * 24));
     SUCCEEDS(gpt2_tensor(model, &tensor, PYGPT_PARAMETER, 0));
     CHECK(strcmp(tensor.name, "wte.weight") == 0 && tensor.weight_decay);
     SUCCEEDS(gpt2_buffer(model, &parameters, &size, PYGPT_PARAMETER));

@@ -102,7 +102,7 @@ static int load(float *parameters) {
         for (int64_t i = 0; i < gpt2_num_tensors(model, PYGPT_PARAMETER); i++) {
             Tensor tensor;
             SUCCEEDS(gpt2_tensor(model, &tensor, PYGPT_PARAMETER, i));
-            SUCCEEDS(gpt2_read(model, parameters, PYGPT_PARAMETER, i));
+            SUCCEEDS(gpt2_read(model, parameters, PYGPT_PARAMETER, i, tensor.size));
             parameters += tensor.size;
         }
     }

@@ -1,0 +1,23 @@
+/* One thread at a time uses a model. */
+#ifndef PYGPT_USE_H
+#define PYGPT_USE_H
+
+#include "pygpt.h"
+
+/* The first line of every function of pygpt.h that takes a model and returns an error code: the model is the caller's until
+ * the function returns. */
+#define USE(model)                                                                                                     \
+    __attribute__((cleanup(end_use))) int *used = NULL;                                                                \
+    int use_status = begin_use(&used, in_use_of(model));                                                               \
+    if (use_status != PYGPT_OK) return use_status
+
+/* *used = in_use, which becomes 1; an error, and *used stays NULL, if that is 1 already. */
+int *in_use_of(GPT2 *model);   // 1 while a function uses it; in each library
+
+/* *used = in_use, which becomes 1; an error, and *used stays NULL, if that is 1 already. */
+int begin_use(int **used, int *in_use);
+void end_use(int **used);   // of NULL: nothing
+int begin_use(int **used, int *in_use);
+void end_use(int **used);   // of NULL: nothing
+
+#endif
