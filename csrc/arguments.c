@@ -93,5 +93,5 @@ int fail_target(int32_t target, int64_t n, int64_t T, int64_t V) {
 }
 
 int fail_no_loss(void) {
-    return fail(PYGPT_ERROR_ARGUMENT, "the backward pass needs a forward pass with at least one target before it");
+    return fail(PYGPT_ERROR_ARGUMENT, "the backward pass needs a forward pass with targets before it");
 }

@@ -17,7 +17,7 @@ int check_attention(const GPT2Config *config, const GPT2Options *options, int64_
 int check_step(int64_t step);   // of AdamW
 
 /* Errors that each library finds in its own way: number n of the (B,T) tokens or targets is outside the vocabulary, or
- * no target counts. */
+ * there are no targets. */
 int fail_token(int32_t token, int64_t n, int64_t T, int64_t V);
 int fail_target(int32_t target, int64_t n, int64_t T, int64_t V);
 int fail_no_loss(void);

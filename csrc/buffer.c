@@ -11,8 +11,12 @@
 
 enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };   // a cache line, and the widest vector; what Linux calls huge
 
+static size_t alignment_for(size_t bytes) {
+    return bytes < 2 * HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+}
+
 void *allocate_aligned(size_t bytes) {
-    size_t alignment = bytes < 2 * HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+    size_t alignment = alignment_for(bytes);
     if (bytes > SIZE_MAX - alignment) return NULL;
     bytes = (bytes + alignment - 1) / alignment * alignment;
     void *memory = aligned_alloc(alignment, bytes);
@@ -31,9 +35,19 @@ static Header *header(float *data) {
     return (Header *)((char *)data - ALIGNMENT);
 }
 
+/* With the header. */
+static int64_t bytes_of(int64_t count) {
+    return checked_add(checked_mul(count, sizeof(float)), ALIGNMENT);
+}
+
+int64_t buffer_bytes(int64_t count) {
+    int64_t bytes = bytes_of(count), alignment = (int64_t)alignment_for((size_t)bytes);
+    return bytes < 0 ? -1 : checked_mul(divide_up(bytes, alignment), alignment);
+}
+
 float *buffer_allocate(int64_t count) {
-    int64_t bytes = checked_add(checked_mul(count, sizeof(float)), ALIGNMENT);
-    if (count < 0 || bytes < 0 || (uint64_t)bytes > SIZE_MAX) return NULL;
+    int64_t bytes = bytes_of(count);
+    if (bytes < 0 || (uint64_t)bytes > SIZE_MAX) return NULL;
     char *start = allocate_aligned((size_t)bytes);
     if (!start) return NULL;
     float *data = (float *)(start + ALIGNMENT);

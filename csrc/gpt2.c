@@ -151,6 +151,13 @@ static void body_forward(GPT2 *m) {
                                   m->config.layer_norm_epsilon);
 }
 
+static float mean_loss(const GPT2 *m) {
+    const float *losses = final_activations(&m->activation_table, m->activations).losses;
+    double sum = 0.0;
+    for (int64_t n = 0; n < m->B * m->T; n++) sum += losses[n];   // those of negative targets are 0
+    return m->counted ? (float)(sum / (double)m->counted) : 0.0f;
+}
+
 /* Everything from the losses back to the parameters. */
 static void whole_backward(GPT2 *m, float scale) {
     int64_t N = m->B * m->T, C = m->config.n_embd, L = m->config.n_layer;
@@ -166,7 +173,7 @@ static void whole_backward(GPT2 *m, float scale) {
     zero(d.ln_f, d.ln_f + N * C);
     zero(dx, dx + N * C);
     classifier_backward(m->kernels, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, w_embedding.wte, m->targets,
-                        m->logits, min64(m->rows, N), N, C, m->config.vocab_size);
+                        m->logits, head_rows(&m->config, N), N, C, m->config.vocab_size);
     m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         block_recompute(m, layer);
@@ -174,13 +181,7 @@ static void whole_backward(GPT2 *m, float scale) {
     }
     embedding_backward_pass(m);
     m->went_back = 1;
-}
-
-static float mean_loss(const GPT2 *m) {
-    const float *losses = final_activations(&m->activation_table, m->activations).losses;
-    double sum = 0.0;
-    for (int64_t n = 0; n < m->B * m->T; n++) sum += losses[n];   // those of negative targets are 0
-    return m->counted ? (float)(sum / (double)m->counted) : 0.0f;
+    m->summed_loss += (double)scale * mean_loss(m);
 }
 
 static int check_tokens(const GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T) {
@@ -200,6 +201,7 @@ static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t
     if (status != PYGPT_OK) return status;
     m->B = B;
     m->T = T;
+    m->has_targets = targets != NULL;
     m->counted = 0;
     for (int64_t n = 0; n < B * T; n++) {
         m->tokens[n] = tokens[n];
@@ -220,15 +222,15 @@ int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *tar
     if (targets) {
         FinalActivations a = final_activations(&m->activation_table, m->activations);
         const float *wte = embedding_weights(&m->weights, m->parameters).wte;
-        classifier_forward(m->kernels, a.losses, a.ln_f, wte, m->targets, m->logits, min64(m->rows, B * T), B * T,
-                           m->config.n_embd, m->config.vocab_size);
-        *loss = mean_loss(m);
+        classifier_forward(m->kernels, a.losses, a.ln_f, wte, m->targets, m->logits, head_rows(&m->config, B * T),
+                           B * T, m->config.n_embd, m->config.vocab_size);
+        if (loss) *loss = mean_loss(m);
     }
     return PYGPT_OK;
 }
 
 static int has_loss(const GPT2 *m) {
-    return m->B && m->counted ? PYGPT_OK : fail_no_loss();
+    return m->B && m->has_targets ? PYGPT_OK : fail_no_loss();
 }
 
 int gpt2_backward(GPT2 *m, float scale) {
@@ -242,8 +244,8 @@ int gpt2_backward(GPT2 *m, float scale) {
 int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                           const Dropout *dropout, float scale) {
     USE(m);
+    if (!targets) return fail_no_loss();
     int status = begin(m, tokens, targets, B, T, dropout);
-    if (status == PYGPT_OK) status = has_loss(m);
     if (status == PYGPT_OK) status = reserve_backward(m);
     if (status != PYGPT_OK) {
         m->B = m->T = 0;   // the activations of this batch were not computed
@@ -251,7 +253,7 @@ int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int
     }
     body_forward(m);
     whole_backward(m, scale);
-    *loss = mean_loss(m);
+    if (loss) *loss = mean_loss(m);
     return PYGPT_OK;
 }
 

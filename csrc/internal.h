@@ -17,6 +17,7 @@ void *allocate_aligned(size_t bytes);
 /* Memory that pygpt_release() gives back when its last owner has let go. Aligned to 64 bytes, not touched yet, so
  * that pages land near the threads that first write them. NULL if there is not enough. */
 float *buffer_allocate(int64_t count);
+int64_t buffer_bytes(int64_t count);   // that it takes; -1 if they overflow 64 bits, and for a count that did
 void buffer_retain(float *data);
 
 /* a * b and a + b for sizes >= 0; -1 where that overflows 64 bits or an operand is already -1. */
@@ -34,6 +35,12 @@ static inline int64_t max64(int64_t a, int64_t b) {
 /* a / b, rounded up, for a >= 0 and b > 0. */
 static inline int64_t divide_up(int64_t a, int64_t b) {
     return a / b + (a % b > 0);   // a + b could overflow
+}
+
+/* Generation asks for one position more with each token: the length to make room for where buffers have to grow after a
+ * pass of B by T, so that they grow seldom; otherwise the length itself. */
+static inline int64_t length_with_headroom(int64_t B, int64_t T, int64_t next_B, int64_t next_T, int64_t n_positions) {
+    return next_B <= B && next_T > T ? min64(2 * next_T, n_positions) : next_T;
 }
 
 #define GIB (1024.0 * 1024.0 * 1024.0)

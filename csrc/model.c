@@ -5,53 +5,59 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEAD_LOGITS = DIVIDES_WORK(1 << 26, 1), HEAD_ROWS = DIVIDES_WORK(64, 4) };
+#include "fast/gemm.h"
 
-/* Rows of logits that the head makes at a time, in chunks of equal size: up to 2^26 logits, or 256 MB. */
-static int64_t head_rows(const GPT2Config *config, int64_t N) {
-    int64_t most = max64(HEAD_LOGITS / config->vocab_size, HEAD_ROWS);
-    return divide_up(N, divide_up(N, most));
+/* Logits that the head makes at a time: up to 256 MB, in chunks of equal size. */
+enum { MOST_LOGITS = DIVIDES_WORK(1 << 26, 1), LEAST_ROWS = DIVIDES_WORK(64, 4) };
+
+int64_t head_rows(const GPT2Config *config, int64_t N) {
+    return divide_up(N, divide_up(N, max64(MOST_LOGITS / config->vocab_size, LEAST_ROWS)));
+}
+
+static int64_t head_logits(const GPT2Config *config, int64_t N) {
+    return checked_mul(head_rows(config, N), config->vocab_size);
 }
 
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
-    TensorTable weights = {0}, activations = {0}, gradients = {0};
-    int64_t floats = -1;
-    if (check_config(config) != PYGPT_OK || B < 1 || T < 1 || checked_mul(B, T) < 0) return -1;
-    int status = table_create(&weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
-    if (status == PYGPT_OK) status = table_create(&activations, PYGPT_ACTIVATION, config, options->recompute, B, T);
-    if (status == PYGPT_OK)
-        status = table_create(&gradients, PYGPT_ACTIVATION_GRADIENT, config, options->recompute, B, T);
-    if (status == PYGPT_OK) {
-        int64_t head = checked_mul(head_rows(config, B * T), config->vocab_size);
-        floats = checked_add(checked_mul(weights.size, training ? 4 : 1), activations.size);
-        floats = checked_add(floats, head);
-        floats = checked_add(floats, checked_mul(2, B * T));   // tokens and targets
-        if (training) floats = checked_add(floats, gradients.size);
+    if (check_config(config) != PYGPT_OK || check_options(options) != PYGPT_OK || B < 1 || T < 1 ||
+        checked_mul(B, T) < 0) {
+        return -1;
     }
-    table_free(&weights);
-    table_free(&activations);
-    table_free(&gradients);
-    return checked_mul(floats, sizeof(float));
+    int64_t weights = buffer_bytes(table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0));
+    int64_t bytes = checked_mul(weights, training ? 4 : 1);
+    bytes = checked_add(bytes, buffer_bytes(table_size(PYGPT_ACTIVATION, config, options->recompute, B, T)));
+    if (training) {
+        int64_t gradients = table_size(PYGPT_ACTIVATION_GRADIENT, config, options->recompute, B, T);
+        bytes = checked_add(bytes, buffer_bytes(gradients));
+    }
+    bytes = checked_add(bytes, buffer_bytes(head_logits(config, B * T)));
+    bytes = checked_add(bytes, checked_mul(checked_mul(2, B * T), sizeof(int32_t)));   // tokens and targets
+    return options->kernels == PYGPT_FAST ? checked_add(bytes, gemm_workspace_bytes()) : bytes;
 }
 
-/* A buffer of at least count floats; *capacity is what it has. The old contents are lost where it grows. */
-static int grow(float **buffer, int64_t *capacity, int64_t count, const char *what) {
+static int fail_memory(int64_t count, const char *what) {
+    return fail(PYGPT_ERROR_MEMORY, "no memory for %s: %.2f GiB were asked for", what,
+                (double)count * sizeof(float) / GIB);
+}
+
+/* A buffer of at least `count` floats, of `wanted` if it has to grow and there is so much; *capacity is what it has. It is
+ * freed before it grows: nobody needs its contents, and both together might not fit. */
+static int grow(float **buffer, int64_t *capacity, int64_t count, int64_t wanted, const char *what) {
     if (*buffer && *capacity >= count) return PYGPT_OK;
-    float *larger = buffer_allocate(count);
-    if (!larger)
-        return fail(PYGPT_ERROR_MEMORY, "no memory for %s: %.2f GiB were asked for", what,
-                    (double)count * sizeof(float) / GIB);
     pygpt_release(*buffer);
-    *buffer = larger;
-    *capacity = count;
-    return PYGPT_OK;
+    *capacity = wanted;
+    *buffer = buffer_allocate(wanted);
+    if (!*buffer) {
+        *capacity = count;
+        *buffer = buffer_allocate(count);
+    }
+    return *buffer ? PYGPT_OK : fail_memory(count, what);
 }
 
 static int zeroed(float **buffer, int64_t count, const char *what) {
-    int64_t capacity = 0;
     if (*buffer) return PYGPT_OK;
-    int status = grow(buffer, &capacity, count, what);
-    if (status != PYGPT_OK) return status;
+    *buffer = buffer_allocate(count);
+    if (!*buffer) return fail_memory(count, what);
     #pragma omp parallel for simd
     for (int64_t i = 0; i < count; i++) (*buffer)[i] = 0.0f;
     return PYGPT_OK;
@@ -75,35 +81,39 @@ static int replace_table(TensorTable *table, int kind, const GPT2 *m, int64_t B,
     return PYGPT_OK;
 }
 
+static int reserve_tokens(GPT2 *m, int64_t count, int64_t wanted) {
+    if (m->token_capacity >= count) return PYGPT_OK;
+    int32_t *tokens = realloc(m->tokens, (size_t)wanted * sizeof *tokens);
+    if (tokens) m->tokens = tokens;
+    int32_t *targets = realloc(m->targets, (size_t)wanted * sizeof *targets);
+    if (targets) m->targets = targets;
+    if (!tokens || !targets) return fail(PYGPT_ERROR_MEMORY, "no memory for %" PRId64 " tokens", wanted);
+    m->token_capacity = wanted;
+    return PYGPT_OK;
+}
+
 int reserve_forward(GPT2 *m, int64_t B, int64_t T) {
-    int64_t N = checked_mul(B, T), V = m->config.vocab_size;
-    if (N < 0) return fail(PYGPT_ERROR_ARGUMENT, "a batch of %" PRId64 " x %" PRId64 " tokens overflows 64 bits", B, T);
+    const GPT2Config *c = &m->config;
     if (m->B == B && m->T == T) return PYGPT_OK;
-    m->B = m->T = m->counted = m->went_back = 0;   // nothing to go back from until the next forward pass has run
+    int64_t N = B * T, room = length_with_headroom(m->B, m->T, B, T, c->n_positions);
+    m->B = m->T = m->went_back = 0;   // nothing to go back from until the next forward pass has run
     int status = replace_table(&m->activation_table, PYGPT_ACTIVATION, m, B, T);
     if (status == PYGPT_OK) status = replace_table(&m->activation_gradient_table, PYGPT_ACTIVATION_GRADIENT, m, B, T);
+    if (status != PYGPT_OK) return status;
+    int64_t activations = m->activation_table.size;
+    if (room > T) activations = table_size(PYGPT_ACTIVATION, c, m->options.recompute, B, room);
+    status = grow(&m->activations, &m->activation_capacity, m->activation_table.size, activations, "the activations");
     if (status == PYGPT_OK)
-        status = grow(&m->activations, &m->activation_capacity, m->activation_table.size, "the activations");
-    if (status != PYGPT_OK) return status;
-    int64_t capacity = checked_mul(m->rows, V);
-    status = grow(&m->logits, &capacity, checked_mul(head_rows(&m->config, N), V), "the logits of a chunk of rows");
-    if (status != PYGPT_OK) return status;
-    m->rows = capacity / V;
-    if (m->token_capacity < N) {
-        int32_t *tokens = realloc(m->tokens, (size_t)N * sizeof *tokens);
-        if (tokens) m->tokens = tokens;
-        int32_t *targets = realloc(m->targets, (size_t)N * sizeof *targets);
-        if (targets) m->targets = targets;
-        if (!tokens || !targets) return fail(PYGPT_ERROR_MEMORY, "no memory for %" PRId64 " tokens", N);
-        m->token_capacity = N;
-    }
-    return PYGPT_OK;
+        status = grow(&m->logits, &m->logits_capacity, head_logits(c, N), head_logits(c, B * room),
+                      "the logits of a chunk of rows");
+    return status == PYGPT_OK ? reserve_tokens(m, N, B * room) : status;
 }
 
 int reserve_backward(GPT2 *m) {
     int status = reserve_gradients(m);
+    int64_t size = m->activation_gradient_table.size;
     if (status != PYGPT_OK) return status;
-    return grow(&m->activation_gradients, &m->activation_gradient_capacity, m->activation_gradient_table.size,
+    return grow(&m->activation_gradients, &m->activation_gradient_capacity, size, size,
                 "the gradients of the activations");
 }
 
@@ -112,13 +122,15 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
     int status = check_options(options);
     if (status == PYGPT_OK) status = check_config(config);
     if (status != PYGPT_OK) return status;
+    int64_t size = table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0);
+    if (size < 0) return fail(PYGPT_ERROR_ARGUMENT, "the sizes of a model of this configuration overflow 64 bits");
     GPT2 *m = calloc(1, sizeof *m);
     if (!m) return fail(PYGPT_ERROR_MEMORY, "no memory for a model");
     m->config = *config;
     m->options = *options;
     m->kernels = pygpt_kernels(options->kernels, options->dtype);
-    status = table_create(&m->weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
-    if (status == PYGPT_OK) status = zeroed(&m->parameters, m->weights.size, "the parameters");
+    status = zeroed(&m->parameters, size, "the parameters");   // before a table, which may have millions of rows
+    if (status == PYGPT_OK) status = table_create(&m->weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
     if (status == PYGPT_OK) {
         *model = m;
     } else {

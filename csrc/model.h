@@ -20,15 +20,20 @@ struct GPT2 {
     int64_t activation_capacity, activation_gradient_capacity;   // in floats
 
     int32_t *tokens, *targets;         // (B,T) each, copies of the latest forward pass's
-    float *logits;                     // (rows,V): the head works in chunks
-    int64_t token_capacity, rows;
+    float *logits;                     // (head_rows(),V): the head works in chunks
+    int64_t token_capacity, logits_capacity;
 
     int64_t B, T;                      // of the latest forward pass; 0 before it
-    int64_t counted;                   // targets that are not negative; 0 without targets
+    int has_targets;
+    int64_t counted;                   // targets that are not negative
+    double summed_loss;                // of the backward passes since the gradients were zero, with their scales
     Dropout dropout;                   // seed and step of the latest forward pass
     int training;                      // it had dropout
     int went_back;                     // a backward pass has run with these B and T
 };
+
+/* Rows of logits that the head makes at a time for N rows. What depends on anything else would change the bits. */
+int64_t head_rows(const GPT2Config *config, int64_t N);
 
 /* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T);

@@ -9,6 +9,13 @@ int gpt2_zero_grad(GPT2 *m) {
     if (status != PYGPT_OK) return status;
     #pragma omp parallel for simd
     for (int64_t i = 0; i < m->weights.size; i++) m->gradients[i] = 0.0f;
+    m->summed_loss = 0.0;
+    return PYGPT_OK;
+}
+
+int gpt2_summed_loss(GPT2 *m, double *loss) {
+    USE(m);
+    *loss = m->summed_loss;
     return PYGPT_OK;
 }
 
@@ -16,9 +23,10 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
     USE(m);
     int status = reserve_gradients(m);
     if (status != PYGPT_OK) return status;
-    *norm = sqrt(m->kernels->sum_of_squares(m->gradients, m->weights.size));
-    if (max_norm > 0.0f && *norm > max_norm)
-        m->kernels->scale(m->gradients, (float)(max_norm / *norm), m->weights.size);
+    double found = sqrt(m->kernels->sum_of_squares(m->gradients, m->weights.size));
+    if (max_norm > 0.0f && found > max_norm)
+        m->kernels->scale(m->gradients, (float)(max_norm / found), m->weights.size);
+    if (norm) *norm = found;
     return PYGPT_OK;
 }
 

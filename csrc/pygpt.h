@@ -163,7 +163,9 @@ int gpt2_init_weights(GPT2 *model, uint64_t seed);
  * the sizes are invalid or overflow 64 bits. */
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training);
 
-/* Forward pass. targets: (B,T), or NULL for no loss; loss: mean over the targets that are not negative, in nats.
+/* Forward pass. targets[b,t] is the token to predict after tokens[b,t]: nothing is shifted here; NULL for no loss.
+ * loss: mean over the targets that are not negative, in nats; 0 where all are, and then the gradients stay as they are.
+ * NULL in place of a result does not wait for a device; what was wrong with such a call is found by one that waits.
  * dropout: NULL for none, otherwise its seed and step are used, and the probabilities of the configuration. */
 int gpt2_forward(GPT2 *model, float *loss, const int32_t *tokens, const int32_t *targets, int64_t B, int64_t T,
                  const Dropout *dropout);
@@ -178,6 +180,8 @@ int gpt2_attention(GPT2 *model, float *p, int64_t layer, int64_t size);
 int gpt2_shape(GPT2 *model, int64_t *B, int64_t *T);   // of the latest forward pass; 0 and 0 before it
 
 int gpt2_zero_grad(GPT2 *model);
+/* Sum of scale * loss over the backward passes since gpt2_zero_grad(): the loss of a step of several micro-batches. */
+int gpt2_summed_loss(GPT2 *model, double *loss);
 int gpt2_clip_grad_norm(GPT2 *model, double *norm,
                         float max_norm);   // norm before clipping; max_norm <= 0 only measures
 int gpt2_adamw_step(GPT2 *model, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step);

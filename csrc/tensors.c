@@ -198,6 +198,24 @@ void table_free(TensorTable *table) {
     memset(table, 0, sizeof *table);
 }
 
+int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three) {
+    return of_three < of_two ? -1 : checked_add(of_two, checked_mul(layers - 2, of_three - of_two));
+}
+
+int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
+    int64_t sizes[2], layers = config->n_layer;
+    for (int i = 0; i < 2; i++) {
+        TensorTable table;
+        GPT2Config few = *config;
+        few.n_layer = min64(layers, 2 + i);
+        if (table_create(&table, kind, &few, recompute, batch, length) != PYGPT_OK) return -1;
+        sizes[i] = table.size;
+        table_free(&table);
+    }
+    int64_t size = layers > 2 ? size_of_layers(layers, sizes[0], sizes[1]) : sizes[0];
+    return checked_mul(size, sizeof(double)) < 0 ? -1 : size;
+}
+
 /* Fills a part's struct of pointers from its tensors, which begin at number first. An absent tensor gives NULL. */
 static void point(void *pointers, const Part *part, const TensorTable *table, int64_t first, float *buffer) {
     for (int i = 0; i < part->count; i++) {

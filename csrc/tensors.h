@@ -48,6 +48,13 @@ typedef struct {
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t B, int64_t T);
 void table_free(TensorTable *table);
 
+/* Floats of a flat buffer, found without a table of all layers, of which somebody may ask for a million; -1 if they overflow
+ * 64 bits. */
+int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length);
+/* What follows from the sizes of two layers and of three, since each layer beyond the second takes the same; -1 if it
+ * overflows or one of them is -1. */
+int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three);
+
 /* Pointers into a flat buffer with this table. */
 EmbeddingWeights embedding_weights(const TensorTable *table, float *buffer);
 BlockWeights block_weights(const TensorTable *table, float *buffer, int64_t layer);

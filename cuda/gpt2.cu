@@ -31,12 +31,15 @@ static __global__ void __launch_bounds__(ELEMENT_THREADS)
 
 /* One block. The losses of negative targets are 0. */
 static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
-    mean_loss(PassState *state, const float *losses, int64_t N) {
+    mean_loss(PassState *state, const float *losses, int64_t N, bool with_gradients) {
     double sum = 0;
     for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) sum += static_cast<double>(losses[n]);
     sum = block_sum_double(sum);
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         state->loss = state->counted ? static_cast<float>(sum / static_cast<double>(state->counted)) : 0.0f;
+        if (with_gradients && state->bad < 0)
+            state->summed_loss += static_cast<double>(state->scale) * static_cast<double>(state->loss);
+    }
 }
 
 static DropoutMask dropout_at(const GPT2 *m, float p, int site, int64_t layer) {
@@ -225,13 +228,14 @@ void whole_backward(GPT2 *m) {
 
     ENQUEUE(q, loss_gradients, blocks_for(N, ELEMENT_THREADS), ELEMENT_THREADS, 0, d.losses, m->state, N);
     classifier_backward(q, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, embedding_weights(m).wte, m->targets,
-                        m->logits, min64(m->rows, N), N, C, V, padded_vocabulary(V));
+                        m->logits, head_rows(m->config, N), N, C, V, padded_vocabulary(V));
     layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         block_recompute(m, layer);
         block_backward(m, layer);
     }
     embedding_backward_pass(m);
+    ENQUEUE(q, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N, true);
 }
 
 void *activation_gradient_of_gelu(GPT2 *m, int64_t layer) {
@@ -250,10 +254,10 @@ void enqueue_pass(GPT2 *m, Pass pass) {
     body_forward(m);
     if (pass == Pass::loss) {
         classifier_forward(m->queue, a.losses, a.ln_f, embedding_weights(m).wte, m->targets, m->logits,
-                           min64(m->rows, N), N, m->config.n_embd, V, padded_vocabulary(V));
+                           head_rows(m->config, N), N, m->config.n_embd, V, padded_vocabulary(V));
+        ENQUEUE(m->queue, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N, false);
     }
     if (pass == Pass::gradients) whole_backward(m);
-    if (pass != Pass::forward) ENQUEUE(m->queue, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N);
 }
 
 int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
@@ -264,8 +268,9 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     if (status != PYGPT_OK) return status;
     const size_t size = element_size(m->queue.type);
     const char *ln_f = reinterpret_cast<const char *>(final_activations(m).ln_f);
-    for (int64_t n = first; n < first + count && m->queue.error == cudaSuccess; n += m->rows) {
-        int64_t rows = min64(m->rows, first + count - n);
+    const int64_t most = head_rows(m->config, m->B * m->T);
+    for (int64_t n = first; n < first + count && m->queue.error == cudaSuccess; n += most) {
+        int64_t rows = min64(most, first + count - n);
         float *host = logits + (n - first) * V;
         head_logits(m->queue, m->logits, ln_f + static_cast<size_t>(n * C) * size, embedding_weights(m).wte, rows, C,
                     Vp);

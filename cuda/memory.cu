@@ -8,20 +8,18 @@
 
 static const int64_t PRODUCT_WORKSPACE = int64_t{32} << 20;   // of matmul.cuh
 
-/* Rows of logits that the head makes at a time. The chunk's weight gradient is added to in float32, which costs as much
- * as so many rows of logits: so many rows at a time. */
-constexpr int64_t HEAD_LOGITS = DIVIDES_WORK(int64_t{1} << 28, 1), HEAD_ROWS_STEP = DIVIDES_WORK(64, 8);
+/* Logits that the head makes at a time. The chunk's weight gradient is added to in float32, which costs as much as so many
+ * rows of logits: so many rows at a time. */
+constexpr int64_t MOST_LOGITS = DIVIDES_WORK(int64_t{1} << 28, 1), LEAST_ROWS = DIVIDES_WORK(64, 8);
 
-static int64_t head_rows(const GPT2Config &config, int64_t N) {
-    const int64_t rows = HEAD_LOGITS / padded_vocabulary(config.vocab_size) / HEAD_ROWS_STEP * HEAD_ROWS_STEP;
-    return min64(N, std::max(rows, HEAD_ROWS_STEP));
+int64_t head_rows(const GPT2Config &config, int64_t N) {
+    const int64_t rows = MOST_LOGITS / padded_vocabulary(config.vocab_size) / LEAST_ROWS * LEAST_ROWS;
+    return min64(N, std::max(rows, LEAST_ROWS));
 }
 
-/* Weights of a flat buffer, and the rows of wte beyond the vocabulary. */
-static int64_t flat_size(const TensorTable &weights) {
-    return checked_add(
-        weights.size,
-        checked_mul(padded_vocabulary(weights.config.vocab_size) - weights.config.vocab_size, weights.config.n_embd));
+/* Floats of a buffer of so many weights, and of the rows of wte beyond the vocabulary. */
+static int64_t flat_size(int64_t weights, const GPT2Config &c) {
+    return checked_add(weights, checked_mul(padded_vocabulary(c.vocab_size) - c.vocab_size, c.n_embd));
 }
 
 /* What layers need while they run. */
@@ -33,39 +31,41 @@ static int64_t scratch_bytes(const GPT2Config &c, DataType type, bool fast, int6
     return static_cast<int64_t>(training ? std::max(forward, backward) : forward);
 }
 
+/* Bytes of a buffer of activations or of their gradients, found as table_size() does; -1 if they overflow. */
+static int64_t layout_bytes(int kind, const GPT2Config &config, const GPT2Options &options, int64_t B, int64_t T) {
+    int64_t sizes[2];
+    for (int i = 0; i < 2; i++) {
+        GPT2Config few = config;
+        few.n_layer = min64(config.n_layer, 2 + i);
+        TensorTable table = {}, layout = {};
+        int status = table_create(&table, kind, &few, options.recompute, B, T);
+        if (status == PYGPT_OK)
+            status = make_layout(&layout, &table, data_type(options.dtype), options.kernels == PYGPT_FAST);
+        sizes[i] = status == PYGPT_OK ? layout.size : -1;
+        table_free(&table);
+        table_free(&layout);
+    }
+    return checked_mul(config.n_layer > 2 ? size_of_layers(config.n_layer, sizes[0], sizes[1]) : sizes[0],
+                       sizeof(float));
+}
+
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
     if (check_config(config) != PYGPT_OK || check_options(options) != PYGPT_OK || B < 1 || T < 1 ||
         checked_mul(B, T) < 0)
         return -1;
     const DataType type = data_type(options->dtype);
-    const bool fast = options->kernels == PYGPT_FAST;
-    const int64_t size = static_cast<int64_t>(element_size(type));
-    TensorTable weights = {}, tables[2] = {}, layouts[2] = {};
-    int64_t bytes = -1;
-    int status = table_create(&weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
-    for (int i = 0; i < 2 && status == PYGPT_OK; i++) {
-        status = table_create(&tables[i], i ? PYGPT_ACTIVATION_GRADIENT : PYGPT_ACTIVATION, config, options->recompute,
-                              B, T);
-        if (status == PYGPT_OK) status = make_layout(&layouts[i], &tables[i], type, fast);
-    }
-    if (status == PYGPT_OK) {
-        const int64_t flat = flat_size(weights);
-        bytes = checked_mul(flat, (training ? 16 : 4) + (type == DataType::bfloat16 ? 2 : 0));
-        bytes = checked_add(bytes, checked_mul(layouts[0].size, sizeof(float)));
-        if (training) bytes = checked_add(bytes, checked_mul(layouts[1].size, sizeof(float)));
-        bytes = checked_add(
-            bytes, checked_mul(checked_mul(head_rows(*config, B * T), padded_vocabulary(config->vocab_size)), size));
-        bytes = checked_add(bytes, checked_mul(2 * B * T, sizeof(int32_t)));
-        bytes = checked_add(bytes, weights.size / ADAMW_GROUP);
-        bytes = checked_add(bytes, scratch_bytes(*config, type, fast, B, T, training));
-        bytes = checked_add(bytes, PRODUCT_WORKSPACE);
-    }
-    table_free(&weights);
-    for (int i = 0; i < 2; i++) {
-        table_free(&tables[i]);
-        table_free(&layouts[i]);
-    }
-    return bytes;
+    const int64_t Vp = padded_vocabulary(config->vocab_size), size = static_cast<int64_t>(element_size(type));
+    const int64_t weights = table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0);
+    int64_t bytes =
+        checked_mul(flat_size(weights, *config), (training ? 16 : 4) + (type == DataType::bfloat16 ? 2 : 0));
+    bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION, *config, *options, B, T));
+    if (training) bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION_GRADIENT, *config, *options, B, T));
+    bytes = checked_add(bytes, checked_mul(checked_mul(head_rows(*config, B * T), Vp), size));
+    bytes = checked_add(bytes, checked_mul(checked_mul(2, B * T), sizeof(int32_t)));
+    if (bytes < 0) return -1;   // before what is made of B * T unchecked
+    bytes = checked_add(bytes, weights / ADAMW_GROUP);
+    bytes = checked_add(bytes, scratch_bytes(*config, type, options->kernels == PYGPT_FAST, B, T, training));
+    return checked_add(bytes, PRODUCT_WORKSPACE + static_cast<int64_t>(sizeof(PassState)));
 }
 
 /* The device's memory: what the model has of it and what is left, and all. */
@@ -160,13 +160,15 @@ static void release(GPT2 *m, void **buffer, int64_t bytes) {
     m->replaced++;
 }
 
-/* A buffer of at least so many bytes; *capacity is what it has. The old contents are lost where it grows. */
-static int grow(GPT2 *m, void **buffer, int64_t *capacity, int64_t bytes, const char *what) {
+/* A buffer of at least so many bytes, of `wanted` if it has to grow and so many are free; *capacity is what it has. The old
+ * contents are lost where it grows. */
+static int grow(GPT2 *m, void **buffer, int64_t *capacity, int64_t bytes, int64_t wanted, const char *what) {
     if (*buffer && *capacity >= bytes) return PYGPT_OK;
     release(m, buffer, *capacity);
     *capacity = 0;
-    const int status = allocate(m, buffer, bytes, what);
-    if (status == PYGPT_OK) *capacity = bytes;
+    if (static_cast<double>(wanted) > room_for(nullptr).available) wanted = bytes;
+    const int status = allocate(m, buffer, wanted, what);
+    if (status == PYGPT_OK) *capacity = wanted;
     return status;
 }
 
@@ -182,7 +184,7 @@ int zeroed(GPT2 *m, void **buffer, int64_t bytes, const char *what) {
 }
 
 int64_t flat_bytes(const GPT2 *m) {
-    return flat_size(m->weights) * static_cast<int64_t>(sizeof(float));
+    return flat_size(m->weights.size, m->config) * static_cast<int64_t>(sizeof(float));
 }
 
 int reserve_gradients(GPT2 *m) {
@@ -215,36 +217,39 @@ int reserve_forward(GPT2 *m, int64_t B, int64_t T, bool training) {
     if (m->B == B && m->T == T && (!training || m->activation_gradients)) return PYGPT_OK;
     int status = check_batch(m, B, T, training);
     if (status != PYGPT_OK) return status;
-    const int64_t N = B * T, Vp = padded_vocabulary(m->config.vocab_size),
-                  size = static_cast<int64_t>(element_size(m->queue.type));
+    const GPT2Config &c = m->config;
+    const int64_t room = training ? T : length_with_headroom(m->B, m->T, B, T, c.n_positions);
     m->B = m->T = 0;   // there is no forward pass to go back from until the next one has run
     m->went_back = false;
     status = replace_table(&m->activation_table, &m->activation_layout, PYGPT_ACTIVATION, m, B, T);
     if (status == PYGPT_OK)
         status = replace_table(&m->activation_gradient_table, &m->activation_gradient_layout, PYGPT_ACTIVATION_GRADIENT,
                                m, B, T);
-    if (status == PYGPT_OK)
-        status =
-            grow(m, address(&m->activations), &m->activation_bytes, m->activation_layout.size * 4, "the activations");
-    int64_t logits_bytes = m->rows * Vp * size;
-    if (status == PYGPT_OK)
-        status =
-            grow(m, &m->logits, &logits_bytes, head_rows(m->config, N) * Vp * size, "the logits of a chunk of rows");
-    m->rows = logits_bytes / (Vp * size);
-    if (status != PYGPT_OK || m->token_capacity >= N) return status;
-    const int64_t old_bytes = m->token_capacity * 4;
-    m->token_capacity = 0;
-    release(m, address(&m->tokens), old_bytes);
-    release(m, address(&m->targets), old_bytes);
-    status = allocate(m, address(&m->tokens), N * 4, "the tokens");
-    if (status == PYGPT_OK) status = allocate(m, address(&m->targets), N * 4, "the targets");
-    if (status == PYGPT_OK) m->token_capacity = N;
+    if (status != PYGPT_OK) return status;
+    const auto logits_bytes = [&](int64_t N) {
+        return head_rows(c, N) * padded_vocabulary(c.vocab_size) * static_cast<int64_t>(element_size(m->queue.type));
+    };
+    const auto token_bytes = [&](int64_t N) { return N * static_cast<int64_t>(sizeof *m->tokens); };
+    const struct {
+        void **buffer;
+        int64_t *capacity, bytes, wanted;
+        const char *what;
+    } buffers[] = {
+        {address(&m->activations), &m->activation_bytes, m->activation_layout.size * 4,
+         layout_bytes(PYGPT_ACTIVATION, c, m->options, B, room), "the activations"},
+        {&m->logits, &m->logits_bytes, logits_bytes(B * T), logits_bytes(B * room), "the logits of a chunk of rows"},
+        {address(&m->tokens), &m->token_bytes, token_bytes(B * T), token_bytes(B * room), "the tokens"},
+        {address(&m->targets), &m->target_bytes, token_bytes(B * T), token_bytes(B * room), "the targets"},
+    };
+    for (const auto &b : buffers)
+        if (status == PYGPT_OK) status = grow(m, b.buffer, b.capacity, b.bytes, b.wanted, b.what);
     return status;
 }
 
 int reserve_backward(GPT2 *m) {
     const int status = reserve_gradients(m);
     if (status != PYGPT_OK) return status;
-    return grow(m, address(&m->activation_gradients), &m->activation_gradient_bytes,
-                m->activation_gradient_layout.size * 4, "the gradients of the activations");
+    const int64_t bytes = m->activation_gradient_layout.size * 4;
+    return grow(m, address(&m->activation_gradients), &m->activation_gradient_bytes, bytes, bytes,
+                "the gradients of the activations");
 }

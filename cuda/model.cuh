@@ -18,6 +18,7 @@ struct PassState {
     DropoutDraw draw;
     float scale;        // of the gradients
     float loss;         // mean over the targets that count
+    double summed_loss; // of the backward passes since the gradients were zero, with their scales
     int64_t counted;    // targets that are not negative
     int64_t bad;        // the first one outside the vocabulary: 2 n for token n, 2 n + 1 for its target; -1 if none
     int64_t bad_length; // T of that pass
@@ -51,8 +52,8 @@ struct GPT2 {
     int64_t activation_bytes, activation_gradient_bytes;
 
     int32_t *tokens, *targets;     // (B,T) each, those outside the vocabulary replaced
-    void *logits;                  // (rows,Vp): the head works in chunks
-    int64_t token_capacity, rows;
+    void *logits;                  // (head_rows(),Vp): the head works in chunks
+    int64_t token_bytes, target_bytes, logits_bytes;
 
     PassState *state, *read_state; // on the device, and what was read of it, in pinned memory
     int64_t B, T;                  // of the latest forward pass; 0 before it
@@ -84,6 +85,9 @@ template <class T> void **address(T **pointer) {
     return reinterpret_cast<void **>(pointer);
 }
 
+/* Rows of logits that the head makes at a time for N rows. What depends on anything else would change the bits. */
+int64_t head_rows(const GPT2Config &config, int64_t N);
+
 /* Of a buffer of weights: large enough for padded_vocabulary() rows of wte. */
 int64_t flat_bytes(const GPT2 *model);
 
@@ -105,11 +109,6 @@ void *activation_gradient_of_gelu(GPT2 *model, int64_t layer);
 /* enqueue_pass(), or from the second time in a row on the graph of it. */
 void run_pass(GPT2 *model, Pass pass);
 void forget_graphs(GPT2 *model);
-
-/* ---- pass.cu ---- */
-
-/* Waits for the device, and reads the state of the latest pass. */
-int read_state(GPT2 *model);
 
 /* ---- initialisation.cu ---- */
 

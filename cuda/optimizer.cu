@@ -5,18 +5,28 @@
 
 int gpt2_zero_grad(GPT2 *m) {
     USE(m);
-    const int status = reserve_gradients(m);
-    return status == PYGPT_OK ? clear(m, m->gradients, flat_bytes(m)) : status;
+    int status = reserve_gradients(m);
+    if (status == PYGPT_OK) status = clear(m, m->gradients, flat_bytes(m));
+    m->read_state->summed_loss = 0;
+    return status == PYGPT_OK ? clear(m, &m->state->summed_loss, sizeof m->state->summed_loss) : status;
+}
+
+int gpt2_summed_loss(GPT2 *m, double *loss) {
+    USE(m);
+    const int status = check_pass(m);
+    *loss = m->read_state->summed_loss;
+    return status;
 }
 
 int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
     USE(m);
     int status = reserve_gradients(m);
-    if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
     clip_norm(m->queue, &m->state->norm, m->gradients, m->weights.size, max_norm);
-    status = norm ? read_state(m) : queue_status(m->queue);
-    if (status == PYGPT_OK && norm) *norm = m->read_state->norm;
+    if (!norm) return queue_status(m->queue);
+    m->unread = true;   // the norm, and perhaps the passes before: one wait for all
+    status = check_pass(m);
+    if (status == PYGPT_OK) *norm = m->read_state->norm;
     return status;
 }
 

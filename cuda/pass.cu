@@ -82,7 +82,8 @@ static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t
     return PYGPT_OK;
 }
 
-int read_state(GPT2 *m) {
+/* Waits for the device, and reads the state of the latest pass. */
+static int read_state(GPT2 *m) {
     Queue &q = m->queue;
     if (q.error == cudaSuccess)
         note(q, cudaMemcpyAsync(m->read_state, m->state, sizeof *m->state, cudaMemcpyDeviceToHost, q.stream), "a pass");
@@ -125,12 +126,11 @@ int gpt2_backward(GPT2 *m, float scale) {
     USE(m);
     if (!m->B || !m->has_targets) return fail_no_loss();
     int status = check_pass(m);
-    if (status == PYGPT_OK && m->read_state->counted == 0) status = fail_no_loss();
     if (status == PYGPT_OK) status = reserve_backward(m);
     if (status != PYGPT_OK) return status;
     ENQUEUE(m->queue, set_scale, 1, 1, 0, m->state, scale);
     whole_backward(m);
-    m->went_back = true;
+    m->went_back = m->unread = true;
     m->weights_changed = false;
     return queue_status(m->queue);
 }
@@ -143,6 +143,5 @@ int gpt2_forward_backward(GPT2 *m, float *loss, const int32_t *tokens, const int
     if (status == PYGPT_OK) status = whole_pass(m, loss, Pass::gradients);
     m->went_back = status == PYGPT_OK;
     m->weights_changed = false;
-    if (status == PYGPT_OK && loss && m->read_state->counted == 0) return fail_no_loss();
     return status;
 }

@@ -246,9 +246,10 @@ class GPT2:
     ) -> float | None:
         """Forward pass; the mean cross-entropy in nats over the targets that are not negative, None without targets.
 
-        tokens, targets: (B,T) integers.  dropout_step: None for no dropout (evaluation); otherwise the number of the
-        forward pass for which masks are drawn.  Raises UserError for tokens outside the vocabulary, other shapes, and
-        T > n_positions.
+        tokens, targets: (B,T) integers; targets[b,t] is the token to predict after tokens[b,t], as nothing is shifted
+        here.  Where all targets are negative the loss is 0, and a backward pass adds nothing.  dropout_step: None for
+        no dropout (evaluation); otherwise the number of the forward pass for which masks are drawn.  Raises UserError
+        for tokens outside the vocabulary, other shapes, and T > n_positions.
         """
         tokens, targets = _integers("tokens", tokens), None if targets is None else _integers("targets", targets)
         loss: float | None = self._backend.forward(tokens, targets, self._dropout(dropout_step))
@@ -264,6 +265,23 @@ class GPT2:
         """forward() and backward() with the same results, and the head's products computed once instead of twice."""
         tokens, targets = _integers("tokens", tokens), _integers("targets", targets)
         loss: float = self._backend.forward_backward(tokens, targets, scale, self._dropout(dropout_step))
+        return loss
+
+    def accumulate(
+        self, tokens: ArrayLike, targets: ArrayLike, *, scale: float = 1.0, dropout_step: int | None = None
+    ) -> None:
+        """forward_backward() that does not wait for a device to read the loss: a micro-batch of a training step.
+
+        Where micro-batches count different numbers of targets, the scale that makes them one batch is the number of
+        targets that count in this one, divided by that in all; summed_loss is then the loss of the step.
+        """
+        tokens, targets = _integers("tokens", tokens), _integers("targets", targets)
+        self._backend.accumulate(tokens, targets, scale, self._dropout(dropout_step))
+
+    @property
+    def summed_loss(self) -> float:
+        """Sum of scale * loss over the backward passes since zero_grad(); cheap after clip_grad_norm(), which waits."""
+        loss: float = self._backend.summed_loss
         return loss
 
     def _dropout(self, step: int | None) -> Dropout | None:

@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from tqdm import tqdm
 
@@ -110,7 +109,7 @@ class _Loop:
         self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
         self.progress = Progress(self.state.step, settings.max_iters)
         self.interruption = Interruption(self._say_interrupted)
-        self.unread: list[tuple[int, Any, float, Any]] = []  # step, loss, learning rate, norm of the gradient
+        self.unread: list[tuple[int, float, float, float]] = []  # step, loss, learning rate, norm of the gradient
         self.first = self.state.step
         self.losses: list[float] = []  # in training since the latest validation
         self.seconds = 0.0  # spent on the steps since `first`
@@ -164,28 +163,26 @@ class _Loop:
             decay_iters=settings.decay,
         )
         self.model.zero_grad()
-        loss: Any = 0.0
         for number in range(state.step * settings.grad_accum, (state.step + 1) * settings.grad_accum):
             first = state.windows
             tokens, targets = self.data.train.batch(first, settings.batch_size, settings.seq_len, settings.seed)
             state.windows += settings.batch_size
             scale, dropout_step = 1 / settings.grad_accum, number % 2**32
-            loss += self.model.forward_backward(tokens, targets, scale=scale, dropout_step=dropout_step)
+            self.model.accumulate(tokens, targets, scale=scale, dropout_step=dropout_step)
         norm = self.model.clip_grad_norm(settings.grad_clip)
         betas = (settings.beta1, settings.beta2)
         self.model.adamw_step(lr, betas, eps=settings.adam_eps, weight_decay=settings.weight_decay)
         state.step += 1
-        self.unread.append((state.step, loss / settings.grad_accum, lr, norm))
+        self.unread.append((state.step, self.model.summed_loss, lr, norm))
 
     def _read(self) -> None:
-        """Log and show the unread steps; reading a number may mean waiting for a device, so it is not done each step.
+        """Log and show the steps since the latest time; writing is not done at each of thousands a second.
 
         Raises UserError when one is not finite.
         """
         if not self.unread:
             return
-        read = [(step, float(loss), lr, float(norm)) for step, loss, lr, norm in self.unread]
-        self.unread = []
+        read, self.unread = self.unread, []
         seconds = time.perf_counter() - self.started
         self.seconds += seconds
         speed = len(read) * self._tokens_per_step() / seconds

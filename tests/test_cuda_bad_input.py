@@ -152,15 +152,14 @@ def test_cublas_that_is_not_beside_the_library(tmp_path: Path, monkeypatch: pyte
     build(cublas, "int version(void) { return 77; }", "-Wl,-soname,libcublasLt.so.77")
     needing = tmp_path / "libpygpt_needing.so"
     build(needing, "int version(void); int call(void) { return version(); }", str(cublas))
-    monkeypatch.setattr(library, "_folder", lambda: tmp_path)
     with pytest.raises(UserError) as caught:
-        library._open("pygpt_needing")
+        library._load(needing)
     assert str(caught.value) == (
         "libpygpt_needing.so needs libcublasLt.so.77, cuBLAS of CUDA 77, which was not found: "
         "`pip install nvidia-cublas`"
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    library._open("pygpt_needing")
+    library._load(needing)
     assert ctypes.CDLL(str(needing)).call() == 77
 
 

@@ -36,7 +36,7 @@ SHAPES = {
     "head_size_64": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=2), 3, 7),
     "head_size_80": (GPT2Config(vocab_size=65, n_positions=8, n_embd=160, n_layer=1, n_head=2), 3, 7),
     "head_size_128": (GPT2Config(vocab_size=65, n_positions=8, n_embd=128, n_layer=1, n_head=1), 3, 7),
-    "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=4, n_embd=8, n_layer=1, n_head=1), 7, 3),
+    "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=10, n_embd=8, n_layer=1, n_head=1), 7, 10),
     "large_epsilon": (replace(ODD, layer_norm_epsilon=0.1), 2, 13),
     "many_tokens": (GPT2Config(vocab_size=11, n_positions=35, n_embd=8, n_layer=1, n_head=1), 30, 35),
 }
@@ -174,6 +174,23 @@ def test_targets_that_are_left_out_do_not_count(backend: Backend) -> None:
             assert relative_l2(model.gradients[name], gradient.astype(np.float64)) <= 2e-6, name
 
 
+@every_backend
+def test_no_target_that_counts_is_a_loss_of_nothing(backend: Backend) -> None:
+    """Such a micro-batch may stand among others; everything of it is 0, not 0/0."""
+    model = model_of(backend, ODD)
+    tokens, targets = batch(ODD, 2, 13)
+    model.forward_backward(tokens, targets)
+    before, nothing = copies(model.gradients), np.full_like(targets, -1)
+    assert model.forward(tokens, nothing) == 0
+    model.backward()
+    assert model.forward_backward(tokens, nothing) == 0
+    model.accumulate(tokens, nothing)
+    for tensors in (model.activation_gradients, {"losses": model.activations["losses"]}):
+        for name, value in tensors.items():
+            assert not value.any(), name
+    assert_same_bits(copies(model.gradients), before)
+
+
 # ---- the same results whichever way ----
 
 
@@ -249,9 +266,9 @@ def test_same_bits_for_any_number_of_threads(backend: Backend, threads: Callable
 
 @every_backend
 def test_buffers_of_another_size_change_nothing(backend: Backend) -> None:
-    """Small, large, small, as large in another shape: the results are those of a new model."""
+    """Small, large, small, as many tokens in another shape: the results are those of a new model."""
     reused = model_of(backend, DROPOUT)
-    for shape in ((1, 2), (3, 19), (1, 2), (2, 13), (19, 3), (1, 19)):
+    for shape in ((1, 2), (3, 19), (1, 2), (2, 13), (19, 3), (1, 19), (2, 6), (3, 4), (4, 3)):
         tokens, targets = batch(DROPOUT, *shape)
         new = model_of(backend, DROPOUT)
         reused.zero_grad()
@@ -260,6 +277,19 @@ def test_buffers_of_another_size_change_nothing(backend: Backend) -> None:
         assert_same_bits(results(reused), results(new))
         assert_same_bits(copies(reused.activations), copies(new.activations))
         assert_same_bits(copies(reused.activation_gradients), copies(new.activation_gradients))
+
+
+@every_native_backend
+def test_chunks_of_the_head_do_not_depend_on_earlier_sizes(backend: Backend) -> None:
+    """Sums over the rows of a chunk are rounded at its end."""
+    config = GPT2Config(vocab_size=50257, n_positions=500, n_embd=8, n_layer=1, n_head=1)
+    larger, smaller = ((3, 500), (3, 433)) if backend.device == "cpu" else ((3, 32), (1, 31))
+    tokens, targets = batch(config, *larger)
+    new, reused = model_of(backend, config), model_of(backend, config)
+    reused.forward(*batch(config, *smaller))
+    for each in (new, reused):
+        each.forward_backward(tokens, targets)
+    assert_same_bits(copies(reused.gradients), copies(new.gradients))
 
 
 @every_backend
@@ -353,6 +383,53 @@ def test_gradients_add_up(backend: Backend) -> None:
     for name, gradient in whole.gradients.items():
         # in bfloat16 the products of half a batch are rounded alike, sums of them are not
         assert relative_l2(halves.gradients[name], gradient.astype(np.float64)) <= 1e-5, name
+
+
+@every_backend
+def test_micro_batches_that_count_different_numbers_of_targets_add_up(backend: Backend) -> None:
+    """The scale of each is the number of its targets that count, divided by that in all."""
+    tokens, targets = np.random.default_rng(3).integers(0, ODD.vocab_size, (2, 4, 13))
+    targets[0, 3:] = targets[2] = targets[3, 1] = -1
+    counted = [(targets[i : i + 1] >= 0).sum() for i in range(4)]
+    assert len(set(counted)) == 4 and 0 in counted
+    whole, parts = model_of(backend, ODD), model_of(backend, ODD)
+    loss = whole.forward_backward(tokens, targets)
+    for i in range(4):
+        parts.accumulate(tokens[i : i + 1], targets[i : i + 1], scale=counted[i] / sum(counted))
+    assert parts.summed_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in whole.gradients.items():
+        assert relative_l2(parts.gradients[name], gradient.astype(np.float64)) <= 1e-5, name
+
+
+@every_backend
+def test_loss_that_is_read_later_is_the_same(backend: Backend) -> None:
+    """Of every backward pass since the gradients were zero, and of nothing else."""
+    model = model_of(backend, ODD)
+    assert model.summed_loss == 0
+    for step in range(3):
+        model.forward(*batch(ODD, 1, 5, seed=step))
+        model.zero_grad()
+        assert model.summed_loss == 0
+        first = model.forward_backward(*batch(ODD, 2, 13, seed=step), scale=0.5)
+        model.accumulate(*batch(ODD, 2, 7, seed=step), scale=0.25)
+        norm, both = model.clip_grad_norm(0), model.summed_loss
+        second = model.forward(*batch(ODD, 2, 7, seed=step))
+        expected = 0.5 * first + 0.25 * second
+        assert both == pytest.approx(expected, rel=1e-7) and norm > 0
+        model.adamw_step(lr=1e-3)
+        model.forward(*batch(ODD, 2, 7, seed=step))
+        assert model.summed_loss == both
+        model.backward(scale=2.0)
+        assert model.summed_loss > both
+
+
+@every_backend
+def test_what_is_wrong_with_a_pass_shows_when_its_loss_is_read(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    with pytest.raises(UserError, match=r"token 37 .*expected 0 (to|\.\.\.) 36"):
+        model.accumulate(np.array([[0, 37]]), np.array([[0, 1]]))
+        model.clip_grad_norm(1.0)
+    assert model.forward_backward(*batch(ODD, 2, 3)) > 0
 
 
 @every_backend

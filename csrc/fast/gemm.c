@@ -144,10 +144,18 @@ static void multiply(const Product *p, float *shared, float *own, Share *shares)
     }
 }
 
+static int64_t workspace_floats(int threads) {
+    return SHARED + (int64_t)threads * OWN;
+}
+
+int64_t gemm_workspace_bytes(void) {
+    return workspace_floats(omp_get_max_threads()) * (int64_t)sizeof(float);
+}
+
 int gemm(const Product *p) {
     if (p->K == 0) return 0;
     int threads = p->M * p->N * p->K > SMALL ? omp_get_max_threads() : 1;
-    float *workspace = workspace_acquire(SHARED + (int64_t)threads * OWN);
+    float *workspace = workspace_acquire(workspace_floats(threads));
     if (!workspace) return 0;
     Share shares[threads];
     #pragma omp parallel num_threads(threads)

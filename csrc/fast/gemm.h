@@ -23,5 +23,6 @@ typedef struct {
 } Product;
 
 int gemm(const Product *product);   // 0 if it has done nothing: no memory for the panels, or K = 0
+int64_t gemm_workspace_bytes(void);   // that are kept between products
 
 #endif

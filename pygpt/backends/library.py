@@ -170,15 +170,7 @@ _threads: int | None = None
 
 @cache
 def _open(name: str) -> Any:
-    path = _folder() / _file_name(name)
-    try:
-        try:
-            library = _load(path)
-        except OSError as error:
-            _load_cublas(path, str(error))
-            library = _load(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened: {error}") from None
+    library = _load(_folder() / _file_name(name))
     _open_libraries.append(library)
     if _threads is not None:
         library.pygpt_set_threads(_threads)
@@ -186,6 +178,17 @@ def _open(name: str) -> Any:
 
 
 def _load(path: Path) -> Any:
+    try:
+        try:
+            return _dlopen(path)
+        except OSError as error:
+            _load_cublas(path, str(error))
+            return _dlopen(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error}") from None
+
+
+def _dlopen(path: Path) -> Any:
     with _spin_count():
         # Its code stays in memory when Python closes it at exit: finalizers of its pointers run after that.
         return ffi().dlopen(str(path), ffi().RTLD_NOW | ffi().RTLD_NODELETE)

@@ -81,6 +81,17 @@ class NativeGPT2:
         self._run(self.library.gpt2_forward_backward, loss, tokens, targets, dropout, scale)
         return float(loss[0])
 
+    def accumulate(self, tokens: Any, targets: Any, scale: float = 1.0, dropout: Dropout | None = None) -> None:
+        """forward_backward() without waiting for its loss, which is in summed_loss."""
+        self._run(self.library.gpt2_forward_backward, ffi().NULL, tokens, targets, dropout, scale)
+
+    @property
+    def summed_loss(self) -> float:
+        """Sum of scale * loss over the backward passes since zero_grad()."""
+        loss = ffi().new("double *")
+        check(self.library, self.library.gpt2_summed_loss(self.handle, loss))
+        return float(loss[0])
+
     def _run(
         self, call: Callable[..., int], loss: Any, tokens: Any, targets: Any, dropout: Dropout | None, *more: float
     ) -> None:

@@ -222,6 +222,7 @@ class ReferenceGPT2:
         self.operands = operands
         self.stored = stored
         self.parameters = gpt2.zeros(config, dtype)
+        self.summed_loss: Any = 0.0  # of scale * loss over the backward passes since zero_grad()
         self.activations: dict[str, Array] = {}
         self.activation_gradients: dict[str, Array] = {}
         self._tokens: Array | None = None
@@ -250,8 +251,9 @@ class ReferenceGPT2:
     def forward(self, tokens: Array, targets: Array | None = None, dropout: Dropout | None = None) -> Any:
         """tokens, targets: (B,T) integers; of dropout, the seed and the step are used.
 
-        Returns the mean loss over the targets that are not negative, in nats; None without targets.  Raises UserError
-        for sequences longer than n_positions and for tokens and targets outside the vocabulary.
+        targets[b,t] is the token to predict after tokens[b,t]: nothing is shifted here.  Returns the mean loss over the
+        targets that are not negative, in nats, 0 where all are; None without targets.  Raises UserError for sequences
+        longer than n_positions and for tokens and targets outside the vocabulary.
         """
         self._check(tokens, targets)
         self._tokens, self._targets, self._dropout = tokens, targets, dropout
@@ -263,7 +265,7 @@ class ReferenceGPT2:
     def backward(self, scale: float = 1.0) -> None:
         """gradients += scale * d(loss)/d(parameter), for the latest forward pass.
 
-        Raises UserError if that had no target to count.
+        Raises UserError if that had no targets.
         """
         self._backward(scale)
 
@@ -277,9 +279,13 @@ class ReferenceGPT2:
         self._backward(scale)
         return self._loss(targets)
 
+    def accumulate(self, tokens: Array, targets: Array, scale: float = 1.0, dropout: Dropout | None = None) -> None:
+        """forward_backward() whose loss is only in summed_loss."""
+        self.forward_backward(tokens, targets, scale, dropout)
+
     def _backward(self, scale: float) -> None:
-        if self._tokens is None or self._targets is None or not gpt2.counted(self._targets):
-            raise UserError("the backward pass needs a forward pass with at least one target before it")
+        if self._tokens is None or self._targets is None:
+            raise UserError("the backward pass needs a forward pass with targets before it")
         self.activation_gradients = gpt2.backward(
             self.parameters,
             self.gradients,
@@ -292,6 +298,7 @@ class ReferenceGPT2:
             self.operands,
             self.stored,
         )
+        self.summed_loss += scale * self._loss(self._targets)
 
     def _loss(self, targets: Array) -> Any:
         return gpt2.mean_loss(self.activations["losses"], targets).item()
@@ -321,6 +328,7 @@ class ReferenceGPT2:
         """Set all gradients to zero."""
         for gradient in self.gradients.values():
             gradient[...] = 0
+        self.summed_loss = 0.0
 
     def clip_grad_norm(self, max_norm: float) -> Any:
         """Scale the gradients to the norm max_norm if they exceed it; max_norm <= 0 only measures.

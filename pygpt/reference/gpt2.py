@@ -191,7 +191,7 @@ def backward(
     operands: Operands = exact,
     stored: Operands = exact,
 ) -> dict[str, Array]:
-    """Add scale * d(mean loss)/d(parameter) to the gradients dp; at least one target must not be negative.
+    """Add scale * d(mean loss)/d(parameter) to the gradients dp; nothing where all targets are negative.
 
     a: the activations that forward returned for the same tokens and drop; the head runs again here and fills in its
     `losses`, so a forward pass without targets is enough.  stored: as in forward, and of the gradients of activations.
@@ -214,7 +214,7 @@ def backward(
         dp[f"{name}.weight"][...] += dw
         dp[f"{name}.bias"][...] += db
 
-    da["losses"] = np.full(targets.shape, scale / counted(targets), a["ln_f"].dtype)
+    da["losses"] = np.full(targets.shape, scale / counted(targets) if counted(targets) else 0, a["ln_f"].dtype)
     wte = p["wte.weight"]
     a["losses"], dx, dwte = classifier.backward(da["losses"], a["ln_f"], wte, targets, HEAD_ROWS, operands, stored)
     da["ln_f"] = stored(dx)
