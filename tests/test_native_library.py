@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -217,6 +218,21 @@ def test_quota_of_the_control_groups_bounds_the_default(
 def test_no_control_groups_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(control_group, "_MEMBERSHIP", tmp_path / "absent")
     assert control_group.cpu_quota() == np.inf
+
+
+# ---- the processor ----
+
+
+def test_every_instruction_that_a_library_may_use_is_asked_for() -> None:
+    """A level of CMakeLists.txt runs only where pygpt_processor() has found all that its flags allow."""
+    flags = re.findall(r"^\s*set\((V3|V4|V4_BF16) (.*)\)$", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
+    levels: dict[str, set[str]] = {}
+    for name, text in flags:
+        levels.setdefault(name, {flag[2:] for flag in text.split() if flag.startswith("-m") and "=" not in flag})
+    source = (ROOT / "csrc" / "library.c").read_text()
+    asked = {name.lower() for pair in re.findall(r'cpu_supports\("(\w+)"\)|of_\w+ & (\w+)', source) for name in pair}
+    # prfchw is passed over by processors that do not know it
+    assert set().union(*levels.values()) - {"prfchw"} == asked - {""}
 
 
 # ---- the environment ----

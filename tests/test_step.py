@@ -282,6 +282,16 @@ def interrupted_save(folder: Path) -> None:
     (folder / "float32" / "model.safetensors").rename(folder / "float32" / ".saved" / "model.safetensors")
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    """A pipe in place of a file: whoever opens it would wait for a writer."""
+
+    def edit(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return edit
+
+
 def odd_token(folder: Path) -> None:
     contents = bytearray((folder / "tokens.bin").read_bytes())
     contents[1024 + 2 * 5] = 65
@@ -329,6 +339,10 @@ def control_characters(folder: Path) -> None:
         (cut("float32/model.safetensors", 1000), "is truncated: 1000 bytes, expected a header of"),
         (cut("float32/model.safetensors", -1), "expected a place within"),
         (cut("float32/config.json", 0), "config.json: is not JSON"),
+        *(
+            (pipe(name), f"{name}: is not a file")
+            for name in ("float32/config.json", "float32/model.safetensors", "tokens.bin")
+        ),
         (extra_tensor, "tensor h.2.ln_1.bias is not a parameter"),
         (unequal_head, "tensor lm_head.weight differs from wte.weight"),
         (control_characters, "tensor ln_f.bias is missing"),

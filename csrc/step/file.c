@@ -1,9 +1,11 @@
 #include "file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "refuse.h"
 
@@ -14,14 +16,15 @@ int file_open(File *file, const char *folder, const char *name) {
     snprintf(file->path, size, "%s%s%s", folder ? folder : "", folder ? "/" : "", name);
 
     struct stat status;
-    int code = 0;
-    file->stream = fopen(file->path, "rb");
-    if (!file->stream || fstat(fileno(file->stream), &status) != 0) {
-        code = refuse("%s: cannot be read: %s", file->path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
+    int code = 0, number = open(file->path, O_RDONLY | O_NONBLOCK);   // without waiting for whoever writes to a pipe
+    int found = number >= 0 && fstat(number, &status) == 0;
+    if (found && !S_ISREG(status.st_mode)) {
         code = refuse("%s: is not a file", file->path);
+    } else if (!found || !(file->stream = fdopen(number, "rb"))) {
+        code = refuse("%s: cannot be read: %s", file->path, strerror(errno));
     }
     if (code) {
+        if (number >= 0) close(number);
         file_close(file);
         return code;
     }

@@ -73,7 +73,7 @@ static int check_number(Text *t) {
 
 static int check_escape(Text *t) {
     int c = peek(t);
-    if (c < 0 || !strchr("\"\\/bfnrtu", c)) return wrong(t, "expected an escape");
+    if (c <= 0 || !strchr("\"\\/bfnrtu", c)) return wrong(t, "expected an escape");
     t->at++;
     for (int i = 0; c == 'u' && i < 4; i++, t->at++) {
         if (!is_hex(peek(t))) return wrong(t, "expected a hexadecimal digit");

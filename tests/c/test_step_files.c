@@ -137,6 +137,11 @@ static void test_json(void) {
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) CHECK(is_json(good[i]));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(!is_json(bad[i]));
 
+    static const char zero[] = "\"\\\0\"";   // a backslash and a 0 in a string
+    JsonValue unread;
+    size_t at;
+    CHECK(json_parse(&unread, zero, sizeof zero - 1, &at) && at == 2);
+
     char number[200], deep[2000], string[8];
     memset(number, '1', sizeof number);
     number[sizeof number - 1] = '\0';
