@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -150,19 +151,21 @@ class GPT2:
         self.config = config
         self.device = resolve_device(device)
         self.dtype = dtype
+        self.kernels = kernels
+        self.recompute = recompute
         self.seed = seed
         self.steps = 0  # of AdamW
-        self._backend = self._create(kernels, recompute)
+        self._backend = self._create()
         self._backend.init_weights(seed)
 
-    def _create(self, kernels: str, recompute: str) -> ReferenceGPT2 | NativeGPT2:
+    def _create(self) -> ReferenceGPT2 | NativeGPT2:
         if self.device == "numpy":
             dtype = _numpy_dtype(self.dtype)
             return ReferenceGPT2(self.config, dtype, *([round_bfloat16] if self.dtype == "bfloat16" else []))
         library = _library(self.device)
         if self.device == "cpu" and self.dtype == "bfloat16":
             _warn_if_converted()
-        return NativeGPT2(self.config, library, dtype=self.dtype, kernels=kernels, recompute=recompute)
+        return NativeGPT2(self.config, library, dtype=self.dtype, kernels=self.kernels, recompute=self.recompute)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, config: GPT2Config | None = None, **settings: Any) -> GPT2:
@@ -186,6 +189,18 @@ class GPT2:
         a former model in this folder intact.
         """
         checkpoint.save_parameters(folder, self.config, self.parameters, dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and pickles: weights, AdamW's moments and steps, and all settings, but neither gradients nor
+        activations.  A copy shares nothing with the model, whichever way it was made.
+        """
+        names = ("device", "dtype", "seed", "kernels", "recompute")
+        moments = (dict(self.first_moments), dict(self.second_moments)) if self.steps else ({}, {})
+        settings = {name: getattr(self, name) for name in names}
+        return _restore, (type(self), self.config, settings, self.steps, dict(self.parameters), *moments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GPT2:
+        return copy.copy(self)
 
     # ---- tensors by name ----
 
@@ -352,6 +367,24 @@ class GPT2:
             stop_token=stop_token,
             allowed_tokens=allowed_tokens,
         )
+
+
+def _restore(
+    kind: type[GPT2],
+    config: GPT2Config,
+    settings: dict[str, Any],
+    steps: int,
+    parameters: Mapping[str, Array],
+    first_moments: Mapping[str, Array],
+    second_moments: Mapping[str, Array],
+) -> GPT2:
+    model = kind(config, **settings)
+    for name, values in parameters.items():
+        model.set_parameter(name, values)
+    for name, first in first_moments.items():
+        model.set_moments(name, first, second_moments[name])
+    model.steps = steps
+    return model
 
 
 def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:

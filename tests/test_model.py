@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -353,6 +355,32 @@ def test_arrays_of_a_device_are_copies_that_nobody_changes_in_vain(backend: Back
     model.set_parameter("ln_f.weight", 1.5 * weight)
     assert np.array_equal(model.parameters["ln_f.weight"], np.float32(1.5) * weight)
     assert model.forward(tokens, targets) != loss
+
+
+# ---- copies ----
+
+
+@every_backend
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copy_goes_on_as_the_model_does_and_shares_nothing(backend: Backend, make: Callable[[GPT2], GPT2]) -> None:
+    def step(model: GPT2) -> dict[str, Array]:
+        model.zero_grad()
+        model.forward_backward(*batch(DROPOUT, 2, 13, seed=model.steps), dropout_step=model.steps)
+        model.adamw_step(lr=1e-2)
+        return copies(model.parameters)
+
+    settings = {} if backend.device == "numpy" else {"recompute": "cheap"}
+    model = model_of(backend, DROPOUT, seed=7, **settings)
+    fresh = make(model)
+    assert_same_bits(copies(fresh.parameters), copies(model.parameters))
+    for _ in range(2):
+        step(model)
+    before, other = copies(model.parameters), make(model)
+    for name in ("config", "device", "dtype", "kernels", "recompute", "seed", "steps"):
+        assert getattr(other, name) == getattr(model, name)
+    expected = step(other)
+    assert_same_bits(copies(model.parameters), before)
+    assert_same_bits(step(model), expected)
 
 
 # ---- accumulation ----
