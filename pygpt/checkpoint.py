@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt import atomic
-from pygpt.config import GPT2Config, read_json_object
+from pygpt.config import LARGEST_FILE, GPT2Config, read_json_object
 from pygpt.errors import UserError
 from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
@@ -41,7 +41,7 @@ def read_config(folder: str | Path) -> GPT2Config:
         raise UserError(f"{folder}: is not a folder, expected one with {CONFIG_FILE} and {WEIGHTS_FILE}")
     atomic.finish(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder}: holds no {CONFIG_FILE}")
+        raise UserError(f"{folder}: holds no {CONFIG_FILE}, {_contents(folder)}")
     return GPT2Config.from_json(folder / CONFIG_FILE)
 
 
@@ -66,6 +66,8 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
         )
     shapes = parameter_shapes(config)
     head = tensors.pop(_HEAD, None)
+    if head is None and read_json_object(folder / CONFIG_FILE, LARGEST_FILE).get("tie_word_embeddings") is False:
+        raise UserError(f"{weights}: holds no {_HEAD}, but {CONFIG_FILE} has tie_word_embeddings: false")
     _check_names(weights, tensors, shapes)
     if _is_transposed(tensors, shapes):
         warnings.warn(f"{weights}: holds the weights of linear layers as (out, in); they are transposed", stacklevel=2)
@@ -126,7 +128,7 @@ def _stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
             f"GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder)"
         )
     else:
-        raise UserError(f"{folder}: holds no {WEIGHTS_FILE}")
+        raise UserError(f"{folder}: holds no {WEIGHTS_FILE}, {_contents(folder)}")
     prefix = _common_prefix(weights, stored)
     tensors: dict[str, StoredTensor] = {}
     for full_name, tensor in stored.items():
@@ -159,11 +161,18 @@ def _check_names(weights: Path, tensors: Mapping[str, StoredTensor], shapes: Map
             f"added as biases give the same model"
         )
     if missing:
-        instead = f", but {_list(unknown)} are there" if unknown else ""
+        found = f"{len(shapes) - len(missing)} of {len(shapes)} parameters"
+        instead = f", but {_list(unknown)} are there" if unknown else f"; found {found}"
         raise UserError(f"{weights}: tensor {missing[0]} is missing{instead}")
     if unknown:
         path = tensors[unknown[0]].path
         raise UserError(f"{path}: tensor {unknown[0][:80]!r} is not a parameter of the GPT-2 in {CONFIG_FILE}")
+
+
+def _contents(folder: Path) -> str:
+    """What is in a folder instead of what should be."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return f"found {_list(names)}" if names else "it is empty"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are
 
 # Tokens, head and layer numbers are 32-bit integers in files and libraries.
 _LARGEST_SIZE = 2**31 - 1
-_LARGEST_CONFIG_FILE = 2**24
+LARGEST_FILE = 2**24
 _REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
 # Settings of config.json that change the mathematics, with the only value that is implemented.
@@ -127,7 +127,7 @@ class GPT2Config:
         }
         if known.get("activation_function") in _OTHER_NAMES:
             known["activation_function"] = "gelu_new"
-        if "n_positions" not in known and "n_ctx" in values:  # its older name
+        if known.get("n_positions") is None and "n_ctx" in values:  # its older name
             known["n_positions"] = values["n_ctx"]
         for name in _REQUIRED:
             if name not in known:
@@ -144,7 +144,7 @@ class GPT2Config:
     @classmethod
     def from_json(cls, path: str | Path) -> GPT2Config:
         """Read a Hugging Face config.json.  Raises UserError, naming the file, when that cannot be done."""
-        values = read_json_object(Path(path), _LARGEST_CONFIG_FILE)
+        values = read_json_object(Path(path), LARGEST_FILE)
         try:
             return cls.from_dict(values)
         except UserError as error:

@@ -57,7 +57,7 @@ def resolve_folder(name_or_path: str | Path) -> Path:
 
 def _suggest_model_in(folder: Path) -> None:
     """Raises UserError when a folder holds not a model but folders of models, as a training run does."""
-    models = sorted(config.parent for config in folder.glob(f"*/{CONFIG_FILE}"))
+    models = sorted(config.parent for config in folder.glob(f"[!.]*/{CONFIG_FILE}"))
     if models:  # of a run: best, last
         raise UserError(f"{folder}: holds no {CONFIG_FILE}, expected a model's folder; did you mean {models[0]}?")
 

@@ -35,6 +35,7 @@ class StoredTensor:
     """A tensor in a memory-mapped file."""
 
     path: Path
+    name: str
     dtype: str
     data: NDArray[Any]
 
@@ -43,14 +44,21 @@ class StoredTensor:
         return self.data.shape
 
     def float32(self, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """The values, or some rows of them: a read-only view of the file where it holds float32, a copy otherwise."""
+        """The values, or some rows of them: a read-only view of the file where it holds float32, a copy otherwise.
+
+        Raises UserError for a finite float64 that would become infinite.
+        """
         data = self.data[rows] if self.data.ndim else self.data
         if self.dtype == "BF16":
             bits = data.astype(np.uint32, order="C")
             bits <<= 16
             return bits.view(np.float32)
         # The format does not promise that tensors are aligned, and C code expects it.
-        return np.require(data, np.float32, ["C", "A"])
+        with np.errstate(over="ignore"):
+            values = np.require(data, np.float32, ["C", "A"])
+        if self.dtype == "F64" and (np.isinf(values) & np.isfinite(data)).any():
+            raise UserError(f"{self.path}: tensor {self.name[:80]!r} holds numbers beyond the range of float32")
+        return values
 
 
 def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
@@ -92,7 +100,7 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
             data: NDArray[Any] = np.ndarray(shape, numpy_dtype, bytes_of_file.data, offset)
         except (ValueError, OverflowError):  # too many axes, or an empty tensor with an enormous one
             raise UserError(f"{path}: tensor {name[:80]!r} has an impossible shape {str(shape)[:80]}") from None
-        result[name] = StoredTensor(path, dtype, data)
+        result[name] = StoredTensor(path, name, dtype, data)
         offset += math.prod(shape) * numpy_dtype.itemsize
     return result
 

@@ -238,6 +238,12 @@ def test_an_untied_model_with_an_equal_head(folder: Path, parameters: Parameters
     assert "lm_head.weight differs from wte.weight; a head of its own is not implemented" in refused(folder)
 
 
+def test_an_untied_model_without_its_head(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
+    assert "holds no lm_head.weight, but config.json has tie_word_embeddings: false" in refused(folder)
+
+
 def test_tensors_need_not_be_aligned(folder: Path, parameters: Parameters) -> None:
     path = folder / "model.safetensors"
     data = path.read_bytes()
@@ -287,13 +293,24 @@ def test_shards_that_contradict_their_index(folder: Path, parameters: Parameters
         assert "holds no weight_map" in refused(folder)
 
 
+def test_a_float64_beyond_float32_is_named(folder: Path, parameters: Parameters) -> None:
+    bias = np.array([1e300, np.inf, np.nan, 0, 0, 0])
+    rewrite(folder, {"ln_f.bias": bias})
+    with pytest.raises(UserError, match=r"tensor 'ln_f\.bias' holds numbers beyond the range of float32"):
+        load(folder)
+    bias[0] = 1e38
+    rewrite(folder, {"ln_f.bias": bias})
+    assert np.array_equal(load(folder)["ln_f.bias"], bias.astype(np.float32), equal_nan=True)
+
+
 def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: is not a folder"):
         read_config(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"holds no config\.json, it is empty"):
         read_config(tmp_path)
     CONFIG.to_json(tmp_path / "config.json")
-    assert "holds no model.safetensors" in refused(tmp_path)
+    (tmp_path / "ckpt.pt").touch()
+    assert refused(tmp_path).endswith("holds no model.safetensors, found 'ckpt.pt', 'config.json'")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert "holds pytorch_model.bin but no model.safetensors; convert it" in refused(tmp_path)
 
@@ -319,7 +336,7 @@ def test_tensors_that_contradict_the_configuration(
     file = f"{folder / 'model.safetensors'}: "
     shape = refused_with({"h.1.mlp.c_fc.weight": np.zeros((6, 9), np.float32)})
     assert shape == file + "tensor h.1.mlp.c_fc.weight has shape (6, 9), expected (6, 10)"
-    assert refused_with({"ln_f.bias": None}) == file + "tensor ln_f.bias is missing"
+    assert refused_with({"ln_f.bias": None}) == file + "tensor ln_f.bias is missing; found 27 of 28 parameters"
     assert "'h.2.ln_1.bias' is not a parameter of the GPT-2" in refused_with({"h.2.ln_1.bias": np.zeros(6, np.float32)})
     assert "ln_f.bias has dtype U8, expected F32, F16, BF16, F64" in refused_with({"ln_f.bias": np.zeros(6, np.uint8)})
     assert "tensor 'ln_f.bias' has dtype I64" in refused_with({"ln_f.bias": np.zeros(6, np.int64)})

@@ -112,6 +112,7 @@ def test_round_trip(tmp_path) -> None:
 def test_n_ctx_stands_in_for_n_positions() -> None:
     values = {key: value for key, value in HUB_CONFIG.items() if key != "n_positions"}
     assert GPT2Config.from_dict({**values, "n_ctx": 512}).n_positions == 512
+    assert GPT2Config.from_dict({**values, "n_ctx": 512, "n_positions": None}).n_positions == 512
 
 
 def test_token_ids_of_other_files() -> None:

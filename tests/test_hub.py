@@ -80,6 +80,8 @@ def test_a_run_is_not_a_model(hub: Hub, tmp_path: Path) -> None:
     assert refused("run") == "run: holds no config.json, expected a model's folder; did you mean run/last?"
     save(tmp_path / "run" / "best")
     assert refused("run").endswith("did you mean run/best?")
+    save(tmp_path / "killed" / ".saving")  # by a run that was killed while it saved
+    assert resolve_folder("killed") == Path("killed")
     (tmp_path / "empty").mkdir()
     assert resolve_folder("empty") == Path("empty")
 
