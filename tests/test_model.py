@@ -19,6 +19,7 @@ from backends import PRESENT, Backend
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError
+from pygpt.backends import native_model
 from pygpt.compare import compare, perturb, verdict
 from pygpt.metrics import relative_l2
 
@@ -527,6 +528,24 @@ def test_logits_and_attention_probabilities(backend: Backend) -> None:
         assert p.shape == (2, 3, 13, 13)
         bound = 1e-5 if backend.dtype == "float32" else 2e-2
         assert relative_l2(p, exact.attention_probabilities(layer)) <= bound
+
+
+@every_native_backend
+def test_interrupt_after_a_pass_leaves_its_sizes_known(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches Python when the library's call returns."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = model_of(backend, ODD)
+    model.forward(*batch(ODD, 1, 2))
+    monkeypatch.setattr(native_model, "check", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.forward(*batch(ODD, 3, 13))
+    monkeypatch.undo()
+    assert model.attention_probabilities(0).shape == (3, 3, 13, 13)
+    assert model.logits.shape == (3, 13, 37)
+    assert model.activations["embd"].shape == (3, 13, 24)
 
 
 @every_backend
