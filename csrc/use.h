@@ -11,12 +11,9 @@
     int use_status = begin_use(&used, in_use_of(model));                                                               \
     if (use_status != PYGPT_OK) return use_status
 
-/* *used = in_use, which becomes 1; an error, and *used stays NULL, if that is 1 already. */
 int *in_use_of(GPT2 *model);   // 1 while a function uses it; in each library
 
 /* *used = in_use, which becomes 1; an error, and *used stays NULL, if that is 1 already. */
-int begin_use(int **used, int *in_use);
-void end_use(int **used);   // of NULL: nothing
 int begin_use(int **used, int *in_use);
 void end_use(int **used);   // of NULL: nothing
 
