@@ -143,7 +143,7 @@ class TrainSettings:
     recompute: str = _setting(
         "cheap", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
     )
-    threads: int | None = _setting(None, "machine", "CPU threads (default: all)", low=1)
+    threads: int | None = _setting(None, "machine", "CPU threads (default: OMP_NUM_THREADS, or all cores)", low=1)
 
     def __post_init__(self) -> None:
         for field in FIELDS.values():

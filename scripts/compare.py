@@ -120,7 +120,9 @@ def _parser() -> Parser:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
     parser.add_argument("--kernels", choices=KERNELS, help="only these; plain: the code to read and step through")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, or all cores)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
     return parser
 

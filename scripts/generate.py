@@ -73,7 +73,9 @@ def _parser() -> Parser:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
     parser.add_argument("--kernels", choices=KERNELS, default="fast", help="plain: the code to read and step through")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="of the processor; all if it is not given")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, or all cores)"
+    )
     return parser
 
 
