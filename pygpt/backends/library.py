@@ -28,8 +28,9 @@ OK, MEMORY, DEVICE = 0, 2, 3  # as in pygpt.h
 
 HEADER = "pygpt.h"
 
-# How often a thread that waits at a barrier looks before it sleeps. GNU OpenMP's own number is so large that, where
-# another program wants the cores too, the threads that work are kept from it: steps take ten times as long.
+# How often a thread that waits at a barrier looks before it sleeps. On two cores a step of the default model took, in
+# milliseconds, alone and beside a program that wants one core: with 1,000 28 and 67, with 10,000 27 and 112, with
+# 30,000 27 and 390, with 300,000 29 and over 1,200. GNU OpenMP's own number is larger still.
 SPIN_COUNT = 1000
 _PACKAGE = Path(__file__).parents[1]
 
