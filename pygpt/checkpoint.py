@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt import atomic
-from pygpt.config import LARGEST_FILE, GPT2Config, read_json_object
+from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
 from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
@@ -30,7 +30,6 @@ _EMBEDDING = "wte.weight"
 _HEAD = "lm_head.weight"
 _LINEAR = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # constants, which old files hold
-_LARGEST_INDEX = 2**24
 _ROWS = 1024
 
 
@@ -66,7 +65,7 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
         )
     shapes = parameter_shapes(config)
     head = tensors.pop(_HEAD, None)
-    if head is None and read_json_object(folder / CONFIG_FILE, LARGEST_FILE).get("tie_word_embeddings") is False:
+    if head is None and read_json_object(folder / CONFIG_FILE).get("tie_word_embeddings") is False:
         raise UserError(f"{weights}: holds no {_HEAD}, but {CONFIG_FILE} has tie_word_embeddings: false")
     _check_names(weights, tensors, shapes)
     if _is_transposed(tensors, shapes):
@@ -188,7 +187,7 @@ def _is_transposed(tensors: Mapping[str, StoredTensor], shapes: Mapping[str, tup
 
 def read_weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file beside the index, from a model.safetensors.index.json.  Raises UserError when it is not that."""
-    weight_map = read_json_object(index, _LARGEST_INDEX).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: holds no weight_map from tensors to files")
     for name, file in weight_map.items():

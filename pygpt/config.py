@@ -18,7 +18,7 @@ _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are
 
 # Tokens, head and layer numbers are 32-bit integers in files and libraries.
 _LARGEST_SIZE = 2**31 - 1
-LARGEST_FILE = 2**24
+_LARGEST_FILE = 2**24
 _REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
 # Settings of config.json that change the mathematics, with the only value that is implemented.
@@ -144,7 +144,7 @@ class GPT2Config:
     @classmethod
     def from_json(cls, path: str | Path) -> GPT2Config:
         """Read a Hugging Face config.json.  Raises UserError, naming the file, when that cannot be done."""
-        values = read_json_object(Path(path), LARGEST_FILE)
+        values = read_json_object(Path(path))
         try:
             return cls.from_dict(values)
         except UserError as error:
@@ -165,7 +165,7 @@ class GPT2Config:
         Path(path).write_text(json.dumps(self.to_dict(dtype), indent=2) + "\n", encoding="utf-8")
 
 
-def read_json_object(path: Path, largest: int) -> dict[str, Any]:
+def read_json_object(path: Path, largest: int = _LARGEST_FILE) -> dict[str, Any]:
     """The JSON object in a file of at most `largest` bytes.  Raises UserError, naming the file, when there is none."""
     try:
         with path.open("rb") as file:

@@ -10,7 +10,6 @@ from pygpt.config import read_json_object
 
 GENERATION_FILE = "generation_config.json"
 _FILES = (GENERATION_FILE, "config.json")  # the first that says something counts, as with transformers
-_LARGEST_FILE = 2**24
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ def read_text_ends(folder: Path, vocab_size: int) -> TextEnds:
 
     Tokens outside the vocabulary are passed over: 50256 stays behind in the files of models that have a smaller one.
     """
-    files = [read_json_object(folder / name, _LARGEST_FILE) for name in _FILES if (folder / name).is_file()]
+    files = [read_json_object(folder / name) for name in _FILES if (folder / name).is_file()]
     begin, end = (_tokens(files, name, vocab_size) for name in ("bos_token_id", "eos_token_id"))
     return TextEnds(begin[0] if begin else None, end)
 

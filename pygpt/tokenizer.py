@@ -25,7 +25,6 @@ from pygpt.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocab
 
 NAMES = ("byte", "char", "gpt2")
 FILE_NAME = "pygpt_tokenizer.json"
-_LARGEST_FILE = 2**24
 _ESCAPED_BYTE = "[\udc80-\udcff]"  # a byte that is not UTF-8, as surrogateescape decodes it
 
 Tokens = NDArray[np.int32]
@@ -227,7 +226,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = folder / FILE_NAME
     if not path.is_file():
         return GPT2Tokenizer.from_folder(folder)
-    settings = read_json_object(path, _LARGEST_FILE)
+    settings = read_json_object(path)
     name = settings.get("name")
     tokenizer: Tokenizer
     if name == "byte":
