@@ -40,13 +40,13 @@ static int fail_memory(int64_t count, const char *what) {
                 (double)count * sizeof(float) / GIB);
 }
 
-/* A buffer of at least `count` floats, of `wanted` if it has to grow and there is so much; *capacity is what it has. It is
- * freed before it grows: nobody needs its contents, and both together might not fit. */
+/* A buffer of at least `count` floats, of `wanted` if it has to grow, that is more and there is so much; *capacity is what
+ * it has. It is freed before it grows: nobody needs its contents, and both together might not fit. */
 static int grow(float **buffer, int64_t *capacity, int64_t count, int64_t wanted, const char *what) {
     if (*buffer && *capacity >= count) return PYGPT_OK;
     pygpt_release(*buffer);
-    *capacity = wanted;
-    *buffer = buffer_allocate(wanted);
+    *capacity = max64(count, wanted);   // a longer pass may have shorter chunks of logits
+    *buffer = buffer_allocate(*capacity);
     if (!*buffer) {
         *capacity = count;
         *buffer = buffer_allocate(count);

@@ -295,6 +295,17 @@ def test_chunks_of_the_head_do_not_depend_on_earlier_sizes(backend: Backend) -> 
     assert_same_bits(copies(reused.gradients), copies(new.gradients))
 
 
+@pytest.mark.parametrize("backend", [backend for backend in NATIVE if backend.device != "cuda-emulated"], ids=str)
+def test_logits_have_room_where_a_longer_pass_would_need_less(backend: Backend) -> None:
+    """The second pass is one chunk; one of twice its length, for which buffers grow, would be two smaller ones."""
+    config = GPT2Config(vocab_size=50257, n_positions=1024, n_embd=8, n_layer=1, n_head=1)
+    B = {"cpu": 2, "cuda": 8}[backend.device]
+    model = model_of(backend, config)
+    model.forward(*batch(config, B, 600))
+    tokens, targets = batch(config, B, 650)
+    assert model.forward(tokens, targets) == model_of(backend, config).forward(tokens, targets)
+
+
 @every_backend
 def test_forward_pass_of_another_size_between(backend: Backend) -> None:
     """A validation pass leaves the gradients alone; a backward pass goes back the latest forward pass."""
