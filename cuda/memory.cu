@@ -12,9 +12,11 @@ static const int64_t PRODUCT_WORKSPACE = int64_t{32} << 20;   // of matmul.cuh
  * rows of logits: so many rows at a time. */
 constexpr int64_t MOST_LOGITS = DIVIDES_WORK(int64_t{1} << 28, 1), LEAST_ROWS = DIVIDES_WORK(64, 8);
 
+/* As few chunks as that allows, of equal size but for rounding: a nearly empty last one would leave the device idle. */
 int64_t head_rows(const GPT2Config &config, int64_t N) {
-    const int64_t rows = MOST_LOGITS / padded_vocabulary(config.vocab_size) / LEAST_ROWS * LEAST_ROWS;
-    return min64(N, std::max(rows, LEAST_ROWS));
+    const int64_t most = std::max(MOST_LOGITS / padded_vocabulary(config.vocab_size) / LEAST_ROWS, int64_t{1});
+    const int64_t groups = divide_up(N, LEAST_ROWS);   // of rows; a chunk has whole ones
+    return min64(N, divide_up(groups, divide_up(groups, most)) * LEAST_ROWS);
 }
 
 /* Floats of a buffer of so many weights, and of the rows of wte beyond the vocabulary. */
@@ -160,13 +162,13 @@ static void release(GPT2 *m, void **buffer, int64_t bytes) {
     m->replaced++;
 }
 
-/* A buffer of at least so many bytes, of `wanted` if it has to grow and so many are free; *capacity is what it has. The old
- * contents are lost where it grows. */
+/* A buffer of at least so many bytes, of `wanted` if it has to grow, that is more and so many are free; *capacity is what it
+ * has. The old contents are lost where it grows. */
 static int grow(GPT2 *m, void **buffer, int64_t *capacity, int64_t bytes, int64_t wanted, const char *what) {
     if (*buffer && *capacity >= bytes) return PYGPT_OK;
     release(m, buffer, *capacity);
     *capacity = 0;
-    if (static_cast<double>(wanted) > room_for(nullptr).available) wanted = bytes;
+    if (wanted < bytes || static_cast<double>(wanted) > room_for(nullptr).available) wanted = bytes;
     const int status = allocate(m, buffer, wanted, what);
     if (status == PYGPT_OK) *capacity = wanted;
     return status;

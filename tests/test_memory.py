@@ -99,6 +99,18 @@ def test_every_layer_beyond_the_second_takes_the_same(device: str, recompute: st
         assert sizes[4] - sizes[3] == 5 * (sizes[3] - sizes[2])
 
 
+@pytest.mark.parametrize("device", sorted({backend.device for backend in PRESENT if backend.device != "numpy"}))
+def test_chunks_of_logits_are_of_equal_size(device: str) -> None:
+    """Where one is not enough, there are two of half the size, and not a nearly empty one."""
+    config = GPT2Config(vocab_size=50257, n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    one = 20 if device == "cpu" else 83  # sequences
+
+    def needed(sequences: int) -> int:
+        return memory_needed(config, batch_size=sequences, seq_len=64, training=False, device=device)
+
+    assert needed(one) - needed(one + 1) > 0.4 * one * 64 * config.vocab_size * 4
+
+
 @pytest.mark.parametrize("device", sorted({backend.device for backend in PRESENT}))
 def test_what_is_absurdly_large_is_known_at_once(device: str) -> None:
     config = GPT2Config(vocab_size=256, n_positions=64, n_embd=65536, n_layer=1_000_000, n_head=64)
