@@ -2,7 +2,6 @@
  *
  *     x = op(a) op(b) + bias               op(a) (M,K), op(b) (K,N), bias (N); all row-major and dense
  *     c = x   or   c += x   or   c = gelu(x), pre_gelu = x   or   c = x ⊙ gelu'(dgelu)
- *     dbias += Σ_k op(b)(k, ·)             with b a layer's upstream gradient, the gradient of its bias
  *
  * float32 sums; TF32 is never used. The first product of a shape outside a graph capture times the library's algorithms
  * and keeps the fastest among those that give the same bits as the library's favourite, so timing changes no result.
@@ -27,7 +26,6 @@ struct Matmul {
     const void *bias = nullptr;         // (N) of c_type
     void *pre_gelu = nullptr;           // (M,N) of c_type, written; not with dgelu
     const void *dgelu = nullptr;        // (M,N) of c_type: the forward pass's pre_gelu; not with bias
-    float *dbias = nullptr;             // (N)
 };
 
 struct MatmulContext;   // plans and workspace of one device, used by one host thread on one stream at a time

@@ -24,7 +24,7 @@ struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    bool fused_epilogue = false, fused_dbias = false;
+    bool fused = false;   // its epilogue
     bool timed = false;
 };
 
@@ -43,9 +43,8 @@ unsigned alignment_of(const Matmul &m) {
 
 Key key_of(const Matmul &m) {
     const bool flags[] = {
-        m.transpose_a,     m.transpose_b,     m.ab_type == DataType::bfloat16, m.c_type == DataType::bfloat16,
-        m.accumulate,      m.bias != nullptr, m.pre_gelu != nullptr,           m.dgelu != nullptr,
-        m.dbias != nullptr};
+        m.transpose_a, m.transpose_b,     m.ab_type == DataType::bfloat16, m.c_type == DataType::bfloat16,
+        m.accumulate,  m.bias != nullptr, m.pre_gelu != nullptr,           m.dgelu != nullptr};
     unsigned bits = alignment_of(m);
     for (const bool flag : flags) bits = bits << 1 | flag;
     return {m.M, m.N, m.K, bits};
@@ -60,18 +59,11 @@ template <class T> __global__ void count_differences(int *differences, const T *
     if (i < n && a[i] != b[i]) atomicAdd(differences, 1);
 }
 
-__global__ void add_vector(float *y, const float *x, int64_t n) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n) y[i] += x[i];
-}
-
 } // namespace
 
 struct MatmulContext {
     cublasLtHandle_t handle = nullptr;
     void *workspace = nullptr;
-    float *dbias = nullptr;         // the library overwrites; here its values wait to be added
-    int64_t dbias_size = 0;
     std::map<Key, Plan> plans;
     std::string error;
 
@@ -113,23 +105,17 @@ static cudaError_t describe(MatmulContext *context, Plan &plan, const Matmul &m)
     CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, op_b));
     CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, op_a));
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-    if (plan.fused_epilogue && m.pre_gelu)
+    if (plan.fused && m.pre_gelu)
         epilogue = m.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-    else if (plan.fused_epilogue && m.dgelu)
+    else if (plan.fused && m.dgelu)
         epilogue = CUBLASLT_EPILOGUE_DGELU;
-    else if (plan.fused_epilogue && m.bias)
+    else if (plan.fused && m.bias)
         epilogue = CUBLASLT_EPILOGUE_BIAS;
-    else if (plan.fused_dbias)
-        epilogue = CUBLASLT_EPILOGUE_BGRADA;
     CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue));
-    if (plan.fused_epilogue && (m.pre_gelu || m.dgelu)) {
+    if (plan.fused && (m.pre_gelu || m.dgelu)) {
         CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, m.N));
         const int32_t type = cuda_type(m.c_type);
         CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, type));
-    }
-    if (plan.fused_dbias) {
-        const int32_t type = CUDA_R_32F;
-        CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type));
     }
     const cudaDataType_t ab = cuda_type(m.ab_type);
     CUBLAS_TRY(context, m.transpose_b ? cublasLtMatrixLayoutCreate(&plan.b, ab, m.K, m.N, m.K)
@@ -141,13 +127,11 @@ static cudaError_t describe(MatmulContext *context, Plan &plan, const Matmul &m)
 }
 
 static cudaError_t set_pointers(MatmulContext *context, const Plan &plan, const Matmul &m) {
-    if (plan.fused_epilogue && m.bias)
-        CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias));
-    if (plan.fused_epilogue && m.pre_gelu)
+    if (plan.fused && m.bias) CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, m.bias));
+    if (plan.fused && m.pre_gelu)
         CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.pre_gelu));
-    if (plan.fused_epilogue && m.dgelu)
+    if (plan.fused && m.dgelu)
         CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, m.dgelu));
-    if (plan.fused_dbias) CUBLAS_TRY(context, set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, context->dbias));
     return cudaSuccess;
 }
 
@@ -258,10 +242,9 @@ static cudaError_t time_candidates(MatmulContext *context, Plan &plan,
 static cudaError_t make_plan(MatmulContext *context, Plan &plan, const Matmul &m, bool may_wait, cudaStream_t stream) {
     const bool epilogue = m.bias || m.pre_gelu || m.dgelu;
     std::vector<cublasLtMatmulAlgo_t> candidates;
-    for (int fused = 1; fused >= 0 && candidates.empty(); fused--) {   // first with all on the way, then without
+    for (int fused = epilogue; fused >= 0 && candidates.empty(); fused--) {   // first with all on the way, then without
         free_plan(plan);
-        plan.fused_epilogue = fused && epilogue;
-        plan.fused_dbias = fused && !epilogue && m.dbias;
+        plan.fused = fused;
         CUDA_TRY(describe(context, plan, m));
         CUDA_TRY(set_pointers(context, plan, m));
         CUDA_TRY(find_candidates(context, candidates, plan, m));
@@ -289,7 +272,6 @@ void matmul_destroy(MatmulContext *context) {
     for (auto &entry : context->plans) free_plan(entry.second);
     if (context->handle) cublasLtDestroy(context->handle);
     cudaFree(context->workspace);
-    cudaFree(context->dbias);
     delete context;
 }
 
@@ -303,15 +285,6 @@ cudaError_t matmul(MatmulContext *context, const Matmul &m, cudaStream_t stream)
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     CUDA_TRY(cudaStreamIsCapturing(stream, &status));
     const bool may_wait = status == cudaStreamCaptureStatusNone;
-    if (m.dbias && m.N > context->dbias_size && may_wait) {
-        CUDA_TRY(cudaStreamSynchronize(stream));
-        cudaFree(context->dbias);
-        context->dbias = nullptr;
-        context->dbias_size = 0;
-        CUDA_TRY(cudaMalloc(&context->dbias, static_cast<size_t>(m.N) * sizeof(float)));
-        context->dbias_size = m.N;
-    }
-
     Plan &plan = context->plans[key_of(m)];
     if (!plan.operation || (!plan.timed && may_wait))
         if (const cudaError_t error = make_plan(context, plan, m, may_wait, stream)) {
@@ -320,9 +293,5 @@ cudaError_t matmul(MatmulContext *context, const Matmul &m, cudaStream_t stream)
         }
     CUDA_TRY(set_pointers(context, plan, m));
     CUDA_TRY(multiply(context, plan, m, m.c, plan.algorithm, stream));
-    if (!plan.fused_epilogue && (m.bias || m.pre_gelu || m.dgelu)) CUDA_TRY(finish(m, stream));
-    if (!m.dbias) return cudaSuccess;
-    if (!plan.fused_dbias) return add_column_sums(m, stream);
-    return LAUNCH(add_vector, static_cast<unsigned>(ceil_div<int64_t>(m.N, 256)), 256, 0, stream, m.dbias,
-                  context->dbias, m.N);
+    return !plan.fused && (m.bias || m.pre_gelu || m.dgelu) ? finish(m, stream) : cudaSuccess;
 }

@@ -26,25 +26,6 @@ __global__ void matmul_finish(T *c, T *pre_gelu, const T *bias, const T *dgelu, 
     c[i] = static_cast<T>(x);
 }
 
-/* dbias (N) += sums over the columns of op(b), b (K,N) or (N,K). A block takes 32 columns, with 8 partial sums for each
- * that are added in a fixed order. */
-template <class T>
-__global__ void __launch_bounds__(256)
-    matmul_column_sums(float *dbias, const T *b, int64_t N, int64_t K, bool transposed) {
-    SHARED(float, partial, [8][33]);
-    const int64_t n = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
-    float sum = 0;
-    if (n < N)
-        for (int64_t k = threadIdx.y; k < K; k += 8)
-            sum += static_cast<float>(transposed ? b[n * K + k] : b[k * N + n]);
-    partial[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && n < N) {
-        for (int i = 1; i < 8; i++) sum += partial[i][threadIdx.x];
-        dbias[n] += sum;
-    }
-}
-
 static cudaError_t finish(const Matmul &m, cudaStream_t stream) {
     const int64_t size = m.M * m.N;
     const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(size, ELEMENT_THREADS));
@@ -56,13 +37,4 @@ static cudaError_t finish(const Matmul &m, cudaStream_t stream) {
     return LAUNCH(matmul_finish<bf16>, blocks, ELEMENT_THREADS, 0, stream, static_cast<bf16 *>(m.c),
                   static_cast<bf16 *>(m.pre_gelu), static_cast<const bf16 *>(m.bias),
                   static_cast<const bf16 *>(m.dgelu), size, m.N);
-}
-
-static cudaError_t add_column_sums(const Matmul &m, cudaStream_t stream) {
-    const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(m.N, 32));
-    if (m.ab_type == DataType::float32)
-        return LAUNCH(matmul_column_sums<float>, blocks, dim3(32, 8), 0, stream, m.dbias,
-                      static_cast<const float *>(m.b), m.N, m.K, m.transpose_b);
-    return LAUNCH(matmul_column_sums<__nv_bfloat16>, blocks, dim3(32, 8), 0, stream, m.dbias,
-                  static_cast<const __nv_bfloat16 *>(m.b), m.N, m.K, m.transpose_b);
 }

@@ -85,6 +85,19 @@ def test_device_holds_what_it_was_said_to_need(backend: Backend, recompute: str,
     assert held <= said <= 1.3 * held
 
 
+@pytest.mark.parametrize("backend", EMULATED, ids=str)
+def test_device_holds_what_a_wide_feed_forward_layer_was_said_to_need(backend: Backend) -> None:
+    """Summing the gradient of its bias takes more scratch memory than anything else does."""
+    config = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=1, n_inner=2048)
+    before = device_memory(backend.device)[0]
+    model, tokens = backend.model(config), np.zeros((1, 8), np.int32)
+    model.forward_backward(tokens, tokens)
+    model.adamw_step(lr=1e-3)
+    held = before - device_memory(backend.device)[0]
+    said = memory_needed(config, batch_size=1, seq_len=8, training=True, **backend.settings) - CUBLAS_WORKSPACE
+    assert held == said
+
+
 @pytest.mark.parametrize("device", sorted({backend.device for backend in PRESENT}))
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_every_layer_beyond_the_second_takes_the_same(device: str, recompute: str) -> None:

@@ -76,6 +76,5 @@ cudaError_t matmul(MatmulContext *, const Matmul &m, cudaStream_t stream) {
             product<__nv_bfloat16>(m, fused);
         return cudaSuccess;
     }));
-    if (!fused && (m.bias || m.pre_gelu || m.dgelu)) CUDA_TRY(finish(m, stream));
-    return m.dbias ? add_column_sums(m, stream) : cudaSuccess;
+    return !fused && (m.bias || m.pre_gelu || m.dgelu) ? finish(m, stream) : cudaSuccess;
 }

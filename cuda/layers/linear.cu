@@ -3,11 +3,11 @@
  *   forward    y = x W + b
  *   backward   dx = dy Wᵀ      dW += xᵀ dy      db += Σ_n dy_n
  *
- * x: (N,IC)   W: (IC,OC)   b: (OC)   y: (N,OC). The products are in matmul.cuh. They add the bias, sum the bias'
- * gradient and, with bfloat16, apply GELU or its derivative on their way; the simple kernels do each of that by
- * itself. How exactly cuBLAS computes GELU it does not say: enough for bfloat16, but not sure to be enough for
- * float32.
+ * x: (N,IC)   W: (IC,OC)   b: (OC)   y: (N,OC). The products are in matmul.cuh. They add the bias and, with bfloat16,
+ * apply GELU or its derivative on their way; the simple kernels do each of that by itself. How exactly cuBLAS computes
+ * GELU it does not say: enough for bfloat16, but not sure to be enough for float32.
  */
+#include "column_sums.cuh"
 #include "elements.cuh"
 #include "layers.cuh"
 
@@ -18,22 +18,6 @@ template <class T>
 __global__ void __launch_bounds__(ELEMENT_THREADS) add_bias(T *y, const float *xw, const T *b, int64_t n, int64_t OC) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
     if (i < n) y[i] = static_cast<T>(xw[i] + static_cast<float>(b[i % OC]));
-}
-
-/* db += Σ_n dy_n: 32 columns a block, of which each warp sums a share of the rows. */
-template <class T>
-__global__ void __launch_bounds__(1024) bias_backward(float *db, const T *dy, int64_t N, int64_t OC) {
-    SHARED(float, shares, [32][33]);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
-    float sum = 0;
-    if (column < OC)
-        for (int64_t n = warp; n < N; n += 32) sum += static_cast<float>(dy[n * OC + column]);
-    shares[warp][lane] = sum;
-    __syncthreads();
-    sum = warp_sum(shares[lane][warp]);   // of column blockIdx.x * 32 + warp
-    const int64_t of = static_cast<int64_t>(blockIdx.x) * 32 + warp;
-    if (lane == 0 && of < OC) db[of] += sum;
 }
 
 Matmul forward_product(const Queue &queue, void *y, const void *x, const void *w, int64_t N, int64_t IC, int64_t OC) {
@@ -109,14 +93,8 @@ void linear_gelu_forward(Queue &queue, void *pre, void *y, const void *x, const 
 
 static void weight_backward(Queue &queue, float *dw, float *db, const void *dy, const void *x, int64_t N, int64_t IC,
                             int64_t OC) {
-    Matmul m = weight_product(queue, dw, x, dy, N, IC, OC);
-    if (queue.fast && dw) m.dbias = db;
-    if (dw) product(queue, m);
-    if (!db || m.dbias) return;
-    for_type(queue.type, [&](auto element) {
-        using T = decltype(element);
-        ENQUEUE(queue, bias_backward<T>, blocks_for(OC, 32), 1024, 0, db, as<T>(dy), N, OC);
-    });
+    if (dw) product(queue, weight_product(queue, dw, x, dy, N, IC, OC));
+    if (db) add_column_sums(queue, db, dy, N, OC);
 }
 
 void linear_backward(Queue &queue, void *dx, float *dw, float *db, const void *dy, const void *x, const void *w,

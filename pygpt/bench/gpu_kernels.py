@@ -20,7 +20,8 @@ GROUPS: dict[str, str] = {
     "AdamW": r"\badamw\b",
     "norm of the gradient": r"partial_sums_of_squares|sum_partial|scale_elements",
     "gradients to zero": r"[Mm]emset",
-    "beside products": r"add_vector|matmul_finish|matmul_column_sums|bias_backward|add_bias|elementwise",
+    "gradients of biases": r"sum_columns|add_slices",
+    "beside products": r"matmul_finish|add_bias|elementwise",
     "the pass itself": r"begin_pass|loss_gradients|mean_loss|set_scale|[Mm]emcpy|\bfill",
 }
 PRODUCTS = "matrix products"
@@ -62,6 +63,7 @@ def work_of_step(config: GPT2Config, B: int, T: int) -> dict[str, Work]:
         "attention, backward": Work(10.0 * C * L * pairs, 8.0 * L * stream),
         "LayerNorm, forward": Work(bytes=(8.0 * L + 2.0) * stream),
         "LayerNorm, backward": Work(bytes=(8.0 * L + 3.0) * stream),
+        "gradients of biases": Work(bytes=L * N * (5.0 * C + config.inner) * BFLOAT16),
         "cross-entropy": Work(bytes=2.0 * N * config.vocab_size * BFLOAT16),
         "embedding": Work(bytes=3.0 * stream + 2.0 * FLOAT32 * min(N, config.vocab_size) * C),
         # weight and two moments in and out, the gradient in, the copy in bfloat16 out
