@@ -5,6 +5,9 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <tuple>
@@ -13,19 +16,21 @@
 #include "common.cuh"
 #include "matmul.cuh"
 #include "matmul_epilogue.cuh"
+#include "matmul_log.cuh"
 
 namespace {
 
-constexpr size_t workspace_bytes = size_t{32} << 20;
-constexpr int most_candidates = 8;
-constexpr int timed_runs = 5;
+constexpr int most_candidates = 16;
+constexpr int rounds = 4, launches = 3;   // of timing: in each round each candidate is launched so often
+constexpr float hopeless = 1.2f;          // times the fastest: no further rounds
+constexpr std::chrono::milliseconds warming_up{50};
 
 struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
-    bool fused = false;   // its epilogue
-    bool timed = false;
+    bool fused = false;     // its epilogue
+    bool settled = false;   // no faster algorithm needs to be looked for
 };
 
 /* Everything that the choice of an algorithm may depend on. */
@@ -54,9 +59,9 @@ cudaDataType_t cuda_type(DataType type) {
     return type == DataType::float32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-template <class T> __global__ void count_differences(int *differences, const T *a, const T *b, int64_t n) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < n && a[i] != b[i]) atomicAdd(differences, 1);
+__global__ void find_difference(int *different, const uint16_t *a, const uint16_t *b, int64_t n) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x;
+    if (i < n && a[i] != b[i]) *different = 1;
 }
 
 } // namespace
@@ -64,6 +69,8 @@ template <class T> __global__ void count_differences(int *differences, const T *
 struct MatmulContext {
     cublasLtHandle_t handle = nullptr;
     void *workspace = nullptr;
+    bool log = false;
+    bool warm = false;   // its clocks have risen
     std::map<Key, Plan> plans;
     std::string error;
 
@@ -140,19 +147,19 @@ static cudaError_t multiply(MatmulContext *context, const Plan &plan, const Matm
                             const cublasLtMatmulAlgo_t &algorithm, cudaStream_t stream) {
     const float alpha = 1, beta = m.accumulate ? 1 : 0;
     CUBLAS_TRY(context, cublasLtMatmul(context->handle, plan.operation, &alpha, m.b, plan.b, m.a, plan.a, &beta, m.c,
-                                       plan.c, d, plan.c, &algorithm, context->workspace, workspace_bytes, stream));
+                                       plan.c, d, plan.c, &algorithm, context->workspace, MATMUL_WORKSPACE, stream));
     return cudaSuccess;
 }
 
 /* Algorithms for the product, the library's favourite first; none if it cannot do it. */
-static cudaError_t find_candidates(MatmulContext *context, std::vector<cublasLtMatmulAlgo_t> &candidates,
-                                   const Plan &plan, const Matmul &m) {
+static cudaError_t find_candidates(MatmulContext *context, std::vector<Candidate> &candidates, const Plan &plan,
+                                   const Matmul &m) {
     cublasLtMatmulPreference_t preference;
     CUBLAS_TRY(context, cublasLtMatmulPreferenceCreate(&preference));
     const uint32_t alignment = alignment_of(m);
     const uint32_t reductions =
         CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;   // partial sums in float32, in a fixed order; or none
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, MATMUL_WORKSPACE);
     set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
@@ -167,81 +174,134 @@ static cudaError_t find_candidates(MatmulContext *context, std::vector<cublasLtM
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return cudaSuccess;
     if (status != CUBLAS_STATUS_SUCCESS) return context->failed(status, "cublasLtMatmulAlgoGetHeuristic");
     for (int i = 0; i < count; i++)
-        if (results[i].state == CUBLAS_STATUS_SUCCESS) candidates.push_back(results[i].algo);
+        if (results[i].state == CUBLAS_STATUS_SUCCESS)
+            candidates.push_back({results[i].algo, results[i].workspaceSize});
     return cudaSuccess;
 }
 
-/* The same bits in both? Reads the answer back, so it waits for the stream. */
-static cudaError_t compare(bool *same, int *differences, const Matmul &m, const void *a, const void *b,
-                           cudaStream_t stream) {
-    const int64_t n = m.M * m.N;
-    const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(n, 256));
-    CUDA_TRY(cudaMemsetAsync(differences, 0, sizeof *differences, stream));
-    if (m.c_type == DataType::float32)
-        CUDA_TRY(LAUNCH(count_differences<uint32_t>, blocks, 256, 0, stream, differences,
-                        static_cast<const uint32_t *>(a), static_cast<const uint32_t *>(b), n));
-    else
-        CUDA_TRY(LAUNCH(count_differences<uint16_t>, blocks, 256, 0, stream, differences,
-                        static_cast<const uint16_t *>(a), static_cast<const uint16_t *>(b), n));
-    int found = 0;
-    CUDA_TRY(cudaMemcpyAsync(&found, differences, sizeof found, cudaMemcpyDeviceToHost, stream));
-    CUDA_TRY(cudaStreamSynchronize(stream));
-    *same = found == 0;
-    return cudaSuccess;
-}
+/* Where candidates write while they are tried, c and pre_gelu staying as they are: the first one to its own place, the
+ * others to another. */
+struct Scratch {
+    void *c[2] = {}, *pre_gelu[2] = {};
+    int *different = nullptr;
+    size_t bytes = 0;   // of each
+    cudaEvent_t start = nullptr, end = nullptr;
 
-/* Takes the fastest candidate whose bits are those of the first. The results go to scratch memory, c stays as it is. */
-static cudaError_t time_candidates(MatmulContext *context, Plan &plan,
-                                   const std::vector<cublasLtMatmulAlgo_t> &candidates, const Matmul &m,
-                                   cudaStream_t stream) {
-    const size_t bytes = static_cast<size_t>(m.M * m.N) * (m.c_type == DataType::float32 ? 4 : 2);
-    struct Scratch {
-        void *first = nullptr, *other = nullptr;
-        int *differences = nullptr;
-        cudaEvent_t start = nullptr, end = nullptr;
-        ~Scratch() {
-            cudaFree(first);
-            cudaFree(other);
-            cudaFree(differences);
-            if (start) cudaEventDestroy(start);
-            if (end) cudaEventDestroy(end);
+    cudaError_t allocate(const Plan &plan, const Matmul &m) {
+        bytes = static_cast<size_t>(m.M * m.N) * (m.c_type == DataType::float32 ? 4 : 2);
+        CUDA_TRY(cudaMalloc(&different, sizeof *different));
+        for (const int place : {0, 1}) {
+            CUDA_TRY(cudaMalloc(&c[place], bytes));
+            if (plan.fused && m.pre_gelu) CUDA_TRY(cudaMalloc(&pre_gelu[place], bytes));
         }
-    } s;
-    if (cudaMalloc(&s.first, bytes) != cudaSuccess || cudaMalloc(&s.other, bytes) != cudaSuccess ||
-        cudaMalloc(&s.differences, sizeof *s.differences) != cudaSuccess) {
+        CUDA_TRY(cudaEventCreate(&start));
+        return cudaEventCreate(&end);
+    }
+    ~Scratch() {
+        for (void *p : {c[0], c[1], pre_gelu[0], pre_gelu[1], static_cast<void *>(different)}) cudaFree(p);
+        if (start) cudaEventDestroy(start);
+        if (end) cudaEventDestroy(end);
+    }
+};
+
+/* Launches a candidate some times, with its results in one of the two places. */
+static cudaError_t try_candidate(MatmulContext *context, const Plan &plan, const Candidate &candidate, Matmul m,
+                                 const Scratch &s, int place, int times, cudaStream_t stream) {
+    m.pre_gelu = s.pre_gelu[place];
+    CUDA_TRY(set_pointers(context, plan, m));
+    for (int i = 0; i < times; i++) CUDA_TRY(multiply(context, plan, m, s.c[place], candidate.algorithm, stream));
+    return cudaSuccess;
+}
+
+/* The same bits in both places? Waits for the stream. */
+static cudaError_t compare(bool *same, const Scratch &s, cudaStream_t stream) {
+    const auto n = static_cast<int64_t>(s.bytes / sizeof(uint16_t));
+    const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(n, ELEMENT_THREADS));
+    CUDA_TRY(cudaMemsetAsync(s.different, 0, sizeof *s.different, stream));
+    for (const auto &places : {s.c, s.pre_gelu})
+        if (places[0])
+            CUDA_TRY(LAUNCH(find_difference, blocks, ELEMENT_THREADS, 0, stream, s.different,
+                            static_cast<const uint16_t *>(places[0]), static_cast<const uint16_t *>(places[1]), n));
+    int different = 0;
+    CUDA_TRY(cudaMemcpyAsync(&different, s.different, sizeof different, cudaMemcpyDeviceToHost, stream));
+    CUDA_TRY(cudaStreamSynchronize(stream));
+    *same = !different;
+    return cudaSuccess;
+}
+
+/* Finds which candidates launch, and which of them give the bits of the first, *reference. Only the product is compared,
+ * since a sum with c would hide differences. One that is zero everywhere would hide all: then nothing is settled. */
+static cudaError_t check_candidates(MatmulContext *context, const Candidate **reference, Plan &plan,
+                                    std::vector<Candidate> &candidates, Matmul m, const Scratch &s,
+                                    cudaStream_t stream) {
+    m.accumulate = false;
+    *reference = nullptr;
+    for (Candidate &candidate : candidates) {
+        candidate.launches =
+            try_candidate(context, plan, candidate, m, s, *reference ? 1 : 0, 1, stream) == cudaSuccess;
+        if (!candidate.launches) {
+            context->error.clear();
+            cudaGetLastError();
+        } else if (*reference) {
+            CUDA_TRY(compare(&candidate.same_bits, s, stream));
+        } else {
+            *reference = &candidate;
+            candidate.same_bits = true;
+            for (void *p : {s.c[1], s.pre_gelu[1]})
+                if (p) CUDA_TRY(cudaMemsetAsync(p, 0, s.bytes, stream));
+            bool zero;
+            CUDA_TRY(compare(&zero, s, stream));
+            plan.settled = !zero;
+            if (zero) return cudaSuccess;
+        }
+    }
+    if (*reference) return cudaSuccess;
+    return context->failed(CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm for this product launches");
+}
+
+static cudaError_t warm_up(MatmulContext *context, const Plan &plan, const Candidate &candidate, const Matmul &m,
+                           const Scratch &s, cudaStream_t stream) {
+    using clock = std::chrono::steady_clock;
+    for (const auto end = clock::now() + warming_up; !context->warm && clock::now() < end;) {
+        CUDA_TRY(try_candidate(context, plan, candidate, m, s, 1, launches, stream));
+        CUDA_TRY(cudaStreamSynchronize(stream));
+    }
+    context->warm = true;
+    return cudaSuccess;
+}
+
+/* The fastest candidate with the bits of the first. They are timed in turns, because clocks change meanwhile, and the
+ * least time of each counts. */
+static cudaError_t find_fastest(MatmulContext *context, const Candidate **taken, Plan &plan,
+                                std::vector<Candidate> &candidates, const Matmul &m, cudaStream_t stream) {
+    plan.settled = true;
+    Scratch s;
+    if (s.allocate(plan, m) != cudaSuccess) {
         cudaGetLastError();
         return cudaSuccess;   // no memory to try with: the library's favourite it is
     }
-    CUDA_TRY(cudaEventCreate(&s.start));
-    CUDA_TRY(cudaEventCreate(&s.end));
-    float best = 0;
-    for (size_t i = 0; i < candidates.size(); i++) {
-        void *const d = i == 0 ? s.first : s.other;
-        if (multiply(context, plan, m, d, candidates[i], stream) != cudaSuccess) {
-            if (i == 0) return cudaErrorUnknown;
-            context->error.clear();
-            continue;
+    CUDA_TRY(check_candidates(context, taken, plan, candidates, m, s, stream));
+    for (int round = 0; plan.settled && round < rounds; round++)
+        for (Candidate &candidate : candidates) {
+            const bool wanted = candidate.same_bits || (candidate.launches && context->log);
+            if (!wanted || (round > 0 && candidate.milliseconds > hopeless * (*taken)->milliseconds)) continue;
+            CUDA_TRY(warm_up(context, plan, candidate, m, s, stream));
+            CUDA_TRY(cudaEventRecord(s.start, stream));
+            CUDA_TRY(try_candidate(context, plan, candidate, m, s, 1, launches, stream));
+            CUDA_TRY(cudaEventRecord(s.end, stream));
+            CUDA_TRY(cudaEventSynchronize(s.end));
+            float elapsed = 0;
+            CUDA_TRY(cudaEventElapsedTime(&elapsed, s.start, s.end));
+            elapsed /= launches;
+            if (round == 0 || elapsed < candidate.milliseconds) candidate.milliseconds = elapsed;
+            if (candidate.same_bits && candidate.milliseconds < (*taken)->milliseconds) *taken = &candidate;
         }
-        bool same = true;
-        if (i > 0) CUDA_TRY(compare(&same, s.differences, m, s.first, s.other, stream));
-        if (!same) continue;
-        CUDA_TRY(cudaEventRecord(s.start, stream));
-        for (int run = 0; run < timed_runs; run++) CUDA_TRY(multiply(context, plan, m, d, candidates[i], stream));
-        CUDA_TRY(cudaEventRecord(s.end, stream));
-        CUDA_TRY(cudaEventSynchronize(s.end));
-        float milliseconds = 0;
-        CUDA_TRY(cudaEventElapsedTime(&milliseconds, s.start, s.end));
-        if (i == 0 || milliseconds < best) {
-            best = milliseconds;
-            plan.algorithm = candidates[i];
-        }
-    }
     return cudaSuccess;
 }
 
 static cudaError_t make_plan(MatmulContext *context, Plan &plan, const Matmul &m, bool may_wait, cudaStream_t stream) {
     const bool epilogue = m.bias || m.pre_gelu || m.dgelu;
-    std::vector<cublasLtMatmulAlgo_t> candidates;
+    std::vector<Candidate> candidates;
     for (int fused = epilogue; fused >= 0 && candidates.empty(); fused--) {   // first with all on the way, then without
         free_plan(plan);
         plan.fused = fused;
@@ -250,15 +310,19 @@ static cudaError_t make_plan(MatmulContext *context, Plan &plan, const Matmul &m
         CUDA_TRY(find_candidates(context, candidates, plan, m));
     }
     if (candidates.empty()) return context->failed(CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm for this product");
-    plan.algorithm = candidates[0];
-    plan.timed = may_wait;
-    return may_wait ? time_candidates(context, plan, candidates, m, stream) : cudaSuccess;
+    const Candidate *taken = candidates.data();
+    if (may_wait) CUDA_TRY(find_fastest(context, &taken, plan, candidates, m, stream));
+    plan.algorithm = taken->algorithm;
+    if (context->log) log_plan(m, plan.fused, *taken, candidates);
+    return cudaSuccess;
 }
 
 cudaError_t matmul_create(MatmulContext **context) {
     *context = new MatmulContext;
+    const char *const log = getenv("PYGPT_CUDA_LOG");
+    (*context)->log = log && strcmp(log, "1") == 0;
     const cublasStatus_t status = cublasLtCreate(&(*context)->handle);
-    const cudaError_t error = status == CUBLAS_STATUS_SUCCESS ? cudaMalloc(&(*context)->workspace, workspace_bytes)
+    const cudaError_t error = status == CUBLAS_STATUS_SUCCESS ? cudaMalloc(&(*context)->workspace, MATMUL_WORKSPACE)
                                                               : (*context)->failed(status, "cublasLtCreate");
     if (error != cudaSuccess) {
         matmul_destroy(*context);
@@ -286,7 +350,7 @@ cudaError_t matmul(MatmulContext *context, const Matmul &m, cudaStream_t stream)
     CUDA_TRY(cudaStreamIsCapturing(stream, &status));
     const bool may_wait = status == cudaStreamCaptureStatusNone;
     Plan &plan = context->plans[key_of(m)];
-    if (!plan.operation || (!plan.timed && may_wait))
+    if (!plan.operation || (!plan.settled && may_wait))
         if (const cudaError_t error = make_plan(context, plan, m, may_wait, stream)) {
             free_plan(plan);
             return error;

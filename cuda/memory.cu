@@ -7,8 +7,6 @@
 #include <cmath>
 #include <cstdio>
 
-static const int64_t PRODUCT_WORKSPACE = int64_t{32} << 20;   // of matmul.cuh
-
 /* Logits that the head makes at a time. The chunk's weight gradient is added to in float32, which costs as much as so many
  * rows of logits: so many rows at a time. */
 constexpr int64_t MOST_LOGITS = DIVIDES_WORK(int64_t{1} << 28, 1), LEAST_ROWS = DIVIDES_WORK(64, 8);
@@ -70,7 +68,7 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     if (bytes < 0) return -1;   // before what is made of B * T unchecked
     bytes = checked_add(bytes, weights / ADAMW_GROUP);
     bytes = checked_add(bytes, scratch_bytes(*config, type, options->kernels == PYGPT_FAST, B, T, training));
-    return checked_add(bytes, PRODUCT_WORKSPACE + static_cast<int64_t>(sizeof(PassState)));
+    return checked_add(bytes, static_cast<int64_t>(MATMUL_WORKSPACE + sizeof(PassState)));
 }
 
 /* The device's memory: what the model has of it and what is left, and all. */

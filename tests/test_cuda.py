@@ -338,18 +338,18 @@ def test_training_fits_into_what_it_is_said_to_need(dtype: str, kernels: str, em
     losses = output_of(start_python(code, PYGPT_EMULATION_MEMORY=str(needed)))
     assert len([float(loss) for loss in losses.split()]) == 3
     refusal = output_of(start_python(code, PYGPT_EMULATION_MEMORY=str(needed - 1)))
-    assert refusal.startswith("training with batches of 3 x 16 tokens needs 0.03 GiB, and the device has 0.03: 2 x 16")
+    assert refusal.startswith("training with batches of 3 x 16 tokens needs 0.13 GiB, and the device has 0.13: 2 x 16")
     used = {"PYGPT_EMULATION_MEMORY": str(2 * needed), "PYGPT_EMULATION_MEMORY_USED": str(needed + 1)}
     refusal = output_of(start_python(code, **used))
-    assert "the device has 0.03, because other processes and models use the rest: 2 x 16 would fit" in refusal
+    assert "the device has 0.13, because other processes and models use the rest: 2 x 16 would fit" in refusal
 
 
 def test_model_that_does_not_fit_is_refused_with_one_that_would(emulated: str) -> None:
     model = f"try: GPT2(replace(SMALL, n_layer=9999), device={emulated!r})\nexcept MemoryError as error: print(error)"
     code = f"from test_cuda import *\n{model}"
-    refusal = output_of(start_python(code, PYGPT_EMULATION_MEMORY=str(100 << 20)))
-    assert "a model with n_layer = 9999 and n_embd = 32 needs 0.33 GiB, and the device has 0.10" in refusal
+    refusal = output_of(start_python(code, PYGPT_EMULATION_MEMORY=str(200 << 20)))
+    assert "a model with n_layer = 9999 and n_embd = 32 needs 0.43 GiB, and the device has 0.20" in refusal
     layers = int(refusal.split("n_layer = ")[-1].split(" ")[0])
     config = replace(SMALL, n_layer=layers)
     needed = pygpt.memory_needed(config, batch_size=1, seq_len=1, training=False, device=emulated)
-    assert needed <= 100 << 20 < needed * (layers + 1) / layers
+    assert needed <= 200 << 20 < needed * (layers + 1) / layers

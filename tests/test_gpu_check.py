@@ -230,7 +230,7 @@ def own_kernels() -> list[str]:
 
 
 def test_every_kernel_has_a_group() -> None:
-    setting_up = {"attention_matrix", "count_differences", "round_elements"}  # not in a step
+    setting_up = {"attention_matrix", "find_difference", "round_elements"}  # not in a step
     names = own_kernels()
     assert {"adamw", "attention_flash_forward_kernel", "begin_pass", "layernorm_rows_backward"} <= set(names)
     assert {name for name in names if group_of(name) == PRODUCTS} <= setting_up

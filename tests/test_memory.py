@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 ON_CPU = [backend for backend in PRESENT if backend.device == "cpu" and backend.dtype == "float32"]
 EMULATED = [backend for backend in PRESENT if backend.device == "cuda-emulated"]
 RECOMPUTE = ("none", "cheap", "block")
-CUBLAS_WORKSPACE = 32 << 20  # which the emulation does not need
+CUBLAS_WORKSPACE = 128 << 20  # which the emulation does not need
 
 # A fresh process, so that nothing is taken from what an earlier model gave back; a small model first, for the pages of
 # code and of the interpreter.
