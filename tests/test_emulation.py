@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -63,6 +64,12 @@ class Builder:
         objects = self.emulation(build, compiler)
         return self.make(f"{name}-{build}-{compiler}", compiler, lambda: [*BUILDS[build][0], *source, *objects])
 
+    def plans(self) -> Path:
+        """tests/emulation/plans.cu with cuda/matmul_cublaslt.cu in place of the emulation's products."""
+        sources = ["-I", SOURCES / "cublaslt", "-x", "c++", SOURCES / "plans.cu", ROOT / "cuda" / "matmul_cublaslt.cu"]
+        objects = [path for path in self.emulation("plain", COMPILERS[0]) if not path.stem.endswith("matmul")]
+        return self.make("plans", COMPILERS[0], lambda: [*sources, "-x", "none", *objects])
+
 
 @pytest.fixture(scope="session")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
@@ -109,6 +116,29 @@ def test_kernels_in_other_builds(builder: Builder, build: str) -> None:
 def test_matmul(builder: Builder) -> None:
     result = run(builder.program("matmul"))
     assert passes(result), result.stdout + result.stderr
+
+
+def test_plans_of_products(builder: Builder) -> None:
+    result = run(builder.plans())
+    assert passes(result), result.stdout + result.stderr
+
+
+def test_log_of_plans(builder: Builder) -> None:
+    result = run(builder.plans(), PYGPT_CUDA_LOG="1")
+    assert result.returncode == 0, result.stdout  # what is only timed for the log is not taken
+    lines = result.stderr.splitlines()
+    plan = re.compile(
+        r"product M 8 N 16 K 100, float32 to float32: algorithm 4, tile 0, stages 0, split-K 0, reduction 0, "
+        r"workspace 0, (\d\.\d{4}) ms, \d\.\d TFLOP/s"
+    )
+    times = plan.fullmatch(lines[0])
+    assert times and 1 <= float(times[1]) < 20
+    ends = ["not timed, does not launch", "same bits", "other bits", "same bits, taken", "not timed, does not launch"]
+    for number, (line, end) in enumerate(zip(lines[1:6], ends, strict=True), 1):
+        assert line.startswith(f"    algorithm {number}, ") and line.endswith(f", {end}"), line
+    assert " accumulate: " in lines[6]
+    assert any(", gelu fused: algorithm 3" in line for line in lines)
+    assert any(", gelu not fused: algorithm 2" in line for line in lines)
 
 
 def test_nonsense_order_is_refused(builder: Builder) -> None:
