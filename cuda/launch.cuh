@@ -1,9 +1,10 @@
-/* What the kernels cannot spell alike for nvcc and for a C++ compiler: launches, and shared memory.
+/* What the kernels cannot spell alike for nvcc and for a C++ compiler: launches, shared memory, and how loops are unrolled.
  *
  *     SHARED(float, tile, [32][33]);         an array of the block; aligned to 16 bytes
  *     DYNAMIC_SHARED(float, buffer);         a pointer to the launch's shared_bytes
  *     cudaError_t error = LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...);
  *     cudaError_t error = LAUNCH((kernel<float, 4>), grid, ...);      commas need brackets
+ *     UNROLL  UNROLL_BY(4)  DO_NOT_UNROLL    before a loop
  */
 #pragma once
 
@@ -16,7 +17,7 @@ template <class Array> Array &shared(const void *key, Site site = Site::here()) 
     static_assert(alignof(Array) <= 16);
     return *static_cast<Array *>(shared_array(key, sizeof(Array), site));
 }
-} // namespace emulation
+}   // namespace emulation
 
 #define SHARED(type, name, ...)                                                                                        \
     auto &name = emulation::shared<type __VA_ARGS__>([]() -> const void * {                                            \
@@ -25,6 +26,9 @@ template <class Array> Array &shared(const void *key, Site site = Site::here()) 
     }())
 #define DYNAMIC_SHARED(type, name) type *const name = static_cast<type *>(emulation::shared_dynamic())
 #define LAUNCH(kernel, ...) emulation::launch(#kernel, kernel, __VA_ARGS__)
+#define UNROLL
+#define UNROLL_BY(n)
+#define DO_NOT_UNROLL
 
 #else
 
@@ -40,6 +44,10 @@ template <class... Parameters, class... Arguments>
     return cudaGetLastError();
 }
 #define LAUNCH(kernel, ...) launch(kernel, __VA_ARGS__)
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL PRAGMA(unroll)
+#define UNROLL_BY(n) PRAGMA(unroll n)
+#define DO_NOT_UNROLL UNROLL_BY(1)
 
 #endif
 

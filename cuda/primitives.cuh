@@ -1,4 +1,4 @@
-/* Instructions of a whole warp that CUDA C++ has no name for. Every lane must make the same call.
+/* Instructions that CUDA C++ has no name for. Those of a whole warp, ldmatrix and mma, every lane must call alike.
  * g = lane / 4 and t = lane % 4 below; a uint32_t holds two bf16, the first in its low half.
  *
  *   ldmatrix(r, row)               1, 2 or 4 matrices of 8×8 16-bit elements from shared memory. Lane 8 i + j passes
@@ -15,6 +15,8 @@
  *   cp_async_16(shared, global, valid)   starts copying 16 bytes, both aligned; zeros if not valid
  *   cp_async_commit()                    the copies started since the last commit are a group
  *   cp_async_wait<n>()                   all but the latest n groups of this thread have arrived
+ *
+ *   exp2_approx(x)                       2^x to 2 units in the last place; 0 where that is not a normal number
  *
  * mma_* need compute capability 8.0 and trap below it; cp_async_16 is a plain copy there.
  */
@@ -73,6 +75,12 @@ __device__ inline void ldmatrix_transposed(uint32_t (&r)[4], const void *row) {
                  : "memory");
 }
 
+__device__ inline float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 
 __device__ inline void mma_bf16(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t) {
@@ -124,6 +132,8 @@ template <int groups_left> __device__ inline void cp_async_wait() {
 
 #endif
 #endif
+
+constexpr float log2_e = 1.44269504088896341f;
 
 /* Two floats rounded to bf16, as a register of mma_bf16. */
 __device__ inline uint32_t pack_bf16(float low, float high) {

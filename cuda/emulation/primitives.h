@@ -108,6 +108,10 @@ inline uint32_t round_to_tf32(float x) {   // to nearest, ties away from zero
     return (bits & 0x7fffffffu) >= 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
 }
 
+inline float exp2_approx(float x) {
+    return exp2f(x);
+}
+
 inline void cp_async_16(void *shared, const void *global, bool valid = true,
                         emulation::Site site = emulation::Site::here()) {
     emulation::copy_async(shared, global, 16, valid ? 16 : 0, site);

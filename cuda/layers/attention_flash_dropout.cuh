@@ -26,7 +26,7 @@ template <int M, int N> struct Dropped {
         UNROLL
         for (int i = 0; i < M * N / draws; i++) {
             words[i] = 0;
-            UNROLL_BY_2
+            UNROLL_BY(2)
             for (int j = 0; j < draws; j++) words[i] |= four_of((i * draws + j) / N, (i * draws + j) % N) << 4 * j;
         }
     }
@@ -72,7 +72,7 @@ struct DropoutBits : DropoutDraws {
 
     template <class Element> __device__ unsigned one_by_one(Element element) const {
         unsigned bits = 0;
-        UNROLL_BY_2
+        UNROLL_BY(2)
         for (int i = 0; i < 4; i++) bits |= (four<1>(element(i)) >> element(i) % 4 & 1) << i;
         return bits;
     }

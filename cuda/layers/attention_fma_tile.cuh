@@ -153,7 +153,7 @@ template <class Shape> struct FmaDropped {
     /* For queries as rows and keys as columns, from (query,key) on. */
     __device__ void by_queries(const DropoutDraws &draws, int query, int key) {
         const int first = Shape::column(0) % 4;
-        UNROLL_BY_2
+        UNROLL_BY(2)
         for (int i = 0; i < R; i++) {
             const unsigned four = four_keys(draws, query + Shape::row(i), key + Shape::column(0) - first);
             word |= (four >> first & ((1u << N) - 1)) << i * N;
@@ -162,7 +162,7 @@ template <class Shape> struct FmaDropped {
     /* For keys as rows and queries as columns. */
     __device__ void by_keys(const DropoutDraws &draws, int query, int key) {
         static_assert(R == 4, "four keys");
-        UNROLL_BY_2
+        UNROLL_BY(2)
         for (int j = 0; j < N; j++) {
             const unsigned four = four_keys(draws, query + Shape::column(j), key + Shape::row(0));
             for (int i = 0; i < 4; i++) word |= (four >> i & 1) << (i * N + j);

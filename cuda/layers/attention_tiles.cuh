@@ -14,16 +14,6 @@
 #include "../philox.cuh"
 #include "elements.cuh"
 
-#ifdef PYGPT_EMULATION
-#define UNROLL
-#define UNROLL_BY_2
-#define DO_NOT_UNROLL
-#else
-#define UNROLL _Pragma("unroll")
-#define UNROLL_BY_2 _Pragma("unroll 2")
-#define DO_NOT_UNROLL _Pragma("unroll 1")
-#endif
-
 namespace {
 
 /* Starts copying a tile of rows that lie `stride` elements apart; rows from `count` on become zeros, and are not read. */
@@ -49,19 +39,6 @@ __device__ void load_tile(E *tile, const E *x, unsigned stride, int count) {
 __device__ inline int uniform(int x) {
     return __shfl_sync(0xffffffffu, x, 0);
 }
-
-/* 2^x to 2 units in the last place; 0 where that is not a normal number. */
-__device__ inline float exp2_approx(float x) {
-#ifdef PYGPT_EMULATION
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
-constexpr float log2_e = 1.44269504088896341f;
 
 /* Where the rows of a head of a sequence begin, in qkv and in y, from position t on. Distances within a tile are ints;
  * those in a whole tensor need 64 bits. */
