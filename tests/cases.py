@@ -236,6 +236,7 @@ CASES = [
     cross_entropy(5, 65, 65),
     cross_entropy(7, 65, 80),
     cross_entropy(3, 50257, 50304),
+    cross_entropy(3, 11967, 11968),
     cross_entropy(5, 65, 65, std=100.0),
     classifier(1, 8, 2, rows=None),
     classifier(7, 24, 65, rows=3),

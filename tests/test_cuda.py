@@ -264,6 +264,22 @@ def test_gradient_of_gelu_s_output_is_computed_when_it_is_read(dtype: str, devic
         model.activation_gradients["h.0.mlp.act"]
 
 
+@every_dtype
+def test_cross_entropy_has_the_same_bits_whether_a_row_is_kept_or_read_again(
+    dtype: str, emulated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    N, V, Vp = (2, 50257, 50304) if dtype == "bfloat16" else (2, 20011, 20032)  # two rows fit into 228 KiB, not 100
+    targets, dlosses = np.array([V - 1, -1], np.int32), np.ones(N, np.float32)
+    logits = np.random.default_rng(0).normal(size=(N, Vp)).astype(np.float32)
+    found = []
+    for capability in ("8.6", "9.0"):
+        monkeypatch.setenv("PYGPT_EMULATION_COMPUTE_CAPABILITY", capability)
+        losses, dlogits = pygpt.layers(emulated, dtype=dtype).cross_entropy_in_place(dlosses, logits, targets, V)
+        found.append({"losses": losses, "dlogits": dlogits})
+    assert_same_bits(*found)
+    assert found[0]["dlogits"][0].any() and not found[0]["dlogits"][1].any()
+
+
 # ---- graphs ----
 
 

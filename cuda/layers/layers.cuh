@@ -19,6 +19,7 @@ struct Queue {
     DataType type = DataType::float32;   // of activations and weights
     bool fast = true;                    // fused kernels and tensor cores; otherwise their simple twins
     int compute_capability = 0;          // 90 for 9.0
+    int shared_of_multiprocessor = 0;    // bytes of shared memory
     MatmulContext *matmul = nullptr;
     void *scratch = nullptr;             // for one layer at a time
     size_t scratch_bytes = 0;

@@ -13,6 +13,8 @@ cudaError_t queue_create(Queue *queue, DataType type, bool fast) {
     CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     queue->compute_capability = 10 * major + minor;
+    CUDA_TRY(
+        cudaDeviceGetAttribute(&queue->shared_of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
     CUDA_TRY(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
     const cudaError_t error = matmul_create(&queue->matmul);
     if (error != cudaSuccess) queue_destroy(queue);
