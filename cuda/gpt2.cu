@@ -189,19 +189,23 @@ static void block_backward(GPT2 *m, int64_t layer) {
     const float *x = block_input(&m->activation_layout, m->activations, layer);
     float *dx = block_input(&m->activation_gradient_layout, m->activation_gradients, layer);
 
-    /* the branch's gradient, d.mlp_drop or without dropout d.mlp_proj, is d.resid_post: the same memory */
+    /* the branch's gradient, d.mlp_drop or without dropout d.mlp_proj, is d.resid_post: the same memory; and as the
+     * LayerNorm reads that, it sums it for the bias of d.mlp_proj */
     if (d.mlp_drop) dropout_backward(q, d.mlp_proj, d.mlp_drop, N * C, drop.feed_forward_branch);
-    gelu_linear_backward(q, d.fc, d.act, dw.mlp_proj_w, dw.mlp_proj_b, d.mlp_proj, a.fc, a.act, w.mlp_proj_w, N, F, C);
+    gelu_linear_backward(q, d.fc, d.act, dw.mlp_proj_w, d.mlp_drop ? dw.mlp_proj_b : nullptr, d.mlp_proj, a.fc, a.act,
+                         w.mlp_proj_w, N, F, C);
     linear_backward(q, d.ln_2, dw.c_fc_w, dw.c_fc_b, d.fc, a.ln_2, w.c_fc_w, N, C, F);
-    layernorm_backward(q, d.resid_mid, dw.ln_2_w, dw.ln_2_b, d.resid_post, d.ln_2, a.resid_mid, w.ln_2_w, a.ln_2_mean,
-                       a.ln_2_rstd, N, C);
+    layernorm_backward(q, d.resid_mid, dw.ln_2_w, dw.ln_2_b, d.mlp_drop ? nullptr : dw.mlp_proj_b, d.resid_post, d.ln_2,
+                       a.resid_mid, w.ln_2_w, a.ln_2_mean, a.ln_2_rstd, N, C);
 
     /* likewise d.attn_drop or d.attn_proj is d.resid_mid */
     if (d.attn_drop) dropout_backward(q, d.attn_proj, d.attn_drop, N * C, drop.attention_branch);
-    linear_backward(q, d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
+    linear_backward(q, d.heads, dw.attn_proj_w, d.attn_drop ? dw.attn_proj_b : nullptr, d.attn_proj, a.heads,
+                    w.attn_proj_w, N, C, C);
     attention_backward(q, d.qkv, d.heads, a.heads, a.lse, a.qkv, B, T, NH, C / NH, drop.attention);
     linear_backward(q, d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
-    layernorm_backward(q, dx, dw.ln_1_w, dw.ln_1_b, d.resid_mid, d.ln_1, x, w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
+    layernorm_backward(q, dx, dw.ln_1_w, dw.ln_1_b, d.attn_drop ? nullptr : dw.attn_proj_b, d.resid_mid, d.ln_1, x,
+                       w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
 }
 
 static void embedding_backward_pass(GPT2 *m) {
@@ -229,7 +233,8 @@ void whole_backward(GPT2 *m) {
     ENQUEUE(q, loss_gradients, blocks_for(N, ELEMENT_THREADS), ELEMENT_THREADS, 0, d.losses, m->state, N);
     classifier_backward(q, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, embedding_weights(m).wte, m->targets,
                         m->logits, head_rows(m->config, N), N, C, V, padded_vocabulary(V));
-    layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
+    layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N,
+                       C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         block_recompute(m, layer);
         block_backward(m, layer);

@@ -69,8 +69,9 @@ template <DataType type, bool fast> struct Layers {
         Call call(type, fast);
         void *const to_x = call.room(N * C);
         float *const to_w = call.float_input(dw, C), *const to_b = call.float_input(db, C);
-        ::layernorm_backward(call.queue(), to_x, to_w, to_b, nullptr, call.input(dy, N * C), call.input(x, N * C),
-                             call.input(w, C), call.float_input(mean, N), call.float_input(rstd, N), N, C);
+        ::layernorm_backward(call.queue(), to_x, to_w, to_b, nullptr, nullptr, call.input(dy, N * C),
+                             call.input(x, N * C), call.input(w, C), call.float_input(mean, N),
+                             call.float_input(rstd, N), N, C);
         call.add_output(dx, to_x, N * C);
         call.float_output(dw, to_w, C);
         call.float_output(db, to_b, C);

@@ -28,7 +28,7 @@ static int64_t scratch_bytes(const GPT2Config &c, DataType type, bool fast, int6
     const bool sums = type == DataType::bfloat16 && !fast;
     const size_t forward = sums ? linear_scratch(B * T, std::max(3 * c.n_embd, c.n_inner)) : 0;
     const auto bias = [&](int64_t OC) { return column_sums_scratch(type, B * T, OC); };
-    const size_t backward = std::max({embedding_scratch(B, T, c.n_embd), layernorm_scratch(B * T, c.n_embd),
+    const size_t backward = std::max({embedding_scratch(B, T, c.n_embd), layernorm_scratch(type, B * T, c.n_embd),
                                       attention_scratch(B, T, c.n_head), norm_scratch(), bias(c.n_embd),
                                       bias(3 * c.n_embd), bias(c.n_inner)});
     return static_cast<int64_t>(training ? std::max(forward, backward) : forward);

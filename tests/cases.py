@@ -188,6 +188,9 @@ CASES = [
     layernorm(5, 33),
     layernorm(67, 80),
     layernorm(19, 768),
+    layernorm(5, 1600),
+    layernorm(5, 1027),  # wider than a block of CUDA's backward pass
+    layernorm(3, 8200),
     linear(1, 8, 8),
     linear(1, 33, 65),
     linear(2, 801, 51),
@@ -248,6 +251,7 @@ CASES = [
     embedding(3, 367, 300, 8, positions=367),
     embedding(1, 3, 4, 1032, positions=3),
     layernorm(4101, 4),
+    layernorm(1601, 264),
     attention(1, 523, 1, 8),
     attention(1, 523, 1, 8, dropout=0.1),
     gelu(10007),

@@ -7,17 +7,23 @@
  * deviation 1 loses all its digits in float32. That pass also finds what rounding has left of Σ (x − μ), and corrects
  * μ by it.
  *
- * A warp works on a row. It goes over the row several times, but only the first time reaches beyond the L1 cache.
- * With the residual connection before it fused in, x = x1 + x2 is formed in each pass: cheaper than to read back what
- * was written.
+ * Forward, a warp works on a row. It goes over the row several times, but only the first time reaches beyond the L1
+ * cache. With the residual connection before it fused in, x = x1 + x2 is formed in each pass: cheaper than to read back
+ * what was written.
+ *
+ * Backward, a block works on a row, and goes on to others; a thread has the same columns of each. So dy and x are read
+ * once, and sums over rows stay in registers.
  */
 #include "elements.cuh"
 #include "layers.cuh"
 
 namespace {
 
-constexpr int WARPS = DIVIDES_WORK(4, 2);             // of a block
-constexpr int MOST_BLOCKS = DIVIDES_WORK(1024, 33);   // of the backward pass; each leaves a partial sum of dw and db
+constexpr int WARPS = DIVIDES_WORK(4, 2);   // of a block of the forward pass
+
+/* Of a block of the backward pass at most: with so many, nvcc keeps to 80 registers, and an H100 runs MOST_THREADS at once,
+ * over which the rows are divided. */
+constexpr int ROW_THREADS = DIVIDES_WORK(768, 32), MOST_THREADS = DIVIDES_WORK(98304, 33 * 32);
 
 template <class T> struct Forward {
     T *x;   // NULL without x2
@@ -80,88 +86,123 @@ template <class T, int W> __global__ void __launch_bounds__(32 * WARPS) layernor
 
 template <class T> struct Backward {
     T *dx;
-    float *partial;   // (blocks,2,C): of dw and db
+    float *partial;   // (blocks,sums,C): of dw, db and perhaps branch_db
+    float2 *means;   // (N): ⟨u⟩ and ⟨u ⊙ x̂⟩, of rows wider than a block
     const T *dresidual, *dy, *x, *w;
     const float *mean, *rstd;
     int64_t N, C;
+    int sums;
 };
 
-/* Each lane adds its columns of dw and db up in shared memory, (warps,2,C'), where C' is C in whole strides of a
- * warp: the i-th element of a lane's vectors lies 32 floats from the next, so that the lanes reach 32 banks. */
-template <class T, int W> __global__ void __launch_bounds__(32 * WARPS) layernorm_rows_backward(Backward<T> g) {
-    DYNAMIC_SHARED(float, sums);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    const int64_t C = g.C, padded = ceil_div<int64_t>(C, 32 * W) * 32 * W;
-    float *const dw = sums + warp * 2 * padded, *const db = dw + padded;
-    for (int64_t c = lane; c < padded; c += 32) dw[c] = db[c] = 0;
-
-    for (int64_t n = static_cast<int64_t>(blockIdx.x) * warps + warp; n < g.N;
-         n += static_cast<int64_t>(gridDim.x) * warps) {
-        const float mean = g.mean[n], rstd = g.rstd[n];
-        float u_sum = 0, ux_sum = 0;
-        for (int64_t c = lane * W; c < C; c += 32 * W) {
-            float dy[W], x[W], w[W];
-            load<W>(dy, g.dy + n * C + c);
-            load<W>(x, g.x + n * C + c);
-            load<W>(w, g.w + c);
-            for (int i = 0; i < W; i++) {
-                const float x_hat = (x[i] - mean) * rstd, u = w[i] * dy[i];
-                u_sum += u;
-                ux_sum += u * x_hat;
-                dw[c - lane * W + 32 * i + lane] += dy[i] * x_hat;
-                db[c - lane * W + 32 * i + lane] += dy[i];
-            }
-        }
-        const float u_mean = warp_sum(u_sum) / static_cast<float>(C),
-                    ux_mean = warp_sum(ux_sum) / static_cast<float>(C);
-        for (int64_t c = lane * W; c < C; c += 32 * W) {
-            float dy[W], x[W], w[W], dx[W] = {};
-            load<W>(dy, g.dy + n * C + c);
-            load<W>(x, g.x + n * C + c);
-            load<W>(w, g.w + c);
-            if (g.dresidual) load<W>(dx, g.dresidual + n * C + c);
-            for (int i = 0; i < W; i++) {
-                const float x_hat = (x[i] - mean) * rstd, u = w[i] * dy[i];
-                dx[i] += rstd * (u - u_mean - x_hat * ux_mean);
-            }
-            store<W>(g.dx + n * C + c, dx);
+/* One block for each row. */
+template <class T, int W> __global__ void __launch_bounds__(ROW_THREADS) layernorm_means_backward(Backward<T> g) {
+    const int64_t n = blockIdx.x, C = g.C;
+    const float mean = g.mean[n], rstd = g.rstd[n];
+    float u_sum = 0, ux_sum = 0;
+    for (int64_t c = threadIdx.x * W; c < C; c += ROW_THREADS * W) {
+        float dy[W], x[W], w[W];
+        load<W>(dy, g.dy + n * C + c);
+        load<W>(x, g.x + n * C + c);
+        load<W>(w, g.w + c);
+        for (int i = 0; i < W; i++) {
+            u_sum += w[i] * dy[i];
+            ux_sum += w[i] * dy[i] * ((x[i] - mean) * rstd);
         }
     }
-
-    __syncthreads();
-    for (int64_t at = threadIdx.x; at < 2 * padded; at += blockDim.x) {
-        float sum = 0;
-        for (int i = 0; i < warps; i++) sum += sums[i * 2 * padded + at];
-        const int64_t position = at % padded, stride = position / (32 * W), rest = position % (32 * W);
-        const int64_t c = stride * 32 * W + rest % 32 * W + rest / 32;
-        if (c < C) g.partial[(static_cast<int64_t>(blockIdx.x) * 2 + at / padded) * C + c] = sum;
-    }
+    u_sum = block_sum(u_sum);
+    ux_sum = block_sum(ux_sum);
+    if (threadIdx.x == 0) g.means[n] = {u_sum / static_cast<float>(C), ux_sum / static_cast<float>(C)};
 }
 
-/* dw and db += the sums of the partial sums over the blocks. 32 columns a block; each of its warps sums a share. */
+/* A block goes over rows, of which each thread has W columns: their sums stay in its registers. If `wide`, several blocks
+ * share a row. */
+template <class T, int W, bool wide>
+__global__ void __launch_bounds__(ROW_THREADS) layernorm_rows_backward(Backward<T> g) {
+    SHARED(float2, shares, [2][ROW_THREADS / 32]);   // of the warps; two, so that a row needs one barrier
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int64_t c = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W, C = g.C;
+    float w[W] = {}, dw[W] = {}, db[W] = {}, branch_db[W] = {};
+    if (c < C) load<W>(w, g.w + c);
+
+    int turn = 0;
+    for (int64_t n = blockIdx.x; n < g.N; n += gridDim.x, turn ^= 1) {
+        const float mean = g.mean[n], rstd = g.rstd[n];
+        float dy[W] = {}, x[W] = {}, dx[W] = {};
+        if (c < C) {
+            load<W>(dy, g.dy + n * C + c);
+            load<W>(x, g.x + n * C + c);
+            if (g.dresidual) load<W>(dx, g.dresidual + n * C + c);
+        }
+        float u_mean = 0, ux_mean = 0;
+        for (int i = 0; i < W; i++) {
+            const float x_hat = (x[i] - mean) * rstd, u = w[i] * dy[i];
+            u_mean += u;
+            ux_mean += u * x_hat;
+            dw[i] += dy[i] * x_hat;
+            db[i] += dy[i];
+            branch_db[i] += dx[i];
+        }
+        if (wide) {
+            u_mean = g.means[n].x, ux_mean = g.means[n].y;
+        } else {
+            u_mean = warp_sum(u_mean), ux_mean = warp_sum(ux_mean);
+            if (lane == 0) shares[turn][warp] = {u_mean, ux_mean};
+            __syncthreads();
+            u_mean = ux_mean = 0;
+            for (int i = 0; i < warps; i++) u_mean += shares[turn][i].x, ux_mean += shares[turn][i].y;
+            u_mean /= static_cast<float>(C), ux_mean /= static_cast<float>(C);
+        }
+        for (int i = 0; i < W; i++) {
+            const float x_hat = (x[i] - mean) * rstd, u = w[i] * dy[i];
+            dx[i] += rstd * (u - u_mean - x_hat * ux_mean);
+        }
+        if (c < C) store<W>(g.dx + n * C + c, dx);
+    }
+
+    float *const partial = g.partial + blockIdx.x * g.sums * C + c;
+    if (c >= C) return;
+    store<W>(partial, dw);
+    store<W>(partial + C, db);
+    if (g.sums == 3) store<W>(partial + 2 * C, branch_db);
+}
+
+/* dw, db and branch_db += the sums of the partial sums over the blocks. 32 columns a block; each of its warps sums a
+ * share. */
 __global__ void __launch_bounds__(1024)
-    layernorm_add_partial(float *dw, float *db, const float *partial, int blocks, int64_t C) {
+    layernorm_add_partial(float *dw, float *db, float *branch_db, const float *partial, int blocks, int64_t C) {
     SHARED(float, shares, [32][33]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
+    const int64_t columns = (branch_db ? 3 : 2) * C, column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
     float sum = 0;
-    if (column < 2 * C)
-        for (int block = warp; block < blocks; block += 32) sum += partial[block * 2 * C + column];
+    if (column < columns)
+        for (int block = warp; block < blocks; block += 32) sum += partial[block * columns + column];
     shares[warp][lane] = sum;
     __syncthreads();
     sum = warp_sum(shares[lane][warp]);   // of column blockIdx.x * 32 + warp
     const int64_t of = static_cast<int64_t>(blockIdx.x) * 32 + warp;
-    if (lane == 0 && of < 2 * C) (of < C ? dw[of] : db[of - C]) += sum;
+    if (lane == 0 && of < columns) (of < C ? dw[of] : of < 2 * C ? db[of - C] : branch_db[of - 2 * C]) += sum;
 }
 
-unsigned backward_blocks(int64_t N, int warps) {
-    return static_cast<unsigned>(min(ceil_div<int64_t>(N, warps), static_cast<int64_t>(MOST_BLOCKS)));
-}
+/* How the backward pass is divided: by the shapes alone, so that every device adds in the same order. */
+struct Division {
+    int64_t threads, across, blocks;   // of a block; blocks that share a row; blocks that share the rows
+    int64_t means, partial;   // floats of scratch memory; the second begin at a multiple of 32 bytes
+
+    Division(int64_t N, int64_t C, int W)
+        : threads(min(int64_t{ROW_THREADS}, ceil_div<int64_t>(C, 32 * W) * 32)), across(ceil_div(C, threads * W)),
+          blocks(min(N, max(int64_t{1}, MOST_THREADS / (threads * across)))),
+          means(across > 1 ? ceil_div<int64_t>(N, 4) * 8 : 0), partial(blocks * 3 * C) {}
+};
 
 }   // namespace
 
-size_t layernorm_scratch(int64_t N, int64_t C) {
-    return static_cast<size_t>(min(N, static_cast<int64_t>(MOST_BLOCKS)) * 2 * C) * sizeof(float);
+size_t layernorm_scratch(DataType type, int64_t N, int64_t C) {
+    size_t floats = 0;
+    for_rows(type, C, [&](auto, auto width) {
+        const Division d(N, C, decltype(width)::value);
+        floats = static_cast<size_t>(d.means + d.partial);
+    });
+    return floats * sizeof(float);
 }
 
 static void forward(Queue &queue, void *x, void *y, float *mean, float *rstd, const void *x1, const void *x2,
@@ -188,24 +229,28 @@ void residual_layernorm_forward(Queue &queue, void *x, void *y, float *mean, flo
     }
 }
 
-void layernorm_backward(Queue &queue, void *dx, float *dw, float *db, const void *dresidual, const void *dy,
-                        const void *x, const void *w, const float *mean, const float *rstd, int64_t N, int64_t C) {
-    float *const partial = as<float>(scratch(queue, layernorm_scratch(N, C)));
+void layernorm_backward(Queue &queue, void *dx, float *dw, float *db, float *branch_db, const void *dresidual,
+                        const void *dy, const void *x, const void *w, const float *mean, const float *rstd, int64_t N,
+                        int64_t C) {
+    void *const memory = scratch(queue, layernorm_scratch(queue.type, N, C));
     for_rows(queue.type, C, [&](auto element, auto width) {
         using T = decltype(element);
         constexpr int W = decltype(width)::value;
-        const int64_t row_bytes = 2 * ceil_div<int64_t>(C, 32 * W) * 32 * W * static_cast<int64_t>(sizeof(float));
-        const int warps = static_cast<int>(max(int64_t{1}, min(int64_t{WARPS}, (int64_t{48} << 10) / row_bytes)));
-        const size_t shared_bytes = static_cast<size_t>(warps * row_bytes);
-        if (shared_bytes > size_t{48} << 10)
-            note(queue,
-                 cudaFuncSetAttribute(layernorm_rows_backward<T, W>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(shared_bytes)),
-                 "shared memory of LayerNorm's backward pass");
-        const unsigned blocks = backward_blocks(N, warps);
-        const Backward<T> g{as<T>(dx), partial, as<T>(dresidual), as<T>(dy), as<T>(x), as<T>(w), mean, rstd, N, C};
-        ENQUEUE(queue, (layernorm_rows_backward<T, W>), blocks, 32 * warps, shared_bytes, g);
-        ENQUEUE(queue, layernorm_add_partial, blocks_for(2 * C, 32), 1024, 0, dw, db, partial, static_cast<int>(blocks),
-                C);
+        const Division d(N, C, W);
+        const dim3 grid(static_cast<unsigned>(d.blocks), static_cast<unsigned>(d.across));
+        const auto threads = static_cast<unsigned>(d.threads);
+        const int sums = branch_db ? 3 : 2;
+        float2 *const means = as<float2>(memory);
+        float *const partial = as<float>(memory) + d.means;
+        const Backward<T> g{as<T>(dx), partial, means, as<T>(dresidual), as<T>(dy), as<T>(x), as<T>(w), mean, rstd,
+                            N,         C,       sums};
+        if (d.across > 1) {
+            ENQUEUE(queue, (layernorm_means_backward<T, W>), static_cast<unsigned>(N), ROW_THREADS, 0, g);
+            ENQUEUE(queue, (layernorm_rows_backward<T, W, true>), grid, threads, 0, g);
+        } else {
+            ENQUEUE(queue, (layernorm_rows_backward<T, W, false>), grid, threads, 0, g);
+        }
+        ENQUEUE(queue, layernorm_add_partial, blocks_for(sums * C, 32), 1024, 0, dw, db, branch_db, partial,
+                static_cast<int>(d.blocks), C);
     });
 }

@@ -86,11 +86,12 @@ void layernorm_forward(Queue &queue, void *y, float *mean, float *rstd,         
 void residual_layernorm_forward(Queue &queue, void *x, void *y, float *mean, float *rstd, // (N,C) (N,C) (N) (N)
                                 const void *x1, const void *x2, const void *w, const void *b,   // (N,C) (N,C) (C) (C)
                                 int64_t N, int64_t C, float eps);
-/* dx = dresidual + what comes through the LayerNorm; dresidual: (N,C), or NULL for 0 */
-void layernorm_backward(Queue &queue, void *dx, float *dw, float *db,                     // (N,C) (C) (C)
+/* dx = dresidual + what comes through the LayerNorm; dresidual: (N,C), or NULL for 0. branch_db += Σ_n dresidual_n,
+ * unless it is NULL: without dropout that is the gradient of the bias with which the residual branch before ends. */
+void layernorm_backward(Queue &queue, void *dx, float *dw, float *db, float *branch_db,   // (N,C) (C) (C) (C)
                         const void *dresidual, const void *dy, const void *x, const void *w,   // (N,C) (N,C) (N,C) (C)
                         const float *mean, const float *rstd, int64_t N, int64_t C);      // (N) (N)
-size_t layernorm_scratch(int64_t N, int64_t C);
+size_t layernorm_scratch(DataType type, int64_t N, int64_t C);
 
 /* ---- linear.cu ---- */
 
