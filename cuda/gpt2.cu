@@ -33,6 +33,7 @@ static __global__ void __launch_bounds__(ELEMENT_THREADS)
 static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
     mean_loss(PassState *state, const float *losses, int64_t N, bool with_gradients) {
     double sum = 0;
+    UNROLL_BY(8)
     for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) sum += static_cast<double>(losses[n]);
     sum = block_sum_double(sum);
     if (threadIdx.x == 0) {

@@ -5,26 +5,29 @@
 #include "model.cuh"
 
 /* Replaces what is outside the vocabulary, tokens by 0 and targets by none, and notes the first, unless an earlier
- * pass has left one that was not read yet. Counts the targets. One block. */
+ * pass has left one that was not read yet. Counts the targets. One block; its first loop only reads, so that many reads
+ * are under way at once. */
 static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
-    begin_pass(PassState *state, int32_t *tokens, int32_t *targets, bool has_targets, int64_t N, int64_t T, int64_t V,
-               DropoutDraw draw, float scale, bool unread) {
+    begin_pass(PassState *state, int32_t *tokens, int32_t *targets, int64_t N, int64_t T, int64_t V, DropoutDraw draw,
+               float scale, bool unread) {
     SHARED(long long, firsts, [SINGLE_BLOCK_THREADS / 32]);
     SHARED(long long, counts, [SINGLE_BLOCK_THREADS / 32]);
     SHARED(long long, bad, [1]);
     long long first = INT64_MAX, counted = 0;
-    int32_t value = 0;
+    UNROLL_BY(8)
     for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) {
-        if (tokens[n] < 0 || tokens[n] >= V) {
-            if (first == INT64_MAX) first = 2 * n, value = tokens[n];
-            tokens[n] = 0;
+        const int32_t token = tokens[n], target = targets[n];
+        const bool bad_token = token < 0 || token >= V, bad_target = target >= V;
+        if (first == INT64_MAX && (bad_token || bad_target)) first = 2 * n + !bad_token;
+        counted += target >= 0 && !bad_target;
+    }
+    int32_t value = 0;
+    if (first != INT64_MAX) {
+        value = (first % 2 == 0 ? tokens : targets)[first / 2];
+        for (int64_t n = threadIdx.x; n < N; n += SINGLE_BLOCK_THREADS) {
+            if (tokens[n] < 0 || tokens[n] >= V) tokens[n] = 0;
+            if (targets[n] >= V) targets[n] = -1;
         }
-        if (has_targets && targets[n] >= V) {
-            if (first == INT64_MAX) first = 2 * n + 1, value = targets[n];
-            targets[n] = -1;
-        }
-        if (!has_targets) targets[n] = -1;
-        counted += targets[n] >= 0;
     }
     long long least = first;
     for (int delta = 16; delta > 0; delta /= 2) {
@@ -74,11 +77,12 @@ static int begin(GPT2 *m, const int32_t *tokens, const int32_t *targets, int64_t
     const DropoutDraw draw = {dropout ? dropout->seed : 0, dropout ? dropout->step : 0};
     const size_t bytes = static_cast<size_t>(B * T) * sizeof *tokens;
     note(q, cudaMemcpyAsync(m->tokens, tokens, bytes, cudaMemcpyHostToDevice, q.stream), "the copy of the tokens");
-    if (targets)
-        note(q, cudaMemcpyAsync(m->targets, targets, bytes, cudaMemcpyHostToDevice, q.stream),
-             "the copy of the targets");
-    ENQUEUE(q, begin_pass, 1, SINGLE_BLOCK_THREADS, 0, m->state, m->tokens, m->targets, targets != NULL, B * T, T,
-            m->config.vocab_size, draw, scale, unread);
+    note(q,
+         targets ? cudaMemcpyAsync(m->targets, targets, bytes, cudaMemcpyHostToDevice, q.stream)
+                 : cudaMemsetAsync(m->targets, 0xff, bytes, q.stream),   // −1
+         "the copy of the targets");
+    ENQUEUE(q, begin_pass, 1, SINGLE_BLOCK_THREADS, 0, m->state, m->tokens, m->targets, B * T, T, m->config.vocab_size,
+            draw, scale, unread);
     return PYGPT_OK;
 }
 

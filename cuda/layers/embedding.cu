@@ -55,39 +55,53 @@ __global__ void __launch_bounds__(CHUNK) count_digits(int32_t *counts, const int
     counts[static_cast<int64_t>(threadIdx.x) * gridDim.x + blockIdx.x] = found[threadIdx.x];
 }
 
-/* Each count becomes the sum of those before it. One block. */
-__global__ void __launch_bounds__(SINGLE_BLOCK_THREADS) sum_counts(int32_t *counts, int64_t n) {
-    SHARED(int32_t, sums, [SINGLE_BLOCK_THREADS]);
-    const int64_t share = ceil_div<int64_t>(n, SINGLE_BLOCK_THREADS), first = min(threadIdx.x * share, n),
-                  end = min(first + share, n);
-    int32_t sum = 0;
-    for (int64_t i = first; i < end; i++) sum += counts[i];
-    sums[threadIdx.x] = sum;
+/* The sum of x over the threads of the block before this one; `all` is that over all. */
+__device__ int32_t sum_before(int32_t x, int32_t &all) {
+    SHARED(int32_t, of_warp, [32]);
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int32_t sum = x, before = 0;
+    for (unsigned delta = 1; delta < 32; delta *= 2) {
+        const int32_t lower = __shfl_up_sync(0xffffffffu, sum, delta);
+        if (lane >= delta) sum += lower;
+    }
+    if (lane == 31) of_warp[warp] = sum;
     __syncthreads();
-    for (unsigned reach = 1; reach < SINGLE_BLOCK_THREADS; reach *= 2) {
-        const int32_t before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
+    all = 0;
+    for (unsigned i = 0; i < blockDim.x / 32; i++) {
+        if (i == warp) before = all;
+        all += of_warp[i];
     }
-    sum = threadIdx.x > 0 ? sums[threadIdx.x - 1] : 0;
-    for (int64_t i = first; i < end; i++) {
-        const int32_t count = counts[i];
-        counts[i] = sum;
-        sum += count;
+    __syncthreads();   // the next call writes to of_warp
+    return before + sum - x;
+}
+
+/* Each count becomes the sum of those of the same digit before it, and `of_digit` that of all. One block for each digit. */
+__global__ void __launch_bounds__(CHUNK) sum_counts(int32_t *of_digit, int32_t *counts, unsigned chunks) {
+    int32_t *const mine = counts + static_cast<int64_t>(blockIdx.x) * chunks;
+    int32_t sum = 0, all;
+    for (unsigned first = 0; first < chunks; first += CHUNK) {
+        const unsigned i = first + threadIdx.x;
+        const int32_t before = sum_before(i < chunks ? mine[i] : 0, all);
+        if (i < chunks) mine[i] = sum + before;
+        sum += all;
     }
+    if (threadIdx.x == 0) of_digit[blockIdx.x] = sum;
 }
 
 /* Moves each place behind those with smaller digits and those before it with the same digit. */
-__global__ void __launch_bounds__(CHUNK) move(List to, List from, const int32_t *offsets, int shift, int64_t N) {
+__global__ void __launch_bounds__(CHUNK)
+    move(List to, List from, const int32_t *of_digit, const int32_t *counts, int shift, int64_t N) {
     SHARED(int32_t, digits, [CHUNK]);
+    SHARED(int32_t, begins, [DIGITS]);
     const int64_t n = static_cast<int64_t>(blockIdx.x) * CHUNK + threadIdx.x;
     const int32_t token = n < N ? from.tokens[n] : 0;
     const int digit = digit_of(token, shift);
     digits[threadIdx.x] = digit;
+    int32_t all;
+    begins[threadIdx.x] = sum_before(of_digit[threadIdx.x], all);
     __syncthreads();
     if (n >= N) return;
-    int64_t at = offsets[static_cast<int64_t>(digit) * gridDim.x + blockIdx.x];
+    int64_t at = begins[digit] + counts[static_cast<int64_t>(digit) * gridDim.x + blockIdx.x];
     for (unsigned i = 0; i < threadIdx.x; i++) at += digits[i] == digit;
     to.tokens[at] = token;
     to.places[at] = from.places ? from.places[n] : static_cast<int32_t>(n);
@@ -166,13 +180,14 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
 
 struct Scratch {
     List lists[2];
-    int32_t *counts;
+    int32_t *of_digit, *counts;
     float *partial;
     size_t bytes = 0;
 
     Scratch(void *memory, int64_t N, int64_t C) {
         lists[0] = {take<int32_t>(memory, N), take<int32_t>(memory, N)};
         lists[1] = {take<int32_t>(memory, N), take<int32_t>(memory, N)};
+        of_digit = take<int32_t>(memory, DIGITS);
         counts = take<int32_t>(memory, DIGITS * ceil_div<int64_t>(N, CHUNK));
         partial = take<float>(memory, ceil_div<int64_t>(N, SLICE) * 2 * C);
     }
@@ -192,8 +207,8 @@ List sort(Queue &queue, const Scratch &s, const int32_t *tokens, int64_t N, int6
     for (int shift = 0, pass = 0; shift == 0 || (V - 1) >> shift > 0; shift += BITS, pass++) {
         const List to = s.lists[pass % 2];
         ENQUEUE(queue, count_digits, chunks, CHUNK, 0, s.counts, from.tokens, shift, N);
-        ENQUEUE(queue, sum_counts, 1, SINGLE_BLOCK_THREADS, 0, s.counts, static_cast<int64_t>(DIGITS) * chunks);
-        ENQUEUE(queue, move, chunks, CHUNK, 0, to, from, s.counts, shift, N);
+        ENQUEUE(queue, sum_counts, DIGITS, CHUNK, 0, s.of_digit, s.counts, chunks);
+        ENQUEUE(queue, move, chunks, CHUNK, 0, to, from, s.of_digit, s.counts, shift, N);
         from = to;
     }
     return from;
