@@ -14,7 +14,7 @@ GROUPS: dict[str, str] = {
     "attention, forward": r"attention_flash_forward|attention_row",
     "attention, backward": r"attention_flash|attention_query_row|attention_key_row",
     "LayerNorm, forward": r"layernorm_rows(?!_backward)",
-    "LayerNorm, backward": r"layernorm_rows_backward|layernorm_add_partial",
+    "LayerNorm, backward": r"layernorm_(rows|means)_backward|layernorm_add_partial",
     "cross-entropy": r"cross_entropy_rows",
     "embedding": r"\bembed\b|count_digits|sum_counts|\bmove\b|sum_slices|join_slices|sum_positions",
     "AdamW": r"\badamw\b",
