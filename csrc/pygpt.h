@@ -178,6 +178,8 @@ int gpt2_logits(GPT2 *model, float *logits, int64_t first, int64_t count);
 /* Attention probabilities of one layer in the latest forward pass: (B,NH,T,T), before dropout. size: the product of these. */
 int gpt2_attention(GPT2 *model, float *p, int64_t layer, int64_t size);
 int gpt2_shape(GPT2 *model, int64_t *B, int64_t *T);   // of the latest forward pass; 0 and 0 before it
+/* How many passes were launched as a CUDA graph, and how many could not be captured; in libpygpt_cuda* only. */
+int gpt2_graphs(GPT2 *model, int64_t *launched, int64_t *refused);
 
 int gpt2_zero_grad(GPT2 *model);
 /* Sum of scale * loss over the backward passes since gpt2_zero_grad(): the loss of a step of several micro-batches. */

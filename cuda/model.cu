@@ -50,10 +50,16 @@ static int read_rounding(Rounding *rounding) {
     return fail(PYGPT_ERROR_ARGUMENT, "PYGPT_ROUNDING is \"%s\", expected nearest or stochastic", text);
 }
 
+static int read_capture(Capture *capture) {
+    const char *text = getenv("PYGPT_CUDA_GRAPH");
+    *capture = !text || !*text ? Capture::where_possible : *text == '0' ? Capture::never : Capture::always;
+    if (*capture == Capture::where_possible || strcmp(text, "0") == 0 || strcmp(text, "1") == 0) return PYGPT_OK;
+    return fail(PYGPT_ERROR_ARGUMENT, "PYGPT_CUDA_GRAPH is \"%s\", expected 0 or 1", text);
+}
+
 static int make_model(GPT2 *m) {
-    const char *graphs = getenv("PYGPT_CUDA_GRAPH");
-    m->use_graphs = !graphs || strcmp(graphs, "0") != 0;
     int status = read_rounding(&m->rounding);
+    if (status == PYGPT_OK) status = read_capture(&m->capture);
     if (status != PYGPT_OK) return status;
     const DataType type = data_type(m->options.dtype);
     if (const cudaError_t error = queue_create(&m->queue, type, m->options.kernels == PYGPT_FAST))

@@ -29,6 +29,9 @@ struct PassState {
 /* How far a pass goes. */
 enum class Pass { forward, loss, gradients };
 
+/* Whether passes are captured into graphs; what CUDA would not have is an error with `always`. */
+enum class Capture { never, where_possible, always };
+
 /* A pass that has been captured, by what it was captured for. */
 using GraphKey = std::tuple<int64_t, int64_t, Pass, bool>;   // B, T, pass, training
 using Graphs = std::map<GraphKey, cudaGraphExec_t>;
@@ -64,9 +67,10 @@ struct GPT2 {
     bool weights_changed;          // since the latest backward pass
 
     int64_t allocated;             // bytes on the device
-    bool use_graphs;
+    Capture capture;
     int64_t replaced;              // how often a buffer has moved: graphs hold addresses
     int64_t graphs_replaced;       // ... when the graphs were captured, with queue.replaced
+    int64_t graphs_launched, graphs_refused;   // for gpt2_graphs()
     GraphKey latest;
     Graphs graphs;
 };

@@ -18,6 +18,7 @@ from backends import ABSENT, PRESENT, Backend
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError
 from pygpt.compare import perturb
+from pygpt.errors import DeviceError
 from pygpt.metrics import relative_l2
 from pygpt.reference.bfloat16 import round_bfloat16
 
@@ -294,7 +295,34 @@ def test_captured_passes_give_the_same_bits(dtype: str, device: str, monkeypatch
         losses += train(model, 3, B=3, T=13)  # the buffers move
         losses += train(model, 3)
         found.append({**copies(model.parameters), **copies(model.gradients), "losses of steps": np.array(losses)})
+        launched, refused = model._backend.graphs
+        assert refused == 0
+        assert 7 <= launched <= 11 if graphs == "1" else launched == 0
     assert_same_bits(*found)
+
+
+@every_dtype
+def test_pass_that_cannot_be_captured_is_counted_or_an_error(
+    dtype: str, emulated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = model_of(emulated, DROPOUT, dtype=dtype)
+    expected = train(usual, 4)
+    monkeypatch.setenv("PYGPT_EMULATION_NO_CAPTURE", "1")
+    model = model_of(emulated, DROPOUT, dtype=dtype)
+    assert train(model, 4) == expected
+    assert_same_bits(copies(model.parameters), copies(usual.parameters))
+    assert model._backend.graphs == (0, 1)  # it does not try again
+    monkeypatch.setenv("PYGPT_CUDA_GRAPH", "1")
+    model = model_of(emulated, DROPOUT, dtype=dtype)
+    with pytest.raises(DeviceError, match="in the capture of a pass, on which PYGPT_CUDA_GRAPH=1 insists: the capture"):
+        train(model, 4)
+    assert model._backend.graphs == (0, 1)
+
+
+def test_unknown_use_of_graphs_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYGPT_CUDA_GRAPH", "no")
+    with pytest.raises(UserError, match='PYGPT_CUDA_GRAPH is "no", expected 0 or 1'):
+        GPT2(SMALL, device=device)
 
 
 # ---- answers ----

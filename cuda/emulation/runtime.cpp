@@ -448,6 +448,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     capturing = new Graph;
     join_capture(stream, capturing);
     stream->origin = true;
+    capturing->invalidated = getenv("PYGPT_EMULATION_NO_CAPTURE") != nullptr;
     return cudaSuccess;
 }
 

@@ -113,6 +113,13 @@ class NativeGPT2:
         check(self.library, self.library.gpt2_shape(self.handle, sizes, sizes + 1))
         return sizes[0], sizes[1]
 
+    @property
+    def graphs(self) -> tuple[int, int]:
+        """How many passes were launched as a CUDA graph, and how many could not be captured; on CUDA devices only."""
+        counts = ffi().new("int64_t[2]")
+        check(self.library, self.library.gpt2_graphs(self.handle, counts, counts + 1))
+        return counts[0], counts[1]
+
     def logits(self, first: int, count: int) -> Floats:
         """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
         logits = np.empty((max(count, 0), self.config.vocab_size), np.float32)
