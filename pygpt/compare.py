@@ -100,7 +100,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows as JSON has them; numbers that are not finite become words."""
-    return [_finite(asdict(row)) for row in rows]
+    return [finite(asdict(row)) for row in rows]
 
 
 def _rows(model: GPT2, ops: Any, tokens: Array, targets: Array) -> Iterator[Row]:
@@ -184,9 +184,9 @@ def _cells(found: Difference | None, with_rho: bool, width: int) -> str:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

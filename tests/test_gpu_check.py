@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import required
 
-from pygpt import GPT2Config
-from pygpt.bench import gpu, gpu_report, gpu_sides
+from pygpt import GPT2, GPT2Config
+from pygpt.bench import gpu, gpu_agree, gpu_report, gpu_sides
 from pygpt.bench.gpu_kernels import GROUPS, PRODUCTS, Work, group_of, kernel_times, shares, work_of_step
-from pygpt.bench.session import TINY
+from pygpt.bench.session import TINY, TINY_TILES
 from pygpt.bench.work import flops_per_token
 
 ROOT = Path(__file__).parents[1]
@@ -52,10 +52,12 @@ def test_syntax() -> None:
 
 @pytest.mark.usefixtures("libraries")
 def test_stages_leave_a_table_and_json(tmp_path: Path) -> None:
-    found = run_script(tmp_path, "train", "compare")
+    found = run_script(tmp_path, "compare", "train")
     assert found.returncode == 0, found.stdout + found.stderr
     written = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert [(stage["name"], stage["result"]) for stage in written["stages"]] == [("compare", "ok"), ("train", "ok")]
+    results = {stage["name"]: stage["result"] for stage in written["stages"]}  # they run side by side
+    assert results == {"compare": "ok", "train": "ok"}
+    assert "validation loss" in next(stage["sentence"] for stage in written["stages"] if stage["name"] == "train")
     assert "all 93 outputs are within the bounds" in (tmp_path / "compare.log").read_text()
     assert (tmp_path / "gpu_check.txt").read_text() in found.stdout
     files = sorted(path.name for path in tmp_path.iterdir())
@@ -67,8 +69,8 @@ def test_stage_that_fails_does_not_hide_the_next(tmp_path: Path) -> None:
     found = run_script(tmp_path / "out", "compare", "train", PYGPT_LIB_DIR=str(tmp_path / "empty"))
     assert found.returncode == 1
     stages = json.loads((tmp_path / "out" / "gpu_check.json").read_text())["stages"]
-    assert [(stage["name"], stage["result"]) for stage in stages] == [("compare", "failed"), ("train", "failed")]
-    assert "not found in" in stages[0]["sentence"]
+    assert {stage["name"]: stage["result"] for stage in stages} == {"compare": "failed", "train": "failed"}
+    assert all("not found in" in stage["sentence"] for stage in stages)
 
 
 def test_stage_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path) -> None:
@@ -108,11 +110,12 @@ def test_stage_without_time_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stages, environment, sentence",
     [
-        (["tests"], {}, "error: tests is not a stage: build test compare time train sanitizer"),
+        (["tests"], {}, "error: tests is not a stage: first, second, or build test agree step cuda compare train"),
         ([], {"LIMIT": "soon"}, "error: LIMIT is 'soon', expected a number of seconds"),
         ([], {"PYTHON": "no-such-python"}, "error: no-such-python: not found"),
         (["compare"], {"WHEELS": "/no/wheels"}, "error: WHEELS is /no/wheels, and there are no wheels in it"),
         (["build"], {"DEVICE": "cuda", "CUDACXX": "no-such-nvcc"}, "error: no-such-nvcc was not found"),
+        (["first"], {"DEVICE": "cuda", "CUDACXX": "no-such-nvcc", "PYGPT_LIB_DIR": ""}, "error: no-such-nvcc was not"),
     ],
 )
 def test_bad_input_is_a_sentence(tmp_path: Path, stages: list[str], environment: dict[str, str], sentence: str) -> None:
@@ -150,7 +153,7 @@ def test_missing_package_is_named_and_a_wheel_brings_it(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("libraries")
 def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
-    plan = [gpu.Task("pygpt", "tiny", (1, 2), 1.0), gpu.Task("llm.c", "gpt2", (2,), 1.0)]
+    plan = [gpu.Task("pygpt", 60, "tiny", (1, 2)), gpu.Task("llm.c", 60, "gpt2", (2,))]
     *_, found = gpu.measure(plan, 60.0, device="cpu", quick=True, llmc=tmp_path)
     own, other = found["steps"][:2], found["steps"][2]
     assert [(row["side"], row["B"], row["T"]) for row in own] == [("pygpt", 1, 16), ("pygpt", 2, 16)]
@@ -161,7 +164,7 @@ def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 def test_part_that_takes_too_long_leaves_a_note() -> None:
-    *_, found = gpu.measure([gpu.Task("pygpt", "tiny", (1,), 1e-3)], 10.0, device="cpu", quick=True, llmc=None)
+    *_, found = gpu.measure([gpu.Task("pygpt", 1e-3, "tiny", (1,))], 10.0, device="cpu", quick=True, llmc=None)
     assert found["steps"] == [] and found["notes"] == ["pygpt, tiny: ended after 0 s"]
 
 
@@ -170,14 +173,19 @@ def test_batch_that_fails_does_not_hide_the_next() -> None:
     assert "failed" in rows[0] and rows[1]["tokens_per_second"] > 0
 
 
-def test_torch_takes_the_same_steps() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_torch_takes_the_same_steps(compiled: bool) -> None:
     required.module("torch")
-    step, finish = gpu_sides.torch_steps(TINY, "cpu", compiled=False)(2, 16)
+    step, finish = gpu_sides.torch_steps(TINY, "cpu", compiled)(2, 16)
     losses = [float(step()) for _ in range(30)]
     finish()
     assert abs(losses[0] - np.log(TINY.vocab_size)) < 0.5
     assert losses[-1] < 0.98 * losses[0]
-    rates = gpu_sides.device_rates("cpu", size=64, copied=2**12)
+
+
+def test_rates_of_a_device_by_torch() -> None:
+    required.module("torch")
+    rates = gpu_sides.device_rates("cpu", size=64, copied=2**12, seconds=0.01)
     assert set(rates) == {"product_flops", "copy_bytes"} and min(rates.values()) > 0
 
 
@@ -194,6 +202,33 @@ def test_llmc_output_and_tokens(tmp_path: Path) -> None:
     assert row["tokens_per_second"] == 200000 and row["seconds"] == 16 / 200000
     program.write_text("#!/bin/sh\necho cannot do that >&2\nexit 1\n")
     assert gpu_sides.measure_llmc(tmp_path, "gpt2", 2, 8, 10.0)["failed"] == "status 1: cannot do that"
+
+
+def test_model_beside_torch() -> None:
+    required.module("torch")
+    for row in gpu_agree.beside_torch(TINY_TILES, 2, 17, "cpu"):
+        assert not row["violations"], row["verdict"]
+        assert 0 < row["gradient"]["relative_l2"] < (1e-5 if row["dtype"] == "float32" else 1e-1)
+        json.dumps(row, allow_nan=False)
+
+
+def test_model_beside_torch_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is too large by 1 %, in one tensor."""
+    required.module("torch")
+    read = GPT2.gradients.fget
+    assert read
+    name = "h.1.mlp.c_fc.bias"
+    wrong = property(lambda model: {**read(model), name: 1.01 * read(model)[name]})
+    monkeypatch.setattr(GPT2, "gradients", wrong)
+    row = next(gpu_agree.beside_torch(TINY_TILES, 2, 17, "cpu"))
+    assert [words.split(":")[0] for words in row["violations"]] == ["gradient", name]
+
+
+def test_plans_are_tried_in_a_tiny_size() -> None:
+    for name, plan in gpu.PLANS.items():
+        tried = gpu.quick_plan(plan)
+        assert {task.side for task in tried} == {task.side for task in plan} - {"llm.c"}, name
+        assert all(task.model == "tiny" for task in tried)
 
 
 # ---- what is counted ----
@@ -243,18 +278,25 @@ def test_every_kernel_has_a_group() -> None:
 def test_shares_of_kernels() -> None:
     event = {"cat": "kernel", "name": "adamw", "dur": 4000.0}
     trace: dict[str, Any] = {
-        "traceEvents": [event, {**event, "name": "sm90_gemm", "dur": 6000.0}, {**event, "cat": "cpu_op"}, {"ph": "M"}]
+        "traceEvents": [event, *2 * [{**event, "name": "sm90_gemm", "dur": 3000.0}], {**event, "cat": "cpu_op"}, {}]
     }
     times = kernel_times(trace, steps=2)
-    assert times == [("adamw", 0.002), ("sm90_gemm", 0.003)]
+    assert times == [("sm90_gemm", 1.0, 0.003), ("adamw", 0.5, 0.002)]
     work = {"AdamW": Work(bytes=1e9), PRODUCTS: Work(flops=3e9, bytes=1e6)}
-    rows = shares(times, work, rate=2e12, bandwidth=1e12)
+    rows = shares(times, work, {"product_flops": 2e12, "copy_bytes": 1e12})
     assert [(row["group"], row["share"], row["bound"]) for row in rows] == [
         (PRODUCTS, 0.6, pytest.approx(1.5e-3)),
         ("AdamW", 0.4, pytest.approx(1e-3)),
     ]
     assert rows[0]["of_bound"] == pytest.approx(0.5)
     assert "60 %" in gpu_report.kernels_table(rows, "kernels")
+    assert [row["bound"] for row in shares(times, work, None)] == [None, None]  # the times are there all the same
+    assert gpu_report.largest_table([time._asdict() for time in times]).splitlines()[2].split() == [
+        "sm90_gemm",
+        "3.000",
+        "1",
+        "3,000.0",
+    ]
 
 
 def test_table_compares_each_at_its_best() -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from pygpt.atomic import write_file
 from pygpt.bench import gpu_report
-from pygpt.bench.gpu_kernels import shares, work_of_step
+from pygpt.bench.gpu_agree import beside_torch
+from pygpt.bench.gpu_kernels import LARGEST, KernelTime, shares, work_of_step
 from pygpt.bench.gpu_sides import (
     LLMC_DEPTHS,
     MODELS,
@@ -30,48 +31,56 @@ from pygpt.bench.gpu_sides import (
     kernels_of_step,
     measure_llmc,
     measure_side,
+    torch_device,
 )
-from pygpt.bench.session import TINY
+from pygpt.bench.session import TINY, TINY_TILES
 from pygpt.bench.steps import Step
 from pygpt.cli import run as run_main
 from pygpt.errors import UserError
 from pygpt.flags import Parser
 from pygpt.model import GPT2
+from pygpt.settings import DTYPES
 
 RESULT = "RESULT "  # before a row in the output of a process
+SIDES = ("rates", "pygpt", "torch", "kernels")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A process: what it measures, and its part of the time."""
+    """A process: what it measures, and for how long at most."""
 
     side: str  # "rates", "pygpt", "torch", "kernels", or "llm.c", which runs by itself
+    seconds: float
     model: str = "gpt2"
     batches: tuple[int, ...] = ()
-    share: float = 0.0
 
 
 # In this order, because later ones are the first to be left out. pygpt's memory grows from batch to batch; torch
-# compiles for each, so it begins with those that suit it most.
-FULL_PLAN = (
-    Task("rates", share=0.07),
-    Task("pygpt", "gpt2", (4, 8, 16, 32, 64), 0.14),
-    Task("torch", "gpt2", (32, 64, 16, 8, 4), 0.28),
-    Task("pygpt", "gpt2-medium", (8, 16, 32), 0.09),
-    Task("pygpt", "gpt2-large", (4, 8, 16), 0.09),
-    Task("kernels", "gpt2", (32,), 0.07),
-    Task("llm.c", "gpt2", (32, 64), 0.1),
-    Task("torch", "gpt2-medium", (32, 16), 0.15),
-    Task("torch", "gpt2-large", (16, 8), 0.2),
-    Task("llm.c", "gpt2-medium", (32,), 0.05),
-    Task("llm.c", "gpt2-large", (16,), 0.05),
-)
-QUICK_PLAN = (
-    Task("rates", share=1.0),
-    Task("pygpt", "tiny", (1, 2), 1.0),
-    Task("torch", "tiny", (2,), 1.0),
-    Task("kernels", "tiny", (2,), 1.0),
-)
+# compiles for each, so it begins with the one that suits it most.
+PLANS = {
+    "step": (
+        Task("rates", 40),
+        Task("pygpt", 40, "gpt2", (64,)),
+        Task("kernels", 40, "gpt2", (64,)),
+    ),
+    "tables": (
+        Task("rates", 40),
+        Task("pygpt", 50, "gpt2", (32, 64, 128)),
+        Task("torch", 90, "gpt2", (64, 32, 128)),
+        Task("kernels", 40, "gpt2", (64,)),
+        Task("pygpt", 40, "gpt2-medium", (16,)),
+        Task("torch", 60, "gpt2-medium", (16,)),
+        Task("llm.c", 30, "gpt2", (32, 64)),
+        Task("llm.c", 20, "gpt2-medium", (16,)),
+    ),
+}
+
+
+def quick_plan(plan: Sequence[Task]) -> list[Task]:
+    """The same sides, each once, with tiny sizes."""
+    own = (task for task in plan if task.side in SIDES)
+    tiny = (replace(task, model="tiny", batches=task.batches and (1, 2)) for task in own)
+    return list({task.side: task for task in tiny}.values())
 
 
 def measure(
@@ -79,7 +88,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Everything in the plan, in so many seconds.  Yields all that is found, whenever there is more.
 
-    A part that finds nothing leaves its reason in "notes".  A share is of the whole time, at most what is left.
+    A part that finds nothing leaves its reason in "notes".
     """
     found: dict[str, Any] = {"formulas": {"of_rate_full": gpu_report.FULL, "of_rate_causal": gpu_report.CAUSAL}}
     found |= {"machine": describe_device(), "rates": None, "steps": [], "kernels": [], "notes": []}
@@ -87,7 +96,7 @@ def measure(
     end = time.monotonic() + seconds
     for task in plan:
         left = end - time.monotonic()
-        limit = min(task.share * seconds, left)
+        limit = min(task.seconds, left)
         name = f"{task.side}, {task.model}" if task.batches else task.side
         if task.side == "llm.c":
             found["steps"] += _llmc(task, T, llmc, limit) if llmc is not None and left > 5 else []
@@ -119,12 +128,10 @@ def _take(found: dict[str, Any], task: Task, rows: list[Any], T: int) -> None:
         pass
     elif not rows[0]:
         found["notes"].append("kernels: the profiler has seen none on the device")
-    elif found["rates"] is None:
-        found["notes"].append("kernels: they have no bounds where the device's rates are not known")
     else:
-        B, rates = task.batches[0], found["rates"]
-        work = work_of_step(MODELS[task.model], B, T)
-        found["kernels"] = shares(rows[0], work, rates["product_flops"], rates["copy_bytes"])
+        B, times = task.batches[0], [KernelTime(*row) for row in rows[0]]
+        found["kernels"] = shares(times, work_of_step(MODELS[task.model], B, T), found["rates"])
+        found["largest"] = [time._asdict() for time in times[:LARGEST]]
         found["kernels_of"] = {"model": task.model, "B": B, "T": T}
 
 
@@ -132,7 +139,7 @@ def _ask(task: Task, T: int, limit: float, *, device: str, quick: bool) -> tuple
     """The rows that a process tells before its time is over, and why there are no more of them; "" if it was done."""
     command = [sys.executable, "-m", "pygpt.bench.gpu", "side", task.side, "--model", task.model, "--device", device]
     command += ["--batches", ",".join(map(str, task.batches)), "--seq-len", str(T), *(["--quick"] if quick else [])]
-    environment = {**os.environ, **({"PYGPT_CUDA_GRAPH": "0"} if task.side == "kernels" else {})}
+    environment = {**os.environ, "PYGPT_CUDA_GRAPH": "0" if task.side == "kernels" else "1"}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -183,8 +190,10 @@ def main() -> int | None:
     if flags.command == "report":
         print(_report(Path(flags.folder), Path(flags.out)))
         return 0
+    if flags.command == "agree":
+        return _agree(flags.device, Path(flags.json), flags.quick)
     failed = False
-    plan = QUICK_PLAN if flags.quick else FULL_PLAN
+    plan = quick_plan(PLANS[flags.plan]) if flags.quick else PLANS[flags.plan]
     llmc = Path(flags.llmc) if flags.llmc else None
     for found in measure(plan, flags.seconds, device=flags.device, quick=flags.quick, llmc=llmc):
         _write_json(Path(flags.json), found)
@@ -199,8 +208,8 @@ def main() -> int | None:
 def _side(flags: argparse.Namespace) -> int:
     batches = [int(B) for B in flags.batches.split(",") if B]
     if flags.side == "rates":
-        sizes: dict[str, Any] = {"size": 64, "copied": 2**16} if flags.quick else {}
-        rows: Iterator[Any] = iter([device_rates(flags.device, **sizes)])
+        sizes: dict[str, Any] = {"size": 64, "copied": 2**16, "seconds": 0.05} if flags.quick else {}
+        rows: Iterator[Any] = iter([device_rates(torch_device(flags.device), **sizes)])
     elif flags.side == "kernels":
         rows = iter([kernels_of_step(flags.model, batches[0], flags.seq_len, flags.device)])
     else:
@@ -213,24 +222,39 @@ def _side(flags: argparse.Namespace) -> int:
 
 def _tiny(device: str) -> int:
     """Three steps of a tiny model in each dtype, for compute-sanitizer, which is slow."""
-    tokens, targets = Step(2, 13).random_batch(TINY.vocab_size)
-    for dtype in ("float32", "bfloat16"):
-        model = GPT2(TINY, device=device, dtype=dtype)
-        for _ in range(3):  # kernel by kernel, then as a captured graph
-            model.zero_grad()
-            loss = model.forward_backward(tokens, targets, dropout_step=0)
-            model.clip_grad_norm(1.0)
-            model.adamw_step(1e-3)
-        if not np.isfinite(loss):
-            raise UserError(f"the loss is {loss} in {dtype}")
-        print(f"{dtype}: loss {loss:.4f}")
+    # the simple kernels of attention, and those in tiles: two of these, the second full only with dropout
+    dropout = replace(TINY_TILES, attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
+    for config, T in ((TINY, 13), (TINY_TILES, 67), (dropout, 128)):
+        tokens, targets = Step(2, T).random_batch(config.vocab_size)
+        for dtype in DTYPES:
+            model = GPT2(config, device=device, dtype=dtype)
+            for _ in range(3):  # kernel by kernel, then as a captured graph
+                model.zero_grad()
+                loss = model.forward_backward(tokens, targets, dropout_step=0)
+                model.clip_grad_norm(1.0)
+                model.adamw_step(1e-3)
+            if not np.isfinite(loss):
+                raise UserError(f"the loss is {loss} in {dtype}")
+            print(f"{dtype}, head size {config.n_embd // config.n_head}: loss {loss:.4f}")
     return 0
+
+
+def _agree(device: str, path: Path, quick: bool) -> int:
+    """GPT-2 124M beside torch's model, in each dtype; 1 if they do not agree."""
+    config, (B, T) = (TINY_TILES, (2, 67)) if quick else (MODELS["gpt2"], (2, 1024))
+    rows: list[dict[str, Any]] = []
+    for row in beside_torch(config, B, T, device):
+        rows.append(row)
+        print(f"{row['dtype']}: {row['verdict']}", flush=True)
+        _write_json(path, {"agreement": rows})
+    return 1 if any(row["violations"] for row in rows) else 0
 
 
 def _report(folder: Path, out: Path) -> str:
     """Join what the stages have left in a folder, into gpu_check.json and gpu_check.txt in `out`.  Returns the text."""
-    times = folder / "times.json"
-    found = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
+    found: dict[str, Any] = {}
+    for path in (folder / "times.json", folder / "agree.json"):
+        found |= json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     stages = [line.split("\t") for line in (folder / "stages.tsv").read_text(encoding="utf-8").splitlines()]
     names = ("name", "result", "seconds", "sentence")
     found["stages"] = [dict(zip(names, stage, strict=True)) for stage in stages]
@@ -252,16 +276,19 @@ def _parser() -> Parser:
     times = commands.add_parser("measure", help="time whole steps beside torch's and llm.c's")
     side = commands.add_parser("side", help="one alternative, as measure starts it")
     tiny = commands.add_parser("tiny", help="three steps of a tiny model, for compute-sanitizer")
+    agree = commands.add_parser("agree", help="the loss and the gradient of GPT-2 124M beside torch's")
     report = commands.add_parser("report", help="join what the stages of gpu_check.sh have left in a folder")
-    for command in (times, side, tiny):
+    for command in (times, side, tiny, agree):
         command.add_argument("--device", default="cuda", help="device; another than cuda only to try the program")
-    for command in (times, side):
+    for command in (times, agree):
+        command.add_argument("--json", required=True, metavar="FILE", help="where the numbers go")
+    for command in (times, side, agree):
         command.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    times.add_argument("--plan", choices=tuple(PLANS), default="tables", help="which models and batches")
     times.add_argument("--seconds", type=float, default=300.0, metavar="X", help="for everything together")
-    times.add_argument("--json", required=True, metavar="FILE", help="where the numbers go")
     times.add_argument("--out", metavar="FOLDER", help="report there, too, whenever there is more")
     times.add_argument("--llmc", metavar="FOLDER", help="llm.c, with train_gpt2cu built")
-    side.add_argument("side", choices=("rates", "pygpt", "torch", "kernels"))
+    side.add_argument("side", choices=SIDES)
     side.add_argument("--model", choices=tuple(MODELS), default="gpt2", help="size")
     side.add_argument("--batches", default="", metavar="B[,B...]", help="batch sizes")
     side.add_argument("--seq-len", type=int, default=1024, metavar="N", help="tokens in a sequence")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pygpt.config import GPT2Config
 
@@ -27,6 +27,7 @@ GROUPS: dict[str, str] = {
 PRODUCTS = "matrix products"
 
 BFLOAT16, FLOAT32 = 2, 4
+LARGEST = 20  # kernels that are listed by their own names
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,41 @@ def work_of_step(config: GPT2Config, B: int, T: int) -> dict[str, Work]:
     }
 
 
-def kernel_times(trace: Mapping[str, Any], steps: int) -> list[tuple[str, float]]:
-    """(name, seconds) of each kernel, copy and memset in a step, from a trace of `steps` steps in Chrome's format."""
-    wanted = {"kernel", "gpu_memcpy", "gpu_memset"}
-    events = [event for event in trace["traceEvents"] if event.get("cat") in wanted]
-    return [(str(event["name"]), float(event["dur"]) / 1e6 / steps) for event in events]
+class KernelTime(NamedTuple):
+    """A kernel in one step, by its own name."""
+
+    name: str
+    launches: float
+    seconds: float  # all of them together
+
+
+def kernel_times(trace: Mapping[str, Any], steps: int) -> list[KernelTime]:
+    """The kernels, copies and memsets of a step, the longest first, from a trace of several in Chrome's format."""
+    durations: dict[str, list[float]] = {}
+    for event in trace["traceEvents"]:
+        if event.get("cat") in {"kernel", "gpu_memcpy", "gpu_memset"}:
+            durations.setdefault(str(event["name"]), []).append(float(event["dur"]) / 1e6)
+    times = [KernelTime(name, len(found) / steps, sum(found) / steps) for name, found in durations.items()]
+    return sorted(times, key=lambda time: -time.seconds)
 
 
 def shares(
-    times: Iterable[tuple[str, float]], work: Mapping[str, Work], rate: float, bandwidth: float
+    times: Iterable[KernelTime], work: Mapping[str, Work], rates: Mapping[str, float] | None
 ) -> list[dict[str, Any]]:
-    """Rows of group, seconds, share of all kernels' time, bound in seconds and bound / seconds, the longest first."""
+    """Rows of group, seconds, share of all kernels' time, bound in seconds and bound / seconds, the longest first.
+
+    rates: of device_rates(); None where they are not known, and then there are no bounds.
+    """
     seconds: dict[str, float] = {}
-    for name, duration in times:
-        group = group_of(name)
-        seconds[group] = seconds.get(group, 0.0) + duration
+    for time in times:
+        group = group_of(time.name)
+        seconds[group] = seconds.get(group, 0.0) + time.seconds
     whole = sum(seconds.values())
     rows = []
     for group, found in sorted(seconds.items(), key=lambda entry: -entry[1]):
-        bound = work[group].seconds(rate, bandwidth) if group in work else None
+        bound = None
+        if rates is not None and group in work:
+            bound = work[group].seconds(rates["product_flops"], rates["copy_bytes"])
         of_bound = bound / found if bound is not None and found > 0 else None
         rows.append({"group": group, "seconds": found, "share": found / whole, "bound": bound, "of_bound": of_bound})
     return rows

@@ -12,6 +12,7 @@ from pygpt.config import GPT2Config
 
 FULL = "6 N + 12 L C T FLOPs a token"
 CAUSAL = "6 N + 6 L C T FLOPs a token"
+NAME = 100  # characters of a kernel's name that a table shows
 
 
 def full_flops_per_token(config: GPT2Config, T: int) -> float:
@@ -94,6 +95,20 @@ def kernels_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     return render(title, head, body, 1)
 
 
+def largest_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Kernels by their own names."""
+    body = [
+        (
+            row["name"][:NAME],
+            number(1e3 * row["seconds"], 3),
+            number(row["launches"], 0),
+            number(1e6 * row["seconds"] / row["launches"], 1),
+        )
+        for row in rows
+    ]
+    return render(f"the {len(rows)} that take longest", ("name", "ms", "launches", "mean, us"), body, 1)
+
+
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> str:
     return render(
         "stages",
@@ -109,12 +124,15 @@ def text(found: Mapping[str, Any]) -> str:
     if machine := found.get("machine"):
         versions = (f"{name} {machine[name] or 'absent'}" for name in ("driver", "nvcc", "torch"))
         parts.append(f"{machine['device'] or 'no NVIDIA device'}; {', '.join(versions)}")
+    if found.get("agreement"):
+        lines = "\n".join(f"  {row['dtype']}: {row['verdict']}" for row in found["agreement"])
+        parts.append(f"GPT-2 beside torch's model in float32, the same weights and tokens\n{lines}")
     if found.get("steps"):
         parts.append(steps_table(found["steps"], found.get("rates")))
     if found.get("kernels"):
         about = found["kernels_of"]
         title = f"kernels of a step, {about['model']}, {about['B']} x {about['T']}, bfloat16, launched one by one"
-        parts.append(kernels_table(found["kernels"], title))
+        parts.extend([kernels_table(found["kernels"], title), largest_table(found["largest"])])
     parts.extend(found.get("notes", []))
     if found.get("stages"):
         parts.append(stages_table(found["stages"]))

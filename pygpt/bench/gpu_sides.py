@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench.gpu_kernels import kernel_times
+from pygpt.bench.gpu_kernels import KernelTime, kernel_times
+from pygpt.bench.machine import version
 from pygpt.bench.session import TINY
 from pygpt.bench.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, Step
 from pygpt.config import MODEL_SIZES, GPT2Config
@@ -32,6 +33,11 @@ SAMPLES = 5
 MIB = 2**20
 
 Steps = tuple[Callable[[], Any], Callable[[], Any]]  # a step, and what waits until all steps are done
+
+
+def torch_device(device: str) -> str:
+    """Where torch works beside a device of this library."""
+    return "cuda" if device == "cuda" else "cpu"
 
 
 def pygpt_steps(config: GPT2Config, device: str) -> Callable[[int, int], Steps]:
@@ -59,6 +65,8 @@ def torch_steps(config: GPT2Config, device: str, compiled: bool) -> Callable[[in
     padded = replace(config, vocab_size=-(-config.vocab_size // 64) * 64)
     model = importlib.import_module("pygpt.bench.torch_gpt2").TorchGPT2(padded).to(device)
     parameters = list(model.parameters())
+    if compiled:
+        compile_parts(torch, model)
     with torch.no_grad():
         for parameter in parameters:
             if parameter.dim() >= 2:
@@ -74,12 +82,11 @@ def torch_steps(config: GPT2Config, device: str, compiled: bool) -> Callable[[in
             gc.collect()
             torch.cuda.empty_cache()
         batch = [torch.from_numpy(part).long().to(device) for part in Step(B, T).random_batch(config.vocab_size)]
-        forward = torch.compile(model, dynamic=False) if compiled else model
 
         def step() -> Any:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16):
-                loss = forward(*batch)
+                loss = model(*batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
             optimizer.step()
@@ -88,6 +95,17 @@ def torch_steps(config: GPT2Config, device: str, compiled: bool) -> Callable[[in
         return step, torch.cuda.synchronize if device == "cuda" else lambda: None
 
     return prepare
+
+
+def compile_parts(torch: Any, model: Any) -> None:
+    """Each block, which is compiled once for all, and both ends, in which the cross-entropy becomes one with the head.
+
+    The whole model at once takes minutes instead of seconds.
+    """
+    for block in model.h:
+        block.compile(dynamic=False)
+    model.embed = torch.compile(model.embed, dynamic=False)
+    model.head = torch.compile(model.head, dynamic=False)
 
 
 def time_steps(step: Callable[[], Any], finish: Callable[[], Any], seconds: float) -> dict[str, Any]:
@@ -116,7 +134,7 @@ def measure_side(
     config = MODELS[model]
     name = "torch.compile" if side == "torch" and compiled else side
     before = device_memory() if device == "cuda" else None
-    prepare = pygpt_steps(config, device) if side == "pygpt" else torch_steps(config, device, compiled)
+    prepare = pygpt_steps(config, device) if side == "pygpt" else torch_steps(config, torch_device(device), compiled)
     for B in batches:
         row: dict[str, Any] = {"side": name, "model": model, "B": B, "T": T}
         step = finish = None  # what the batch before holds, torch frees
@@ -141,30 +159,32 @@ def device_memory() -> int | None:
         return None
 
 
-def device_rates(device: str, size: int = 8192, copied: int = 2**32) -> dict[str, float]:
-    """FLOP/s of a large product of random bfloat16 matrices, and bytes/s of a copy, both ways counted; by torch."""
+def device_rates(device: str, size: int = 8192, copied: int = 2**32, seconds: float = 2.0) -> dict[str, float]:
+    """FLOP/s of a large product of random bfloat16 matrices, and bytes/s of a copy, both ways counted; by torch.
+
+    Each over so many seconds: a short burst runs at clocks that no training step can hold.
+    """
     torch: Any = importlib.import_module("torch")
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.empty(copied // 4, device=device).normal_()
     target = torch.empty_like(source)
     finish = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    def fastest(function: Callable[[], Any]) -> float:
-        def several() -> float:
-            for _ in range(10):
-                function()
+    def seconds_of(function: Callable[[], Any]) -> float:
+        def step() -> float:
+            function()
             return 0.0
 
-        return float(time_steps(several, finish, 0.5)["seconds"]) / 10
+        return float(time_steps(step, finish, seconds)["seconds"])
 
     return {
-        "product_flops": 2.0 * size**3 / fastest(lambda: torch.matmul(a, b)),
-        "copy_bytes": 2.0 * copied / fastest(lambda: target.copy_(source)),
+        "product_flops": 2.0 * size**3 / seconds_of(lambda: torch.matmul(a, b)),
+        "copy_bytes": 2.0 * copied / seconds_of(lambda: target.copy_(source)),
     }
 
 
-def kernels_of_step(model: str, B: int, T: int, device: str, steps: int = 3) -> list[tuple[str, float]]:
-    """(name, seconds) of a step's kernels.  CUPTI, under torch's profiler, sees those of the whole process.
+def kernels_of_step(model: str, B: int, T: int, device: str, steps: int = 3) -> list[KernelTime]:
+    """A step's kernels.  CUPTI, under torch's profiler, sees those of the whole process.
 
     Set PYGPT_CUDA_GRAPH=0 before, so that each launch is seen by itself.
     """
@@ -243,8 +263,7 @@ def describe_device() -> dict[str, Any]:
     if nvcc:
         with suppress(OSError, subprocess.SubprocessError):
             text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
-            version = re.search(r"V(\d[\d.]*)", text)
-            found["nvcc"] = version[1] if version else None
-    with suppress(ImportError):
-        found["torch"] = importlib.import_module("torch").__version__
+            release = re.search(r"V(\d[\d.]*)", text)
+            found["nvcc"] = release[1] if release else None
+    found["torch"] = version("torch")  # its import takes long
     return found

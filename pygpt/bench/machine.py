@@ -27,7 +27,7 @@ def describe(session: Session) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "numpy_blas": _blas(),
-        "torch": _version("torch"),
+        "torch": version("torch"),
     }
 
 
@@ -57,7 +57,8 @@ def _blas() -> str:
         return "BLAS unknown"
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None if it is absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

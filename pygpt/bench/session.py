@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from pygpt.settings import DTYPES
 ENOUGH_REPEATS = 5  # for a claim
 TORCH = ("all", "eager", "none")
 TINY = GPT2Config(vocab_size=97, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+TINY_TILES = replace(TINY, n_positions=128, n_embd=128)  # of head size 64, for which CUDA has attention in tiles
 
 
 @dataclass(frozen=True)

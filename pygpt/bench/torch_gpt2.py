@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,22 +47,42 @@ class TorchGPT2(torch.nn.Module):  # type: ignore[misc]
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
-    def forward(self, tokens: Any, targets: Any) -> Any:
-        x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
-        for block in self.h:
-            x = block(x)
+    def embed(self, tokens: Any) -> Any:
+        return self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
+
+    def head(self, x: Any, targets: Any) -> Any:
         logits = functional.linear(self.ln_f(x), self.wte.weight)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
+    def forward(self, tokens: Any, targets: Any) -> Any:
+        x = self.embed(tokens)
+        for block in self.h:
+            x = block(x)
+        return self.head(x, targets)
+
     def load(self, parameters: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Take a model's parameters; a linear layer's weight lies (out,in) here."""
-        names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
         own = dict(self.named_parameters())
         with torch.no_grad():
             for name, values in parameters.items():
-                turned = name
-                for theirs, ours in names.items():
-                    turned = turned.replace(theirs, ours)
-                linear = turned != name and name.endswith("weight")
+                turned, linear = _own_name(name)
                 own.pop(turned).copy_(torch.from_numpy(values.T if linear else values))
         assert not own, f"parameters without a value: {list(own)}"
+
+    def gradients(self, names: Iterable[str]) -> dict[str, np.ndarray[Any, Any]]:
+        """Of a model's parameters, by their names and in their shapes."""
+        own, found = dict(self.named_parameters()), {}
+        for name in names:
+            turned, linear = _own_name(name)
+            values = own[turned].grad.float().cpu().numpy()
+            found[name] = values.T if linear else values
+        return found
+
+
+def _own_name(name: str) -> tuple[str, bool]:
+    """What a model's parameter is called here, and whether it is a linear layer's weight."""
+    names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
+    turned = name
+    for theirs, ours in names.items():
+        turned = turned.replace(theirs, ours)
+    return turned, turned != name and name.endswith("weight")
