@@ -108,6 +108,14 @@ def test_stage_without_time_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "call, stages", [("first", "test agree step"), ("second", "cuda compare train sanitizer time"), ("build", "build")]
+)
+def test_stages_of_a_call_with_a_library_that_is_there(tmp_path: Path, call: str, stages: str) -> None:
+    found = run_script(tmp_path, call, LIMIT="1", PYGPT_LIB_DIR="/a/library")
+    assert sorted(line.split("\t")[0] for line in found.stdout.splitlines() if "\t" in line) == sorted(stages.split())
+
+
+@pytest.mark.parametrize(
     "stages, environment, sentence",
     [
         (["tests"], {}, "error: tests is not a stage: first, second, or build test agree step cuda compare train"),
