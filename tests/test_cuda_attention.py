@@ -26,7 +26,7 @@ __all__ = ["builder"]  # a fixture
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="needs g++ or clang++")
 
 HEAD_SIZES = (32, 64, 80, 96, 128)
-FAMILIES = {"bfloat16": "flash", "float32": "fma"}  # dtype -> attention_FAMILY_forward.cu and its like
+FAMILIES = {"flash": "bfloat16", "wgmma": "bfloat16", "fma": "float32"}  # attention_FAMILY_forward.cu and its like
 DROPOUT = Dropout(0.3, seed=2**40 + 1, site=2, step=3)
 
 
@@ -38,10 +38,14 @@ class Problem:
     HS: int
     dropout: Dropout | None = None
     std: float = 1.0
-    dtype: str = "bfloat16"
+    family: str = "flash"
+
+    @property
+    def dtype(self) -> str:
+        return FAMILIES[self.family]
 
     def __str__(self) -> str:
-        return f"{self.dtype}-B{self.B}-T{self.T}-NH{self.NH}-HS{self.HS}" + ("-dropout" if self.dropout else "")
+        return f"{self.family}-B{self.B}-T{self.T}-NH{self.NH}-HS{self.HS}" + ("-dropout" if self.dropout else "")
 
     def inputs(self) -> tuple[Array, Array]:
         """qkv: (B,T,3C) and dy: (B,T,C), float32 that the dtype holds exactly."""
@@ -67,8 +71,15 @@ class Result:
     dqkv: Array  # (B,T,3C)
 
 
-def program(builder: Builder, dtype: str, build: str = "plain") -> Path:
-    return builder.program(f"attention_{FAMILIES[dtype]}", build)
+def program(builder: Builder, family: str, build: str = "plain") -> Path:
+    return builder.program(f"attention_{family}", build)
+
+
+def variants(family: str) -> list[tuple[int, Dropout | None]]:
+    """Head sizes, with and without dropout, that a family has kernels for."""
+    if family == "wgmma":
+        return [(64, None)]
+    return [(HS, dropout) for HS in HEAD_SIZES for dropout in (None, DROPOUT)]
 
 
 def compute(
@@ -143,18 +154,21 @@ PROBLEMS = [
     *(Problem(1, 68, 2, HS, DROPOUT) for HS in HEAD_SIZES if HS != 64),
     Problem(1, 257, 1, 64),
     Problem(1, 100, 1, 64, std=2.0),
-    *(Problem(2, T, 3, 64, dtype="float32") for T in (1, 2, 31, 33, 64, 65)),
-    *(Problem(1, T, 1, 64, DROPOUT, dtype="float32") for T in (1, 31, 64, 132)),
-    *(Problem(1, T, 2, HS, dtype="float32") for HS in HEAD_SIZES for T in (65, 129)),
-    *(Problem(1, T, 2, HS, DROPOUT, dtype="float32") for HS in HEAD_SIZES if HS != 64 for T in (68, 129)),
-    Problem(1, 257, 1, 64, dtype="float32"),
-    Problem(1, 100, 1, 64, std=2.0, dtype="float32"),
+    *(Problem(2, T, 3, 64, family="wgmma") for T in (1, 7, 63, 64, 65, 130)),
+    *(Problem(1, T, 1, 64, family="wgmma") for T in (192, 257, 300, 513)),
+    Problem(1, 100, 1, 64, std=2.0, family="wgmma"),
+    *(Problem(2, T, 3, 64, family="fma") for T in (1, 2, 31, 33, 64, 65)),
+    *(Problem(1, T, 1, 64, DROPOUT, family="fma") for T in (1, 31, 64, 132)),
+    *(Problem(1, T, 2, HS, family="fma") for HS in HEAD_SIZES for T in (65, 129)),
+    *(Problem(1, T, 2, HS, DROPOUT, family="fma") for HS in HEAD_SIZES if HS != 64 for T in (68, 129)),
+    Problem(1, 257, 1, 64, family="fma"),
+    Problem(1, 100, 1, 64, std=2.0, family="fma"),
 ]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_against_the_reference(builder: Builder, problem: Problem, tmp_path: Path) -> None:
-    assert not complaints(problem, compute(program(builder, problem.dtype), problem, tmp_path))
+    assert not complaints(problem, compute(program(builder, problem.family), problem, tmp_path))
 
 
 def same_bits(a: Result, b: Result) -> bool:
@@ -163,37 +177,36 @@ def same_bits(a: Result, b: Result) -> bool:
     )
 
 
-@pytest.mark.parametrize("dropout", [None, DROPOUT], ids=["", "dropout"])
-@pytest.mark.parametrize("HS", HEAD_SIZES)
-@pytest.mark.parametrize("dtype", FAMILIES)
-def test_same_bits_in_every_order(
-    builder: Builder, dtype: str, HS: int, dropout: Dropout | None, tmp_path: Path
-) -> None:
-    path, problem = program(builder, dtype), Problem(1, 131, 2, HS, dropout, dtype=dtype)
+@pytest.mark.parametrize(
+    "problem",
+    [Problem(1, 131, 2, HS, dropout, family=family) for family in FAMILIES for HS, dropout in variants(family)],
+    ids=str,
+)
+def test_same_bits_in_every_order(builder: Builder, problem: Problem, tmp_path: Path) -> None:
+    path = program(builder, problem.family)
     first = compute(path, problem, tmp_path)
     for order in [*ORDERS, "random:22"]:
         assert same_bits(first, compute(path, problem, tmp_path, order=order)), order
 
 
-@pytest.mark.parametrize("dtype", FAMILIES)
-def test_address_sanitizer_finds_nothing(builder: Builder, dtype: str, tmp_path: Path) -> None:
-    path = program(builder, dtype, "address")
-    for HS in HEAD_SIZES:
-        for dropout in (None, DROPOUT):
-            compute(path, Problem(1, 131, 2, HS, dropout, dtype=dtype), tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_address_sanitizer_finds_nothing(builder: Builder, family: str, tmp_path: Path) -> None:
+    path = program(builder, family, "address")
+    for HS, dropout in variants(family):
+        compute(path, Problem(1, 131, 2, HS, dropout, family=family), tmp_path)
 
 
 def test_float32_fits_into_the_shared_memory_of_7_5(builder: Builder, tmp_path: Path) -> None:
-    path = program(builder, "float32")
+    path = program(builder, "fma")
     for HS in HEAD_SIZES:
-        problem = Problem(1, 33, 1, HS, dtype="float32")
+        problem = Problem(1, 33, 1, HS, family="fma")
         assert not complaints(problem, compute(path, problem, tmp_path, PYGPT_EMULATION_COMPUTE_CAPABILITY="7.5"))
 
 
-@pytest.mark.parametrize("dtype", FAMILIES)
-def test_later_positions_change_nothing(builder: Builder, dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_later_positions_change_nothing(builder: Builder, family: str, tmp_path: Path) -> None:
     """Not one bit of y and lse before them; nor of dq, which sees later positions through nothing else."""
-    path, problem, t = program(builder, dtype), Problem(1, 130, 2, 64, dtype=dtype), 77
+    path, problem, t = program(builder, family), Problem(1, 130, 2, 64, family=family), 77
     qkv, dy = problem.inputs()
     first = compute(path, problem, tmp_path)
     qkv[:, t:] *= -2
@@ -208,19 +221,19 @@ def test_later_positions_change_nothing(builder: Builder, dtype: str, tmp_path: 
     assert not np.array_equal(first.y[:, t:], second.y[:, t:])
 
 
-@pytest.mark.parametrize("dtype, precision", [("bfloat16", 2**-8), ("float32", 2**-19)])
-def test_key_gradients_sum_to_zero(builder: Builder, dtype: str, precision: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family, precision", [("flash", 2**-8), ("wgmma", 2**-8), ("fma", 2**-19)])
+def test_key_gradients_sum_to_zero(builder: Builder, family: str, precision: float, tmp_path: Path) -> None:
     """One vector added to all keys changes nothing: up to rounding, the rows of dS sum to 0."""
-    problem = Problem(1, 130, 2, 64, dtype=dtype)
-    dk = np.split(compute(program(builder, dtype), problem, tmp_path).dqkv, 3, -1)[1]
+    problem = Problem(1, 130, 2, 64, family=family)
+    dk = np.split(compute(program(builder, family), problem, tmp_path).dqkv, 3, -1)[1]
     assert np.linalg.norm(dk.sum(1)) <= precision * np.linalg.norm(dk) * math.sqrt(problem.T)
 
 
-@pytest.mark.parametrize("dtype", FAMILIES)
-def test_other_head_sizes_are_refused(builder: Builder, dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_head_sizes_are_refused(builder: Builder, family: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(bytes(4 * 8 * 48))
     sizes = ("1", "2", "1", "48", "0", "0", "0", "0")
-    result = run(program(builder, dtype), *sizes, str(tmp_path / "in"), str(tmp_path / "out"))
+    result = run(program(builder, family), *sizes, str(tmp_path / "in"), str(tmp_path / "out"))
     assert result.returncode == 1 and "error: invalid argument" in result.stdout
 
 
@@ -273,6 +286,28 @@ FAULTS = {
         "key + i % 2 >= query + i / 2 * 8",
         "dq",
     ),
+    "wgmma forward: the diagonal masked": ("wgmma_forward.cu", "> 16 * warp + g", ">= 16 * warp + g", "y"),
+    "wgmma forward: a tile too few": (
+        "wgmma_forward.cu",
+        "stream_tiles(0, diagonal + 1,",
+        "stream_tiles(0, diagonal,",
+        "y",
+    ),
+    "wgmma forward: output not scaled": ("wgmma_forward.cu", "shrink != 1)", "shrink > 1)", "y"),
+    "wgmma keys: a query of the past": ("wgmma_backward.cu", "> i / 4 * 8", "> 1 + i / 4 * 8", "dk"),
+    "wgmma keys: another query's D": (
+        "wgmma_backward.cu",
+        "two_rows(n).y, of_column[n][1] = two_rows(n).w;\n        wgmma",
+        "two_rows(n).w, of_column[n][1] = two_rows(n).y;\n        wgmma",
+        "dk",
+    ),
+    "wgmma queries: another row": ("wgmma_backward.cu", "of_row[i / 2 % 2].D", "of_row[i % 2].D", "dq"),
+    "wgmma: another part of the channels": (
+        "wgmma_tile.cuh",
+        "wgmma_rows<true>(c[0], a, b, k)",
+        "wgmma_rows<true>(c[0], a, b, 0)",
+        "y dk dq",
+    ),
     "dropout: lanes exchanged": ("flash_dropout.cuh", "drawn >> 4 * r & 15", "drawn >> 4 * (3 - r) & 15", "dk"),
     "fma forward: keys overwritten": ("fma_forward.cu", KEYS_READ, "", "y"),
     "fma forward: values overwritten": ("fma_forward.cu", VALUES_READ, "", "y"),
@@ -316,9 +351,8 @@ def test_planted_fault_is_caught(builder: Builder, fault: str, tmp_path: Path) -
     source = ["-iquote", copy, "-x", "c++", SOURCES / f"attention_{family}.cu", "-x", "none"]
     objects = builder.emulation("plain", COMPILERS[0])
     path = builder.make(f"fault {fault}", COMPILERS[0], lambda: [*source, *objects])
-    dtype = next(dtype for dtype in FAMILIES if FAMILIES[dtype] == family)
     T = 131 if "too early" in fault else 132  # four keys share a draw in 132
-    problem = Problem(1, T, 1, 64, DROPOUT if "drop" in fault else None, dtype=dtype)
+    problem = Problem(1, T, 1, 64, DROPOUT if "drop" in fault else None, family=family)
     with np.errstate(invalid="ignore"):
         found = complaints(problem, compute(path, problem, tmp_path))
     for part in where.split():
@@ -330,7 +364,7 @@ def test_planted_fault_is_caught(builder: Builder, fault: str, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "family, architecture",
-    [("flash", "sm_80"), ("flash", "sm_90"), ("fma", "sm_75"), ("fma", "sm_80"), ("fma", "sm_90")],
+    [("flash", "sm_80"), ("flash", "sm_90"), ("wgmma", "sm_90a"), ("fma", "sm_75"), ("fma", "sm_80"), ("fma", "sm_90")],
 )
 def test_no_register_is_spilled(family: str, architecture: str, tmp_path: Path) -> None:
     nvcc = required.nvcc()

@@ -59,8 +59,9 @@ struct SharedArray {
 };
 
 constexpr size_t red_zone = 64;
+constexpr size_t dynamic_start = 1024;   // its alignment, too
 constexpr size_t most_arrays = 64;
-constexpr size_t arena_bytes = (size_t{256} << 10) + (most_arrays + 2) * (red_zone + 16);
+constexpr size_t arena_bytes = dynamic_start + (size_t{256} << 10) + (most_arrays + 1) * (red_zone + 16);
 
 struct Runner {
     const Launch *launch = nullptr;
@@ -324,13 +325,13 @@ void *shared_array(const void *key, size_t bytes, Site site) {
 }
 
 void *shared_dynamic() {
-    return here->arena + red_zone;
+    return here->arena + dynamic_start;
 }
 
 void require_shared(const char *operation, const void *p, size_t bytes, size_t alignment, Site site) {
     const Runner &r = *here;
     const auto *start = static_cast<const unsigned char *>(p);
-    if (start < r.arena + red_zone || start + bytes > r.arena + r.arena_used - red_zone)
+    if (start < r.arena + dynamic_start || start + bytes > r.arena + r.arena_used - red_zone)
         fail(operation, site, "the address is not in the block's shared memory");
     if (reinterpret_cast<uintptr_t>(p) % alignment)
         fail(operation, site, "the address is not a multiple of %zu", alignment);
@@ -492,7 +493,7 @@ std::string run_block(const Launch &launch, uint64_t block) {
 
     forbid(r.arena, arena_bytes);
     r.arrays.clear();
-    r.arena_used = red_zone + (launch.shared_bytes + red_zone + 15) / 16 * 16;
+    r.arena_used = dynamic_start + (launch.shared_bytes + red_zone + 15) / 16 * 16;
     allow(shared_dynamic(), launch.shared_bytes);
     fill_undefined(shared_dynamic(), launch.shared_bytes, launch.order.fill);
 

@@ -14,6 +14,7 @@
  */
 #include "attention_flash.cuh"
 #include "attention_rows.cuh"
+#include "attention_wgmma.cuh"
 #include "elements.cuh"
 #include "layers.cuh"
 
@@ -220,9 +221,19 @@ static bool flash(const Queue &queue, int64_t HS) {
     return queue.fast && can && for_head_size(HS, [](auto) { return cudaSuccess; }) == cudaSuccess;
 }
 
+static bool on_hopper(const Queue &queue, int64_t HS, const DropoutMask &dropout) {
+    return queue.fast && queue.type == DataType::bfloat16 &&
+           attention_wgmma_fits(queue.compute_capability, HS, dropout);
+}
+
 void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                        const DropoutMask &dropout) {
     if (queue.error != cudaSuccess) return;
+    if (on_hopper(queue, HS, dropout)) {
+        note(queue, attention_wgmma_forward(as<bf16>(y), lse, as<bf16>(qkv), B, T, NH, queue.stream),
+             "attention_wgmma_forward");
+        return;
+    }
     if (flash(queue, HS)) {
         for_type(queue.type, [&](auto element) {
             using E = decltype(element);
@@ -244,6 +255,13 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
                         int64_t B, int64_t T, int64_t NH, int64_t HS, const DropoutMask &dropout) {
     void *const memory = scratch(queue, attention_scratch(B, T, NH));
     if (queue.error != cudaSuccess) return;
+    if (on_hopper(queue, HS, dropout)) {
+        note(queue,
+             attention_wgmma_backward(as<bf16>(dqkv), as<bf16>(dy), as<bf16>(y), lse, as<bf16>(qkv), memory, B, T, NH,
+                                      queue.stream),
+             "attention_wgmma_backward");
+        return;
+    }
     if (flash(queue, HS)) {
         for_type(queue.type, [&](auto element) {
             using E = decltype(element);

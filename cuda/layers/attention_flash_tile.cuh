@@ -184,11 +184,17 @@ template <int HS, int keys, int threads> struct KeyTiles {
     }
 };
 
+struct Nothing {
+    __device__ void operator()() const {}
+};
+
 /* use(tile) for the tiles from first to end - 1. start(tile) starts to copy one, each while the one before is used; the
- * first has been started. */
-template <class Start, class Use> __device__ void stream_tiles(int first, int end, Start start, Use use) {
+ * first has been started. arrived() is called by each thread when its part of a tile is there, before any reads it. */
+template <class Start, class Use, class Arrived = Nothing>
+__device__ void stream_tiles(int first, int end, Start start, Use use, Arrived arrived = {}) {
     for (int tile = first; tile < end; tile++) {
         cp_async_wait<0>();
+        arrived();
         __syncthreads();   // this tile is there, and nobody reads the one before it any more
         if (tile + 1 < end) start(tile + 1);
         use(tile);

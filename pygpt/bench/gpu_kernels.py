@@ -11,8 +11,8 @@ from pygpt.config import GPT2Config
 
 # The first that matches; what none matches is a matrix product of cuBLAS, whose names change with its releases.
 GROUPS: dict[str, str] = {
-    "attention, forward": r"attention_flash_forward|attention_row",
-    "attention, backward": r"attention_flash|attention_query_row|attention_key_row",
+    "attention, forward": r"attention_(flash|wgmma)_forward|attention_row",
+    "attention, backward": r"attention_flash|attention_wgmma|attention_query_row|attention_key_row",
     "LayerNorm, forward": r"layernorm_rows(?!_backward)",
     "LayerNorm, backward": r"layernorm_(rows|means)_backward|layernorm_add_partial",
     "cross-entropy": r"cross_entropy_rows",
@@ -64,7 +64,7 @@ def work_of_step(config: GPT2Config, B: int, T: int) -> dict[str, Work]:
         "attention, backward": Work(10.0 * C * L * pairs, 8.0 * L * stream),
         "LayerNorm, forward": Work(bytes=(8.0 * L + 2.0) * stream),
         "LayerNorm, backward": Work(bytes=(8.0 * L + 3.0) * stream),
-        "gradients of biases": Work(bytes=L * N * (5.0 * C + config.inner) * BFLOAT16),
+        "gradients of biases": Work(bytes=L * N * (3.0 * C + config.inner) * BFLOAT16),
         "cross-entropy": Work(bytes=2.0 * N * config.vocab_size * BFLOAT16),
         "embedding": Work(bytes=3.0 * stream + 2.0 * FLOAT32 * min(N, config.vocab_size) * C),
         # weight and two moments in and out, the gradient in, the copy in bfloat16 out
