@@ -302,6 +302,13 @@ FAULTS = {
         "dk",
     ),
     "wgmma queries: another row": ("wgmma_backward.cu", "of_row[i / 2 % 2].D", "of_row[i % 2].D", "dq"),
+    "wgmma forward: scores read before the wait": (
+        "wgmma_forward.cu",
+        "wgmma_wait<0>(s[0]);",
+        "wgmma_wait<1>(s[0]);",
+        "y",
+    ),
+    "wgmma keys: no wait for dP": ("wgmma_backward.cu", "wgmma_wait<1>(dp[0]);", "wgmma_wait<2>(dp[0]);", "dk"),
     "wgmma: another part of the channels": (
         "wgmma_tile.cuh",
         "wgmma_rows<true>(c[0], a, b, k)",

@@ -8,11 +8,13 @@
 #include "grid.h"
 #include "sanitizers.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <sys/mman.h>
 #include <vector>
 
@@ -33,6 +35,12 @@ struct AsyncCopy {
     unsigned group;
 };
 
+struct ProductSums {
+    float *d;
+    float values[sums_of_product];
+    unsigned group;
+};
+
 struct Thread {
     Fiber *fiber = nullptr;            // NULL before it begins and after it ends
     uint3 index{};
@@ -43,6 +51,8 @@ struct Thread {
     void *operand = nullptr;
     std::vector<AsyncCopy> copies;     // not yet waited for
     unsigned groups = 0;               // committed so far
+    std::deque<ProductSums> sums;      // of products not yet waited for
+    unsigned product_groups = 0;       // committed so far
 };
 
 struct Warp {
@@ -360,6 +370,31 @@ void copy_async_wait(unsigned groups_left) {
     self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
+float *product_sums(float *d) {
+    Thread &self = *here->current;
+    auto sums = std::find_if(self.sums.begin(), self.sums.end(), [d](const ProductSums &s) { return s.d == d; });
+    if (sums == self.sums.end()) {
+        sums = self.sums.insert(sums, {d, {}, 0});
+        memcpy(sums->values, d, sizeof sums->values);
+        fill_undefined(d, sizeof sums->values, here->launch->order.fill);
+    }
+    sums->group = self.product_groups;
+    return sums->values;
+}
+
+void product_commit() {
+    here->current->product_groups++;
+}
+
+void product_wait(unsigned groups_left) {
+    Thread &self = *here->current;
+    for (auto sums = self.sums.begin(); sums != self.sums.end();) {
+        const bool done = sums->group + groups_left < self.product_groups;
+        if (done) memcpy(sums->d, sums->values, sizeof sums->values);
+        sums = done ? self.sums.erase(sums) : sums + 1;
+    }
+}
+
 unsigned lane() {
     return here->number(*here->current) % 32;
 }
@@ -481,7 +516,8 @@ std::string run_block(const Launch &launch, uint64_t block) {
                 t.copies.clear();
                 if (searching_races)   // memory that fibers hand to each other would look like a race
                     t.copies.reserve(256);
-                t.groups = 0;
+                t.groups = t.product_groups = 0;
+                t.sums.clear();
             }
     r.arrived = r.barriers = r.exited = 0;
     r.runnable_warps = 0;

@@ -46,6 +46,13 @@ void copy_async(void *shared, const void *global, size_t bytes, size_t valid_byt
 void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 
+/* Sums of the calling thread that an asynchronous product adds to: product_sums() says where they are while it does, and
+ * d itself holds nothing readable until the wait. */
+float *product_sums(float *d);
+void product_commit();
+void product_wait(unsigned groups_left);
+constexpr unsigned sums_of_product = 32;   // floats of a thread
+
 /* Ends the launch with an error: "kernel K, block (x,y,z), thread t: operation at file:line: ...". */
 [[noreturn]] void fail(const char *operation, Site site, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -1,6 +1,6 @@
 /* Twins of the PTX instructions in cuda/wgmma.cuh, with the layouts of the PTX ISA ("Register Fragments and Shared
  * Memory Matrix Layouts" of wgmma.m64nNk16). A warp's rows of a product depend on no other warp, so each warp computes
- * its own, when it starts them. */
+ * its own when it starts them; they come to light with the wait. */
 #pragma once
 
 #include "primitives.h"
@@ -13,7 +13,7 @@ inline float wgmma_element(const uint16_t *tile, unsigned row, unsigned column) 
 }
 
 struct Wgmma {
-    float (*d)[4];               // 8 times D(g, 2t), D(g, 2t+1), D(g+8, 2t), D(g+8, 2t+1)
+    float *d;                    // 8 times D(g, 2t), D(g, 2t+1), D(g+8, 2t), D(g+8, 2t+1)
     const uint32_t *registers;   // A's 4, or NULL
     const void *a, *b;           // tiles
     int k;
@@ -41,7 +41,7 @@ inline void complete_wgmma(void *const operands[32], unsigned) {
         for (unsigned n = 0; n < 8; n++)
             for (unsigned i = 0; i < 4; i++) {
                 const unsigned row = lane / 4 + i / 2 * 8, column = 8 * n + lane % 4 * 2 + i % 2;
-                float &d = static_cast<const Wgmma *>(operands[lane])->d[n][i];
+                float &d = static_cast<const Wgmma *>(operands[lane])->d[4 * n + i];
                 if (!first.add) d = 0;
                 for (unsigned k = 0; k < 16; k++) d += a[row][k] * b[k][column];
             }
@@ -50,6 +50,7 @@ inline void complete_wgmma(void *const operands[32], unsigned) {
 inline void wgmma(const char *name, Wgmma operand, Site site) {
     for (const void *tile : {operand.a, operand.b})
         if (tile) require_shared(name, tile, size_t{64} * 64 * 2, 1024, site);
+    operand.d = product_sums(operand.d);
     collective(name, full_warp, &operand, complete_wgmma, site);
 }
 
@@ -58,13 +59,17 @@ inline void wgmma(const char *name, Wgmma operand, Site site) {
 template <bool add>
 void wgmma_rows(float (&d)[8][4], const __nv_bfloat16 *a, const __nv_bfloat16 *b, int k,
                 emulation::Site site = emulation::Site::here()) {
-    emulation::wgmma("wgmma_rows", {d, nullptr, a, b, k, add, threadIdx.x / 32 % 4 * 16}, site);
+    emulation::wgmma("wgmma_rows", {d[0], nullptr, a, b, k, add, threadIdx.x / 32 % 4 * 16}, site);
 }
 inline void wgmma_columns(float (&d)[8][4], const uint32_t (&a)[4], const __nv_bfloat16 *b, int k,
                           emulation::Site site = emulation::Site::here()) {
-    emulation::wgmma("wgmma_columns", {d, a, nullptr, b, k, true, 0}, site);
+    emulation::wgmma("wgmma_columns", {d[0], a, nullptr, b, k, true, 0}, site);
 }
 inline void wgmma_fence() {}
-inline void wgmma_commit() {}
+inline void wgmma_commit() {
+    emulation::product_commit();
+}
 inline void fence_shared_writes() {}
-template <int groups_left, class... Sums> void wgmma_wait(Sums &...) {}
+template <int groups_left, class... Sums> void wgmma_wait(Sums &...) {
+    emulation::product_wait(groups_left);
+}
