@@ -34,7 +34,7 @@ template <class Array> Array &shared(const void *key, Site site = Site::here()) 
 
 #define SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
 #define DYNAMIC_SHARED(type, name)                                                                                     \
-    extern __shared__ __align__(1024) unsigned char dynamic_shared[];                                                   \
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[];                                                  \
     type *const name = reinterpret_cast<type *>(dynamic_shared)
 
 template <class... Parameters, class... Arguments>

@@ -129,10 +129,9 @@ def test_log_of_plans(builder: Builder) -> None:
     lines = result.stderr.splitlines()
     plan = re.compile(
         r"product M 8 N 16 K 100, float32 to float32: algorithm 4, tile 0, stages 0, split-K 0, reduction 0, "
-        r"workspace 0, (\d\.\d{4}) ms, \d\.\d TFLOP/s"
+        r"workspace 0, 1\.0000 ms, 0\.0 TFLOP/s"
     )
-    times = plan.fullmatch(lines[0])
-    assert times and 1 <= float(times[1]) < 20
+    assert plan.fullmatch(lines[0]), lines[0]
     ends = ["not timed, does not launch", "same bits", "other bits", "same bits, taken", "not timed, does not launch"]
     for number, (line, end) in enumerate(zip(lines[1:6], ends, strict=True), 1):
         assert line.startswith(f"    algorithm {number}, ") and line.endswith(f", {end}"), line
