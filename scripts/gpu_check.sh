@@ -213,7 +213,7 @@ run() {
 
 all_well() { ! grep -qv $'\t''ok'$'\t''\|'$'\t''skipped'$'\t' "$work/stages.tsv"; }
 
-declare -A most=([build]=200 [test]=110 [agree]=90 [step]=80 [cuda]=80 [compare]=60 [train]=100 [sanitizer]=100
+declare -A most=([build]=200 [test]=110 [agree]=90 [step]=80 [cuda]=80 [compare]=60 [train]=100 [sanitizer]=140
     [time]=$limit)
 export python device build out work LLMC="${LLMC:-}" QUICK="${QUICK:-}" TEXT="${TEXT:-}"
 export -f run_tests has_torch measure

@@ -51,18 +51,20 @@ __global__ void __launch_bounds__(32 * WARPS)
 }
 
 /* 32 columns a block, of which each warp adds a share of the slices. */
-__global__ void __launch_bounds__(1024) add_slices(float *sums, const float *partial, int64_t slices, int64_t C) {
+__global__ void __launch_bounds__(1024)
+    add_partial_sums(Sums sums, int64_t columns, const float *partial, int64_t slices, int64_t C) {
     SHARED(float, shares, [32][33]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
     float sum = 0;
-    if (column < C)
-        for (int64_t slice = warp; slice < slices; slice += 32) sum += partial[slice * C + column];
+    if (column < columns)
+        for (int64_t slice = warp; slice < slices; slice += 32) sum += partial[slice * columns + column];
     shares[warp][lane] = sum;
     __syncthreads();
     sum = warp_sum(shares[lane][warp]);   // of column blockIdx.x * 32 + warp
     const int64_t of = static_cast<int64_t>(blockIdx.x) * 32 + warp;
-    if (lane == 0 && of < C) sums[of] += sum;
+    if (lane == 0 && of < columns)
+        (of < C ? sums.of[0][of] : of < 2 * C ? sums.of[1][of - C] : sums.of[2][of - 2 * C]) += sum;
 }
 
 } // namespace
@@ -80,5 +82,9 @@ void add_column_sums(Queue &queue, float *sums, const void *x, int64_t N, int64_
         const dim3 grid(blocks_for(C, 32 * W), static_cast<unsigned>(slices.count));
         ENQUEUE(queue, (sum_columns<T, W>), grid, 32 * WARPS, 0, partial, as<T>(x), slices.rows, N, C);
     });
-    ENQUEUE(queue, add_slices, blocks_for(C, 32), 1024, 0, sums, partial, slices.count, C);
+    add_slices(queue, {{sums}}, 1, partial, slices.count, C);
+}
+
+void add_slices(Queue &queue, Sums sums, int64_t count, const float *partial, int64_t slices, int64_t C) {
+    ENQUEUE(queue, add_partial_sums, blocks_for(count * C, 32), 1024, 0, sums, count * C, partial, slices, C);
 }

@@ -14,6 +14,7 @@
  * Backward, a block works on a row, and goes on to others; a thread has the same columns of each. So dy and x are read
  * once, and sums over rows stay in registers.
  */
+#include "column_sums.cuh"
 #include "elements.cuh"
 #include "layers.cuh"
 
@@ -166,23 +167,6 @@ __global__ void __launch_bounds__(ROW_THREADS) layernorm_rows_backward(Backward<
     if (g.sums == 3) store<W>(partial + 2 * C, branch_db);
 }
 
-/* dw, db and branch_db += the sums of the partial sums over the blocks. 32 columns a block; each of its warps sums a
- * share. */
-__global__ void __launch_bounds__(1024)
-    layernorm_add_partial(float *dw, float *db, float *branch_db, const float *partial, int blocks, int64_t C) {
-    SHARED(float, shares, [32][33]);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t columns = (branch_db ? 3 : 2) * C, column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
-    float sum = 0;
-    if (column < columns)
-        for (int block = warp; block < blocks; block += 32) sum += partial[block * columns + column];
-    shares[warp][lane] = sum;
-    __syncthreads();
-    sum = warp_sum(shares[lane][warp]);   // of column blockIdx.x * 32 + warp
-    const int64_t of = static_cast<int64_t>(blockIdx.x) * 32 + warp;
-    if (lane == 0 && of < columns) (of < C ? dw[of] : of < 2 * C ? db[of - C] : branch_db[of - 2 * C]) += sum;
-}
-
 /* How the backward pass is divided: by the shapes alone, so that every device adds in the same order. */
 struct Division {
     int64_t threads, across, blocks;   // of a block; blocks that share a row; blocks that share the rows
@@ -250,7 +234,6 @@ void layernorm_backward(Queue &queue, void *dx, float *dw, float *db, float *bra
         } else {
             ENQUEUE(queue, (layernorm_rows_backward<T, W, false>), grid, threads, 0, g);
         }
-        ENQUEUE(queue, layernorm_add_partial, blocks_for(sums * C, 32), 1024, 0, dw, db, branch_db, partial,
-                static_cast<int>(d.blocks), C);
+        add_slices(queue, {{dw, db, branch_db}}, sums, partial, d.blocks, C);
     });
 }
