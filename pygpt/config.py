@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pygpt import lfs
 from pygpt.errors import UserError, show
+from pygpt.files import lfs
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
 _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
@@ -51,7 +51,7 @@ class GPT2Config:
     embd_pdrop: float = 0.0
     attn_pdrop: float = 0.0
     resid_pdrop: float = 0.0
-    bos_token_id: int | None = None  # with which a text begins and ends; pygpt/text_ends.py
+    bos_token_id: int | None = None  # with which a text begins and ends; pygpt/text/text_ends.py
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from pygpt import control_group
+from pygpt.backends import control_group
 from pygpt.backends.library import device_memory
 from pygpt.errors import UserError
 

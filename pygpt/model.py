@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from pygpt import checkpoint
 from pygpt.backends.library import (
     available_cores,
     cpu_library,
@@ -27,8 +26,9 @@ from pygpt.backends.native_tensors import NativeTensors
 from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.generate import generate
-from pygpt.hub import resolve_folder
+from pygpt.files import checkpoint
+from pygpt.files.hub import resolve_folder
+from pygpt.generation.generate import generate
 from pygpt.reference import adamw
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
@@ -355,7 +355,7 @@ class GPT2:
         stop_token: int | Sequence[int] | None = None,
         allowed_tokens: ArrayLike | None = None,
     ) -> Iterator[int]:
-        """Yield new tokens; pygpt.generate says how they are drawn, and which errors there are."""
+        """Yield new tokens; pygpt.generation.generate says how they are drawn, and which errors there are."""
         return generate(
             self,
             prompt_tokens,

@@ -11,16 +11,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
-from pygpt.atomic import write_file
 from pygpt.backends.library import available_cores
 from pygpt.bench.plot import HAVE_PICTURE, plot
 from pygpt.bench.run import SECTIONS, chosen, run
 from pygpt.bench.session import ENOUGH_REPEATS, TORCH, Session
-from pygpt.cli import positive_int
-from pygpt.cli import run as run_main
+from pygpt.command.cli import positive_int
+from pygpt.command.cli import run as run_main
+from pygpt.command.flags import Parser
 from pygpt.errors import UserError
-from pygpt.flags import Parser
-from pygpt.settings import DTYPES, KERNELS, RECOMPUTE
+from pygpt.files.atomic import write_file
+from pygpt.training.settings import DTYPES, KERNELS, RECOMPUTE
 
 
 def main() -> None:

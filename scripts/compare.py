@@ -16,22 +16,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, w
 
 import numpy as np
 
-from pygpt.atomic import write_file
 from pygpt.backends.library import library_path
 from pygpt.backends.sources import OutdatedLibrary
-from pygpt.checkpoint import read_config
-from pygpt.cli import positive_int, run
-from pygpt.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.command.cli import positive_int, run
+from pygpt.command.flags import Parser
+from pygpt.comparing.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
-from pygpt.data import TokenDataset
-from pygpt.flags import Parser
-from pygpt.hub import resolve_folder
+from pygpt.files.atomic import write_file
+from pygpt.files.checkpoint import read_config
+from pygpt.files.hub import resolve_folder
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, layers, memory_needed, resolve_device, set_threads
-from pygpt.prepare import ensure
 from pygpt.reference.arrays import Array
-from pygpt.settings import DEVICES, DTYPES, KERNELS
-from pygpt.tokenizer import load_tokenizer
+from pygpt.text.batches import TokenDataset
+from pygpt.text.prepare import ensure
+from pygpt.text.tokenizer import load_tokenizer
+from pygpt.training.settings import DEVICES, DTYPES, KERNELS
 
 SEQ_LEN = 29  # no multiple of any block
 BYTES = 256

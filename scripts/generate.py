@@ -10,18 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
-from pygpt.checkpoint import read_config
-from pygpt.cli import positive_int, run
+from pygpt.command.cli import positive_int, run
+from pygpt.command.flags import Parser
 from pygpt.config import GPT2Config
-from pygpt.flags import Parser
-from pygpt.generate import generate_samples, printable, start_token
-from pygpt.hub import resolve_folder
+from pygpt.files.checkpoint import read_config
+from pygpt.files.hub import resolve_folder
+from pygpt.generation.generate import generate_samples, printable, start_token
+from pygpt.generation.sampling import check_sampling
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, memory_needed, resolve_device, set_threads
-from pygpt.sampling import check_sampling
-from pygpt.settings import DEVICES, DTYPES, KERNELS
-from pygpt.text_ends import read_text_ends
-from pygpt.tokenizer import Tokenizer, load_tokenizer
+from pygpt.text.text_ends import read_text_ends
+from pygpt.text.tokenizer import Tokenizer, load_tokenizer
+from pygpt.training.settings import DEVICES, DTYPES, KERNELS
 
 
 def main() -> None:

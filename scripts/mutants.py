@@ -32,9 +32,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pygpt.cli import positive_int, run
+from pygpt.command.cli import positive_int, run
+from pygpt.command.flags import Parser
 from pygpt.errors import UserError
-from pygpt.flags import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [
@@ -46,7 +46,13 @@ FOLDERS = [
     "cuda/layers",
     "pygpt",
     "pygpt/backends",
+    "pygpt/command",
+    "pygpt/comparing",
+    "pygpt/files",
+    "pygpt/generation",
     "pygpt/reference",
+    "pygpt/text",
+    "pygpt/training",
 ]
 _C = ["universal.rules", "c_like.rules"]  # of universalmutator
 RULES = {".c": _C, ".h": _C, ".cu": _C, ".cuh": _C, ".py": ["universal.rules", "python.rules"]}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
-from pygpt.cli import positive_int, run
-from pygpt.flags import Parser
-from pygpt.meta import read_meta
-from pygpt.prepare import SHARD_SIZE, VAL_FRACTION, prepare
-from pygpt.tokenizer import NAMES
+from pygpt.command.cli import positive_int, run
+from pygpt.command.flags import Parser
+from pygpt.text.meta import read_meta
+from pygpt.text.prepare import SHARD_SIZE, VAL_FRACTION, prepare
+from pygpt.text.tokenizer import NAMES
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from required import fail_if_required
 
 import pygpt
 from pygpt.backends.reference import ReferenceLayers
-from pygpt.compare import bfloat16_layers
+from pygpt.comparing.compare import bfloat16_layers
 from pygpt.errors import UserError
 from pygpt.reference.bfloat16 import round_bfloat16
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.layer_call import LayerCall
+from pygpt.comparing.layer_call import LayerCall
 from pygpt.reference.dropout import Dropout
 
 Floats = NDArray[np.float32]

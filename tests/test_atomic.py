@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pygpt import atomic
 from pygpt.errors import UserError
+from pygpt.files import atomic
 
 _FILE_OPERATIONS = {
     "open", "write", "flush", "close", "__exit__", "fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "scandir",

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from pygpt import checkpoint
-from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.files import checkpoint
+from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
+from pygpt.files.tensor_file import read_tensors, write_tensors
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.tensor_file import read_tensors, write_tensors
 
 Parameters = dict[str, NDArray[Any]]
 

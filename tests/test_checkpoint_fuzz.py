@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.reference.gpt2 import parameter_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=4, n_layer=1, n_head=2)

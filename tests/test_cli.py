@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pygpt.cli import positive_int
+from pygpt.command.cli import positive_int
 
 ROOT = Path(__file__).parents[1]
 
 
 def end(body):
-    code = (
-        f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.cli import run\nfrom pygpt.errors import UserError\n"
-    )
+    code = f"import sys; sys.path.append({str(ROOT)!r})\n"
+    code += "from pygpt.command.cli import run\nfrom pygpt.errors import UserError\n"
     code += f"def main():\n    {body}\nrun(main)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
@@ -37,7 +36,7 @@ def test_statuses(body, expected):
 
 def test_a_reader_that_goes_away():
     body = "[print('x' * 1000) for _ in range(1000)]"
-    code = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.cli import run\nrun(lambda: {body} and 0)"
+    code = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.command.cli import run\nrun(lambda: {body} and 0)"
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     writer.stdout.read(10)
     writer.stdout.close()
@@ -47,7 +46,7 @@ def test_a_reader_that_goes_away():
 
 def test_what_standard_output_cannot_show_is_replaced():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    code = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.cli import run\n"
+    code = f"import sys; sys.path.append({str(ROOT)!r})\nfrom pygpt.command.cli import run\n"
     code += "run(lambda: print('a\\u65e5\\udcff\\ud800é'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"a?\xff??\n", b"")

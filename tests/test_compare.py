@@ -19,8 +19,8 @@ from compiling import digest_source
 
 import pygpt
 from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi, library_name
-from pygpt.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
-from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.comparing.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 
 Array = np.ndarray[Any, Any]
 

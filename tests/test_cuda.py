@@ -17,9 +17,9 @@ from backends import ABSENT, PRESENT, Backend
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError
-from pygpt.compare import perturb
+from pygpt.comparing.compare import perturb
+from pygpt.comparing.metrics import relative_l2
 from pygpt.errors import DeviceError
-from pygpt.metrics import relative_l2
 from pygpt.reference.bfloat16 import round_bfloat16
 
 Array = np.ndarray[Any, Any]

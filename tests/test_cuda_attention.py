@@ -14,7 +14,7 @@ import pytest
 import required
 from test_emulation import COMPILERS, ORDERS, ROOT, SOURCES, Builder, builder, run
 
-from pygpt.metrics import TEACHER_FORCED, difference
+from pygpt.comparing.metrics import TEACHER_FORCED, difference
 from pygpt.reference import attention
 from pygpt.reference import dropout as dropout_layer
 from pygpt.reference.arrays import Array

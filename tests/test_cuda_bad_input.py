@@ -16,10 +16,11 @@ from backends import ABSENT, Backend
 from test_cuda import EMULATED
 from test_train import flags, here, models, outcome
 
-from pygpt import GPT2Config, memory_needed, train
+from pygpt import GPT2Config, memory_needed
 from pygpt.backends import library
 from pygpt.backends.native_tensors import NativeTensors
 from pygpt.errors import UserError
+from pygpt.training import train
 
 __all__ = ["here"]  # a fixture
 
@@ -205,7 +206,7 @@ def test_other_scripts_say_it_before_they_begin() -> None:
 
 def test_memory_that_others_have_taken_meanwhile_is_a_sentence_too() -> None:
     code = "def main(): pygpt.GPT2(pygpt.GPT2Config(2, 1, 8, 1, 1), device='cuda-emulated')"
-    program = f"import pygpt, pygpt.cli\n{code}\npygpt.cli.run(main)"
+    program = f"import pygpt, pygpt.command.cli\n{code}\npygpt.command.cli.run(main)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -21,8 +21,8 @@ from documents import DOCUMENTS, ROOT, blocks
 import pygpt
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.reference import ReferenceLayers
-from pygpt.flags import Parser
-from pygpt.tokenizer import ByteTokenizer
+from pygpt.command.flags import Parser
+from pygpt.text.tokenizer import ByteTokenizer
 
 CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=16, n_layer=1, n_head=2)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import pygpt
 from pygpt.reference import embedding, layernorm
-from pygpt.tokens import write_tokens
+from pygpt.text.token_file import write_tokens
 
 GDB, COMPILER = shutil.which("gdb"), shutil.which("gcc") or shutil.which("cc")
 CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=32, n_layer=2, n_head=2)

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from test_tokenizer import BYTES, write_vocabulary
 
-import pygpt.generate
+import pygpt.generation.generate
 from pygpt.backends.library import cpu_library
-from pygpt.checkpoint import save_parameters
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.generate import generate, generate_samples, printable, start_token
+from pygpt.files.checkpoint import save_parameters
+from pygpt.generation.generate import generate, generate_samples, printable, start_token
+from pygpt.generation.sampling import sample
 from pygpt.model import GPT2
 from pygpt.reference import philox
-from pygpt.sampling import sample
-from pygpt.tokenizer import ByteTokenizer, CharTokenizer
+from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "generate.py"
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -248,7 +248,7 @@ def test_a_character_appears_when_its_last_byte_has_come(script, folder, monkeyp
             printed.append(capfdbinary.readouterr().out)  # since the token before
             yield [byte]
 
-    monkeypatch.setattr(pygpt.generate, "generate_samples", tokens)
+    monkeypatch.setattr(pygpt.generation.generate, "generate_samples", tokens)
     assert script("", "--model", folder, "--device", "numpy")[1] == b"!\n"
     assert printed == [b"", b"n", b"", "é".encode(), b"", b"", b"", "😀".encode()]
 
@@ -322,7 +322,7 @@ def test_a_text_without_prompt_begins_as_the_model_says(script, folder, monkeypa
         prompts.append(list(tokens))
         return iter([])
 
-    monkeypatch.setattr(pygpt.generate, "generate_samples", generate_samples)
+    monkeypatch.setattr(pygpt.generation.generate, "generate_samples", generate_samples)
     config = json.loads((folder / "config.json").read_text())
     for bos in (None, 7, 256):
         (folder / "config.json").write_text(json.dumps({**config, "bos_token_id": bos}))

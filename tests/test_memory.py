@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from backends import PRESENT, Backend
 
-from pygpt import GPT2, GPT2Config, UserError, control_group, memory, memory_needed
+from pygpt import GPT2, GPT2Config, UserError, memory, memory_needed
+from pygpt.backends import control_group
 from pygpt.backends.library import device_memory
 
 ROOT = Path(__file__).parents[1]

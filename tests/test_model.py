@@ -20,8 +20,8 @@ from backends import PRESENT, Backend
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError
 from pygpt.backends import native_model
-from pygpt.compare import compare, perturb, verdict
-from pygpt.metrics import relative_l2
+from pygpt.comparing.compare import compare, perturb, verdict
+from pygpt.comparing.metrics import relative_l2
 
 Array = np.ndarray[Any, Any]
 

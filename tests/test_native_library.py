@@ -17,8 +17,7 @@ import pytest
 from backends import PRESENT, Backend
 
 import pygpt
-from pygpt import control_group
-from pygpt.backends import library
+from pygpt.backends import control_group, library
 
 ROOT = Path(__file__).parents[1]
 EMULATED = pytest.param(

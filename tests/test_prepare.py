@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from test_tokenizer import write_vocabulary
 
-from pygpt import datasets, pieces, prepare
-from pygpt.data import TokenDataset
 from pygpt.errors import UserError
-from pygpt.meta import read_meta
-from pygpt.prepare import ensure
-from pygpt.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, load_tokenizer
-from pygpt.tokens import ShardWriter, read_tokens, write_tokens
+from pygpt.text import corpora as datasets
+from pygpt.text import pieces, prepare
+from pygpt.text.batches import TokenDataset
+from pygpt.text.meta import read_meta
+from pygpt.text.prepare import ensure
+from pygpt.text.token_file import ShardWriter, read_tokens, write_tokens
+from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, load_tokenizer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 

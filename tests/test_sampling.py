@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.sampling import candidates, check_sampling, sample
+from pygpt.generation.sampling import candidates, check_sampling, sample
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from pygpt.schedule import SCHEDULES, learning_rate
+from pygpt.training.schedule import SCHEDULES, learning_rate
 
 SETTINGS = {"peak": 1e-3, "floor": 1e-4, "warmup_iters": 100, "max_iters": 2000, "decay_iters": 400}
 

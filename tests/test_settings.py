@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.settings import FIELDS, PRESETS, TrainSettings, format_settings, parse, read_settings
+from pygpt.training.settings import FIELDS, PRESETS, TrainSettings, format_settings, parse, read_settings
 
 
 @pytest.fixture

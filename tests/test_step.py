@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import pygpt
 from pygpt.backends.sources import is_current
-from pygpt.tokens import write_tokens
+from pygpt.text.token_file import write_tokens
 
 ROOT = Path(__file__).parents[1]
 CONFIG = pygpt.GPT2Config(vocab_size=65, n_positions=20, n_embd=24, n_layer=2, n_head=3, n_inner=40, resid_pdrop=0.3)

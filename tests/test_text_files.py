@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.prepare import ensure, prepare
-from pygpt.text_files import select_texts
+from pygpt.text.prepare import ensure, prepare
+from pygpt.text.text_files import select_texts
 
 TEXT = "It is a text, and its letters are not only ASCII: Größe, naïve.\n" * 40
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import required
 
-from pygpt import bpe
 from pygpt.errors import UserError
-from pygpt.tokenizer import FILE_NAME, ByteTokenizer, CharTokenizer, GPT2Tokenizer, holds_tokenizer, load_tokenizer
-from pygpt.vocabulary_files import read_vocabulary
+from pygpt.text import bpe
+from pygpt.text.tokenizer import FILE_NAME, ByteTokenizer, CharTokenizer, GPT2Tokenizer, holds_tokenizer, load_tokenizer
+from pygpt.text.vocabulary_files import read_vocabulary
 
 TEXTS = ["", "a", "hello hello", "naïve café\n\n\tend  ", "日本語 😀\x00\r\n", "it's 1234 'll", "<|endoftext|>"]
 
-# each byte as a character, worked out in another way than in pygpt.bpe
+# each byte as a character, worked out in another way than in pygpt.text.bpe
 PRINTABLE = [b for b in range(256) if chr(b).isprintable() and b != 32]
 OTHERS = [b for b in range(256) if b not in PRINTABLE]
 BYTES = [chr(b) for b in PRINTABLE] + [chr(256 + i) for i in range(len(OTHERS))]

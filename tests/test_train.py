@@ -22,19 +22,22 @@ import numpy as np
 import pytest
 from test_tokenizer import write_vocabulary
 
-from pygpt import checkpoint, memory, run_setup, train
-from pygpt.atomic import write_files
+from pygpt import memory
 from pygpt.backends.library import cpu_library
-from pygpt.checkpoint import save_parameters
 from pygpt.config import GPT2Config
-from pygpt.data import TokenDataset
 from pygpt.errors import UserError
-from pygpt.interruption import Interruption
+from pygpt.files import checkpoint
+from pygpt.files.atomic import write_files
+from pygpt.files.checkpoint import save_parameters
 from pygpt.model import GPT2, memory_needed
 from pygpt.reference.dropout import Dropout
-from pygpt.run_folder import RunFolder
-from pygpt.settings import TrainSettings
-from pygpt.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
+from pygpt.text.batches import TokenDataset
+from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
+from pygpt.training import setup as run_setup
+from pygpt.training import train
+from pygpt.training.interruption import Interruption
+from pygpt.training.run_folder import RunFolder
+from pygpt.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -452,7 +455,7 @@ def wait_for(path):
 def test_a_second_signal_stops_at_once_even_in_a_long_call():
     program = """
 import sys, time
-from pygpt.interruption import Interruption
+from pygpt.training.interruption import Interruption
 # in one write each, for two threads print
 with Interruption(lambda: print("once\\n", end="", flush=True)) as interruption:
     print("ready", flush=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import pygpt
 from pygpt.backends.reference import ReferenceGPT2
-from pygpt.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.config import GPT2Config
+from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = required.module("torch")

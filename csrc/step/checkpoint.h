@@ -1,5 +1,5 @@
-/* The model folder: config.json and model.safetensors, as Hugging Face's GPT-2 has them; pygpt/checkpoint.py is the same in
- * Python. A folder may come from anybody, so every check is made before the first number is read. */
+/* The model folder: config.json and model.safetensors, as Hugging Face's GPT-2 has them; pygpt/files/checkpoint.py is the same
+ * in Python. A folder may come from anybody, so every check is made before the first number is read. */
 #ifndef PYGPT_STEP_CHECKPOINT_H
 #define PYGPT_STEP_CHECKPOINT_H
 

@@ -1,0 +1,1 @@
+"""One interface, and numpy and the native libraries behind it."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from cffi import FFI
 
+from pygpt.backends.control_group import cpu_quota
 from pygpt.backends.sources import CHECKOUT, OutdatedLibrary, is_current
-from pygpt.control_group import cpu_quota
 from pygpt.errors import DeviceError, UserError
 
 # From the most to the least demanding; a processor that has one has those after it.

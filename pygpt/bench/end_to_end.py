@@ -18,8 +18,8 @@ from pygpt.bench.work import FORMULA, flops_per_token
 from pygpt.bench.worker import Side, Timing, Worker, take_turns
 from pygpt.config import GPT2Config
 from pygpt.memory import available_memory, gigabytes
-from pygpt.prepare import prepare
-from pygpt.settings import TrainSettings
+from pygpt.text.prepare import prepare
+from pygpt.training.settings import TrainSettings
 
 BATCHES = ((4, 64), (4, 256), (4, 1024))
 TORCH_MEMORY = 0.9  # of what this library takes with recompute "none", to judge beforehand whether it will fit

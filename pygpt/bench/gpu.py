@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.atomic import write_file
 from pygpt.bench import gpu_report
 from pygpt.bench.gpu_agree import beside_torch
 from pygpt.bench.gpu_kernels import LARGEST, KernelTime, shares, work_of_step
@@ -35,11 +34,12 @@ from pygpt.bench.gpu_sides import (
 )
 from pygpt.bench.session import TINY, TINY_TILES
 from pygpt.bench.steps import Step
-from pygpt.cli import run as run_main
+from pygpt.command.cli import run as run_main
+from pygpt.command.flags import Parser
 from pygpt.errors import UserError
-from pygpt.flags import Parser
+from pygpt.files.atomic import write_file
 from pygpt.model import GPT2
-from pygpt.settings import DTYPES
+from pygpt.training.settings import DTYPES
 
 RESULT = "RESULT "  # before a row in the output of a process
 SIDES = ("rates", "pygpt", "torch", "kernels")

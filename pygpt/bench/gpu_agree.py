@@ -18,12 +18,12 @@ import numpy as np
 
 from pygpt.bench.gpu_sides import torch_device
 from pygpt.bench.steps import Step
-from pygpt.compare import finite
+from pygpt.comparing.compare import finite
+from pygpt.comparing.metrics import FREE_RUNNING, difference
 from pygpt.config import GPT2Config
-from pygpt.metrics import FREE_RUNNING, difference
 from pygpt.model import GPT2
 from pygpt.reference.arrays import Array
-from pygpt.settings import DTYPES
+from pygpt.training.settings import DTYPES
 
 Gradients = Mapping[str, Array]
 

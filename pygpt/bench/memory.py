@@ -10,7 +10,7 @@ from pygpt.bench.session import Session
 from pygpt.bench.steps import PygptSteps, Step, TorchSteps
 from pygpt.bench.table import number, ratio, render
 from pygpt.bench.worker import Side, UnavailableError, Worker, take_turns
-from pygpt.settings import RECOMPUTE
+from pygpt.training.settings import RECOMPUTE
 
 DTYPE = "float32"
 

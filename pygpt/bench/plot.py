@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pygpt import atomic
 from pygpt.bench.scaling import relative
+from pygpt.files import atomic
 
 Results = dict[str, Any]
 _COLOURS = {"float32": "tab:blue", "bfloat16": "tab:red"}

@@ -7,8 +7,8 @@ from typing import Any
 
 from pygpt.bench import end_to_end, layers, machine, memory, peaks, products, scaling
 from pygpt.bench.session import Session
+from pygpt.command.flags import nearest
 from pygpt.errors import UserError
-from pygpt.flags import nearest
 
 Section = tuple[Callable[[Session], Any], Callable[[Session, Any], str]]
 

@@ -14,7 +14,7 @@ from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
 from pygpt.memory import check_memory
 from pygpt.model import memory_needed
-from pygpt.settings import DTYPES
+from pygpt.training.settings import DTYPES
 
 ENOUGH_REPEATS = 5  # for a claim
 TORCH = ("all", "eager", "none")

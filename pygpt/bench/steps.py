@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt.config import GPT2Config
-from pygpt.data import TokenDataset
 from pygpt.model import GPT2, set_threads
-from pygpt.tokens import read_tokens
+from pygpt.text.batches import TokenDataset
+from pygpt.text.token_file import read_tokens
 
 LEARNING_RATE, BETAS, WEIGHT_DECAY, LARGEST_NORM = 1e-4, (0.9, 0.95), 0.1, 1.0
 

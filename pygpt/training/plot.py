@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt import atomic
+from pygpt.files import atomic
 
 
 def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) -> None:
-    """Write a PNG with the training and validation losses of a log (pygpt/run_folder.py).
+    """Write a PNG with the training and validation losses of a log (pygpt/training/run_folder.py).
 
     The training loss of each step is drawn pale, and its mean over windows of a fiftieth of the run on top.
     Raises UserError when the file cannot be written.

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pygpt.atomic import finish
 from pygpt.errors import UserError
-from pygpt.tokens import HEADER_BYTES, LARGEST_SHARD, LARGEST_VOCAB, NAMES, read_tokens
+from pygpt.files.atomic import finish
+from pygpt.text.token_file import HEADER_BYTES, LARGEST_SHARD, LARGEST_VOCAB, NAMES, read_tokens
 
 FILE_NAME = "meta.json"
 
@@ -52,7 +52,7 @@ class Meta:
     eot_in_text: bool = False  # its words in the text became the end-of-text token
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder of pygpt.atomic.write_files()."""
+        """Write it into a folder of pygpt.files.atomic.write_files()."""
         (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pygpt import checkpoint, tokenizer
 from pygpt.config import GPT2Config
-from pygpt.data import TokenDataset
 from pygpt.errors import UserError
+from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
-from pygpt.prepare import ensure
-from pygpt.settings import TrainSettings
-from pygpt.tokenizer import GPT2Tokenizer, Tokenizer
+from pygpt.text import tokenizer
+from pygpt.text.batches import TokenDataset
+from pygpt.text.prepare import ensure
+from pygpt.text.tokenizer import GPT2Tokenizer, Tokenizer
+from pygpt.training.settings import TrainSettings
 
 _SHAPE = ("n_layer", "n_head", "n_embd")
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")

@@ -6,7 +6,7 @@
     added_tokens.json              tokens that were added to these later
     tokenizer_config.json, special_tokens_map.json      which tokens begin and end a text
 
-In them a byte is written as a printable character (pygpt.bpe.to_text).
+In them a byte is written as a printable character (pygpt.text.bpe.to_text).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pygpt import bpe, lfs
-from pygpt.atomic import write_file
 from pygpt.config import read_json_object
 from pygpt.errors import UserError
-from pygpt.text_ends import read_text_ends
-from pygpt.tokenizer_json import FILE_NAME, LARGEST_FILE, TokenizerJson, format_tokenizer_json, read_tokenizer_json
+from pygpt.files import lfs
+from pygpt.files.atomic import write_file
+from pygpt.text import bpe
+from pygpt.text.text_ends import read_text_ends
+from pygpt.text.tokenizer_json import FILE_NAME, LARGEST_FILE, TokenizerJson, format_tokenizer_json, read_tokenizer_json
 
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _ADDED = "added_tokens.json"

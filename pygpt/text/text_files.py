@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pygpt import lfs
 from pygpt.errors import UserError
-from pygpt.tokens import foreign_tokens, is_token_file
+from pygpt.files import lfs
+from pygpt.text.token_file import foreign_tokens, is_token_file
 
 _HEAD = 4096  # bytes that are looked at
 _NAMED = 5  # files in a sentence

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pygpt.bpe import END_OF_TEXT
 from pygpt.errors import UserError
-from pygpt.pieces import Cuts, Piece, groups
-from pygpt.tokenizer import ByteTokenizer, Tokenizer, Tokens
+from pygpt.text.bpe import END_OF_TEXT
+from pygpt.text.pieces import Cuts, Piece, groups
+from pygpt.text.tokenizer import ByteTokenizer, Tokenizer, Tokens
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")

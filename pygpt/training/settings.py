@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pygpt.command.flags import Parser, nearest
 from pygpt.config import MODEL_SIZES
-from pygpt.datasets import NAMES as CORPORA
 from pygpt.errors import UserError, show
-from pygpt.flags import Parser, nearest
 from pygpt.reference import adamw
-from pygpt.schedule import SCHEDULES
-from pygpt.tokenizer import NAMES as TOKENIZERS
+from pygpt.text.corpora import NAMES as CORPORA
+from pygpt.text.tokenizer import NAMES as TOKENIZERS
+from pygpt.training.schedule import SCHEDULES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,8 +7,8 @@
     best/                the model with the lowest validation loss, with the tokenizer
     loss.png sample.txt  written at the end
 
-Checkpoints are replaced whole or not at all (pygpt/atomic.py), so whenever the program is killed, the latest complete
-one stays.
+Checkpoints are replaced whole or not at all (pygpt/files/atomic.py), so whenever the program is killed, the latest
+complete one stays.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pygpt import atomic, checkpoint
 from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
+from pygpt.files import atomic, checkpoint
+from pygpt.files.tensor_file import read_tensors, write_tensors
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
-from pygpt.tensor_file import read_tensors, write_tensors
-from pygpt.tokenizer import FILE_NAME as TOKENIZER_FILE
-from pygpt.tokenizer import Tokenizer
+from pygpt.text.tokenizer import FILE_NAME as TOKENIZER_FILE
+from pygpt.text.tokenizer import Tokenizer
+from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
 LOG_FILE = "log.jsonl"
 BEST, LAST = "best", "last"

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pygpt import meta
-from pygpt.atomic import write_files
-from pygpt.datasets import NAMES as NAMED_CORPORA
-from pygpt.datasets import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
-from pygpt.encoding import Bar, Encoder, characters, cuts_for
 from pygpt.errors import UserError
-from pygpt.pieces import Piece, split_files
-from pygpt.text_files import select_texts
-from pygpt.tokenizer import NAMES, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, Tokens
-from pygpt.tokens import LARGEST_VOCAB, ShardWriter
+from pygpt.files.atomic import write_files
+from pygpt.text import meta
+from pygpt.text.corpora import NAMES as NAMED_CORPORA
+from pygpt.text.corpora import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
+from pygpt.text.encoding import Bar, Encoder, characters, cuts_for
+from pygpt.text.pieces import Piece, split_files
+from pygpt.text.text_files import select_texts
+from pygpt.text.token_file import LARGEST_VOCAB, ShardWriter
+from pygpt.text.tokenizer import NAMES, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, Tokens
 
 VAL_FRACTION = 0.1
 SHARD_SIZE = 10**8  # tokens

@@ -16,16 +16,18 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from pygpt import plot
-from pygpt.atomic import write_file
 from pygpt.errors import DeviceError, UserError
-from pygpt.generate import generate, printable, start_token
-from pygpt.hub import resolve_folder
-from pygpt.interruption import Interruption
+from pygpt.files.atomic import write_file
+from pygpt.files.hub import resolve_folder
+from pygpt.generation.generate import generate, printable, start_token
 from pygpt.model import GPT2, resolve_device
-from pygpt.progress import Progress
-from pygpt.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
-from pygpt.run_setup import (
+from pygpt.training import plot
+from pygpt.training.interruption import Interruption
+from pygpt.training.progress import Progress
+from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
+from pygpt.training.schedule import learning_rate
+from pygpt.training.settings import Request, TrainSettings, parse
+from pygpt.training.setup import (
     Data,
     check_run_memory,
     check_windows,
@@ -35,8 +37,6 @@ from pygpt.run_setup import (
     model_config,
     open_data,
 )
-from pygpt.schedule import learning_rate
-from pygpt.settings import Request, TrainSettings, parse
 
 SAMPLE_TEMPERATURE = 0.8
 _SECONDS_BETWEEN_READINGS = 0.2

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from pygpt import lfs
 from pygpt.errors import UserError
+from pygpt.files import lfs
 from pygpt.reference.bfloat16 import round_bfloat16
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # what is written, by its names here and there

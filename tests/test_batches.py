@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from pygpt.data import TokenDataset
 from pygpt.errors import UserError
-from pygpt.meta import Meta, Shard, Split, TokenizerMeta
-from pygpt.tokenizer import ByteTokenizer, CharTokenizer
-from pygpt.tokens import ShardWriter, write_tokens
+from pygpt.text.batches import TokenDataset
+from pygpt.text.meta import Meta, Shard, Split, TokenizerMeta
+from pygpt.text.token_file import ShardWriter, write_tokens
+from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 
 def make_folder(folder, train, val=(1, 2, 3), shard_size=1000, vocab_size=256):

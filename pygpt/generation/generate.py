@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pygpt.errors import UserError
+from pygpt.generation.sampling import check_integer, check_sampling, sample
 from pygpt.reference import philox
-from pygpt.sampling import check_integer, check_sampling, sample
-from pygpt.tokenizer import Tokenizer
+from pygpt.text.tokenizer import Tokenizer
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pygpt import atomic, vocabulary_files
-from pygpt.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
-from pygpt.text_ends import GENERATION_FILE
+from pygpt.files import atomic
+from pygpt.files.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
+from pygpt.text import vocabulary_files
+from pygpt.text.text_ends import GENERATION_FILE
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TIMEOUT = 30.0  # seconds without a byte

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt import atomic
 from pygpt.config import GPT2Config, read_json_object
 from pygpt.errors import UserError
+from pygpt.files import atomic
+from pygpt.files.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -96,7 +96,7 @@ def save_parameters(
     extra: writes further files, such as the tokenizer's, into the folder that it is given.
 
     A folder that exists keeps its other files; config.json, model.safetensors and the extra files are replaced together
-    (pygpt/atomic.py). Raises UserError when they cannot be written, and then leaves the folder as it was.
+    (pygpt/files/atomic.py). Raises UserError when they cannot be written, and then leaves the folder as it was.
     """
     size = config.num_parameters * bytes_per_value(dtype) + 2**20  # with space for headers and tokenizer files
     with atomic.write_files(folder, size) as saving:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls
 from pygpt.errors import UserError
-from pygpt.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 from pygpt.model import GPT2
-from pygpt.model_calls import ModelCall, Pass, backward_calls, forward_calls
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt import meta
 from pygpt.errors import UserError
 from pygpt.reference import philox
-from pygpt.tokenizer import Tokenizer
-from pygpt.tokens import read_tokens
+from pygpt.text import meta
+from pygpt.text.token_file import read_tokens
+from pygpt.text.tokenizer import Tokenizer
 
 Batch = tuple[NDArray[np.int32], NDArray[np.int32]]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pygpt.backends.reference import ReferenceLayers
-from pygpt.metrics import Difference, difference
+from pygpt.comparing.metrics import Difference, difference
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.bfloat16 import FLOAT32
 

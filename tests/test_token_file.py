@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.tokens import ShardWriter, read_tokens, write_tokens
+from pygpt.text.token_file import ShardWriter, read_tokens, write_tokens
 
 
 def token_file(path, tokens=(1, 2, 3, 65535), magic=20240520, version=1, count=None, bytes_more=b""):

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pygpt.atomic import write_file
 from pygpt.errors import UserError
-from pygpt.meta import is_token_folder, read_meta
-from pygpt.text_files import listing
+from pygpt.files.atomic import write_file
+from pygpt.text.meta import is_token_folder, read_meta
+from pygpt.text.text_files import listing
 
 NAMES = ("stdlib", "shakespeare")
 

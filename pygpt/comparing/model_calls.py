@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pygpt.comparing.layer_call import LayerCall
 from pygpt.config import GPT2Config
-from pygpt.layer_call import LayerCall
 from pygpt.reference.arrays import Array
 from pygpt.reference.dropout import Dropout
 from pygpt.reference.gpt2 import HEAD_ROWS, sites

@@ -17,8 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pygpt.atomic import write_file
 from pygpt.errors import UserError
+from pygpt.files.atomic import write_file
 
 MAGIC = 20240520
 VERSION = 1
@@ -103,7 +103,7 @@ class ShardWriter:
     """Writes tokens as they come into NAME_000000.bin, NAME_000001.bin, ... of at most shard_size tokens each.
 
     The files are whole when the block ends without an exception. They belong into a folder of
-    pygpt.atomic.write_files(), which is removed when it does not.
+    pygpt.files.atomic.write_files(), which is removed when it does not.
     """
 
     def __init__(self, folder: Path, name: str, shard_size: int = 10**8) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt import bpe
-from pygpt.atomic import finish, write_file
 from pygpt.config import read_json_object
 from pygpt.errors import UserError
-from pygpt.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocabulary
+from pygpt.files.atomic import finish, write_file
+from pygpt.text import bpe
+from pygpt.text.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocabulary
 
 NAMES = ("byte", "char", "gpt2")
 FILE_NAME = "pygpt_tokenizer.json"

@@ -1,0 +1,1 @@
+"""A device beside numpy in float64, layer by layer."""
