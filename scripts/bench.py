@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
+from benchmarks.plot import HAVE_PICTURE, plot
+from benchmarks.run import SECTIONS, chosen, run
+from benchmarks.session import ENOUGH_REPEATS, TORCH, Session
 from pygpt.backends.library import available_cores
-from pygpt.bench.plot import HAVE_PICTURE, plot
-from pygpt.bench.run import SECTIONS, chosen, run
-from pygpt.bench.session import ENOUGH_REPEATS, TORCH, Session
 from pygpt.command.cli import positive_int
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser

@@ -52,7 +52,7 @@ rm -f "$out"/{gpu_check.json,gpu_check.txt} "$out"/*.log
 
 command -v "$python" >/dev/null || { echo "error: $python: not found; PYTHON names another" >&2; exit 2; }
 PATH=$PATH:$(dirname "$(command -v "$python")")   # cmake and ninja may be packages of its environment
-export PYTHONPATH=$root PYTHONUNBUFFERED=1
+export PYTHONPATH=$root:$root/scripts PYTHONUNBUFFERED=1
 if [[ -n ${WHEELS:-} ]]; then
     "$python" - "$WHEELS" "$work/site" <<'END' || exit 2
 import glob, sys, zipfile
@@ -63,7 +63,7 @@ for wheel in wheels:
     with zipfile.ZipFile(wheel) as file:
         file.extractall(sys.argv[2])
 END
-    PYTHONPATH=$root:$work/site
+    PYTHONPATH+=:$work/site
 fi
 missing=$("$python" - <<'END'
 import importlib, sys
@@ -137,7 +137,7 @@ has_torch() {
 
 stage_agree() {
     has_torch || return
-    "$python" -m pygpt.bench.gpu agree --device "$device" --json "$work/agree.json" ${QUICK:+--quick}
+    "$python" -m benchmarks.gpu agree --device "$device" --json "$work/agree.json" ${QUICK:+--quick}
 }
 
 stage_compare() {
@@ -165,7 +165,7 @@ stage_sanitizer() {
     command -v compute-sanitizer >/dev/null || PATH=$PATH:/usr/local/cuda/bin
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found"; return 77; }
     for tool in memcheck racecheck; do
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pygpt.bench.gpu tiny --device "$device" \
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m benchmarks.gpu tiny --device "$device" \
             2>&1 | tee "$work/sanitizer"
         local status=${PIPESTATUS[0]}
         if grep -qi 'device not supported\|unsupported\|unable to \(start\|initialize\)' "$work/sanitizer"; then
@@ -182,7 +182,7 @@ measure() {
     local options=(--plan "$1" --device "$device" --json "$work/times.json" --out "$out"
         --seconds $((seconds > 25 ? seconds - 10 : 15)))
     [[ -n ${LLMC:-} ]] && options+=(--llmc "$LLMC")
-    "$python" -m pygpt.bench.gpu measure "${options[@]}" ${QUICK:+--quick}
+    "$python" -m benchmarks.gpu measure "${options[@]}" ${QUICK:+--quick}
 }
 
 stage_step() { PYGPT_CUDA_LOG=1 measure step; }
@@ -208,7 +208,7 @@ run() {
         *) result=failed ;;
     esac
     printf '%s\t%s\t%d\t%s\n' "$name" "$result" $((SECONDS - before)) "$sentence" | tee -a "$work/stages.tsv"
-    flock "$work/stages.tsv" "$python" -m pygpt.bench.gpu report "$work" "$out" >/dev/null
+    flock "$work/stages.tsv" "$python" -m benchmarks.gpu report "$work" "$out" >/dev/null
 }
 
 all_well() { ! grep -qv $'\t''ok'$'\t''\|'$'\t''skipped'$'\t' "$work/stages.tsv"; }

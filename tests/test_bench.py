@@ -19,17 +19,17 @@ import pytest
 import required
 
 import pygpt
+from benchmarks import layers, products
+from benchmarks.layers import LayerSteps
+from benchmarks.plot import plot
+from benchmarks.products import FORMS, NumpyProducts, Product, PygptProducts, TorchProducts
+from benchmarks.run import SECTIONS, chosen
+from benchmarks.session import TINY, Session
+from benchmarks.steps import PygptSteps, Step, TorchSteps
+from benchmarks.work import flops_per_token
+from benchmarks.worker import Turns, UnavailableError, Worker, take_turns
 from pygpt.backends.library import available_cores, cpu_library, last_error
 from pygpt.backends.pointers import DTYPES
-from pygpt.bench import layers, products
-from pygpt.bench.layers import LayerSteps
-from pygpt.bench.plot import plot
-from pygpt.bench.products import FORMS, NumpyProducts, Product, PygptProducts, TorchProducts
-from pygpt.bench.run import SECTIONS, chosen
-from pygpt.bench.session import TINY, Session
-from pygpt.bench.steps import PygptSteps, Step, TorchSteps
-from pygpt.bench.work import flops_per_token
-from pygpt.bench.worker import Turns, UnavailableError, Worker, take_turns
 from pygpt.errors import UserError
 
 ROOT = Path(__file__).parents[1]

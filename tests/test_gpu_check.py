@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import required
 
+from benchmarks import gpu, gpu_agree, gpu_report, gpu_sides
+from benchmarks.gpu_kernels import GROUPS, PRODUCTS, Work, group_of, kernel_times, shares, work_of_step
+from benchmarks.session import TINY, TINY_TILES
+from benchmarks.work import flops_per_token
 from pygpt import GPT2, GPT2Config
-from pygpt.bench import gpu, gpu_agree, gpu_report, gpu_sides
-from pygpt.bench.gpu_kernels import GROUPS, PRODUCTS, Work, group_of, kernel_times, shares, work_of_step
-from pygpt.bench.session import TINY, TINY_TILES
-from pygpt.bench.work import flops_per_token
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
@@ -89,7 +89,8 @@ def test_stage_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path) -> None
 def test_what_was_timed_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "stages.tsv").write_text("build\tok\t1\tdone\n")
     command = ["measure", "--quick", "--device", "cpu", "--json", str(tmp_path / "times.json"), "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "pygpt.bench.gpu", *command, "--seconds", "60"], cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *command, "--seconds", "60"], env=environment)
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "gpu_check.txt").exists():

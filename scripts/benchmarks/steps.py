@@ -97,7 +97,7 @@ class TorchSteps:
     def model(self) -> Any:
         torch: Any = importlib.import_module("torch")
         torch.set_num_threads(self.threads)
-        model: Any = importlib.import_module("pygpt.bench.torch_gpt2").TorchGPT2(self.config)
+        model: Any = importlib.import_module("benchmarks.torch_gpt2").TorchGPT2(self.config)
         fresh = GPT2(self.config)
         model.load(fresh.parameters)
         return model

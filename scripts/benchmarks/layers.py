@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.session import Session
+from benchmarks.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, PygptSteps, Step
+from benchmarks.table import number, percent, render
+from benchmarks.worker import Worker, take_turns
 from pygpt.backends.library import cpu_library, ffi
 from pygpt.backends.pointers import as_integers, floats, integers, kernel_table
-from pygpt.bench.session import Session
-from pygpt.bench.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, PygptSteps, Step
-from pygpt.bench.table import number, percent, render
-from pygpt.bench.worker import Worker, take_turns
 
 FLOAT = 4  # bytes
 LOGITS = 2**26  # that the head makes at a time, as in csrc/model.c

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from pygpt.bench.session import Session
-from pygpt.bench.steps import PygptSteps, Step, TorchSteps
-from pygpt.bench.table import number, ratio, render
-from pygpt.bench.worker import Side, UnavailableError, Worker, take_turns
+from benchmarks.session import Session
+from benchmarks.steps import PygptSteps, Step, TorchSteps
+from benchmarks.table import number, ratio, render
+from benchmarks.worker import Side, UnavailableError, Worker, take_turns
 from pygpt.training.settings import RECOMPUTE
 
 DTYPE = "float32"

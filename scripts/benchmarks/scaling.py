@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pygpt.bench.session import Session
-from pygpt.bench.steps import PygptSteps, Step
-from pygpt.bench.table import number, percent, ratio, render
-from pygpt.bench.work import flops_per_token
-from pygpt.bench.worker import Worker, take_turns
+from benchmarks.session import Session
+from benchmarks.steps import PygptSteps, Step
+from benchmarks.table import number, percent, ratio, render
+from benchmarks.work import flops_per_token
+from benchmarks.worker import Worker, take_turns
 from pygpt.memory import available_memory
 
 BATCHES, BATCHES_T = (1, 2, 4, 8, 16, 32), 256

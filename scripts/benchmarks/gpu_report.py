@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pygpt.bench.gpu_sides import MODELS
-from pygpt.bench.table import number, percent, render
-from pygpt.bench.work import flops_per_token
+from benchmarks.gpu_sides import MODELS
+from benchmarks.table import number, percent, render
+from benchmarks.work import flops_per_token
 from pygpt.config import GPT2Config
 
 FULL = "6 N + 12 L C T FLOPs a token"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.table import render
+from benchmarks.worker import take_turns
 from pygpt.backends.library import cpu_library, last_error
 from pygpt.backends.pointers import DTYPES
-from pygpt.bench.table import render
-from pygpt.bench.worker import take_turns
 from pygpt.model import set_threads
 
 if TYPE_CHECKING:
-    from pygpt.bench.session import Session
+    from benchmarks.session import Session
 
 RATES = ("float32", "bfloat16")
 MEMORY = ("copy", "triad")

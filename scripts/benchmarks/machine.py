@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.session import Session
 from pygpt.backends.library import available_cores, cpu_library, ffi
-from pygpt.bench.session import Session
 
 
 def describe(session: Session) -> dict[str, Any]:

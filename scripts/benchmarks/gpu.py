@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench import gpu_report
-from pygpt.bench.gpu_agree import beside_torch
-from pygpt.bench.gpu_kernels import LARGEST, KernelTime, shares, work_of_step
-from pygpt.bench.gpu_sides import (
+from benchmarks import gpu_report
+from benchmarks.gpu_agree import beside_torch
+from benchmarks.gpu_kernels import LARGEST, KernelTime, shares, work_of_step
+from benchmarks.gpu_sides import (
     LLMC_DEPTHS,
     MODELS,
     describe_device,
@@ -32,8 +32,8 @@ from pygpt.bench.gpu_sides import (
     measure_side,
     torch_device,
 )
-from pygpt.bench.session import TINY, TINY_TILES
-from pygpt.bench.steps import Step
+from benchmarks.session import TINY, TINY_TILES
+from benchmarks.steps import Step
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser
 from pygpt.errors import UserError
@@ -137,9 +137,10 @@ def _take(found: dict[str, Any], task: Task, rows: list[Any], T: int) -> None:
 
 def _ask(task: Task, T: int, limit: float, *, device: str, quick: bool) -> tuple[list[Any], str]:
     """The rows that a process tells before its time is over, and why there are no more of them; "" if it was done."""
-    command = [sys.executable, "-m", "pygpt.bench.gpu", "side", task.side, "--model", task.model, "--device", device]
+    command = [sys.executable, "-m", "benchmarks.gpu", "side", task.side, "--model", task.model, "--device", device]
     command += ["--batches", ",".join(map(str, task.batches)), "--seq-len", str(T), *(["--quick"] if quick else [])]
-    environment = {**os.environ, "PYGPT_CUDA_GRAPH": "0" if task.side == "kernels" else "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # where this process finds its modules
+    environment["PYGPT_CUDA_GRAPH"] = "0" if task.side == "kernels" else "1"
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

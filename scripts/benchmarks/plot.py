@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench.scaling import relative
+from benchmarks.scaling import relative
 from pygpt.files import atomic
 
 Results = dict[str, Any]

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench.gpu_kernels import KernelTime, kernel_times
-from pygpt.bench.machine import version
-from pygpt.bench.session import TINY
-from pygpt.bench.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, Step
+from benchmarks.gpu_kernels import KernelTime, kernel_times
+from benchmarks.machine import version
+from benchmarks.session import TINY
+from benchmarks.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, Step
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.model import GPT2
 
@@ -63,7 +63,7 @@ def torch_steps(config: GPT2Config, device: str, compiled: bool) -> Callable[[in
     """The same in torch under autocast; the loss is not read, and the vocabulary is padded to a multiple of 64."""
     torch: Any = importlib.import_module("torch")
     padded = replace(config, vocab_size=-(-config.vocab_size // 64) * 64)
-    model = importlib.import_module("pygpt.bench.torch_gpt2").TorchGPT2(padded).to(device)
+    model = importlib.import_module("benchmarks.torch_gpt2").TorchGPT2(padded).to(device)
     parameters = list(model.parameters())
     if compiled:
         compile_parts(torch, model)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench.session import Session
-from pygpt.bench.steps import PygptSteps, Step, TorchSteps
-from pygpt.bench.table import number, percent, ratio, render
-from pygpt.bench.work import FORMULA, flops_per_token
-from pygpt.bench.worker import Side, Timing, Worker, take_turns
+from benchmarks.session import Session
+from benchmarks.steps import PygptSteps, Step, TorchSteps
+from benchmarks.table import number, percent, ratio, render
+from benchmarks.work import FORMULA, flops_per_token
+from benchmarks.worker import Side, Timing, Worker, take_turns
 from pygpt.config import GPT2Config
 from pygpt.memory import available_memory, gigabytes
 from pygpt.text.prepare import prepare

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pygpt.bench import end_to_end, layers, machine, memory, peaks, products, scaling
-from pygpt.bench.session import Session
+from benchmarks import end_to_end, layers, machine, memory, peaks, products, scaling
+from benchmarks.session import Session
 from pygpt.command.flags import nearest
 from pygpt.errors import UserError
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.session import Session
+from benchmarks.table import number, percent, ratio, render
+from benchmarks.worker import Timing, Worker, take_turns
 from pygpt.backends.library import cpu_library, ffi
 from pygpt.backends.pointers import kernel_table
-from pygpt.bench.session import Session
-from pygpt.bench.table import number, percent, ratio, render
-from pygpt.bench.worker import Timing, Worker, take_turns
 from pygpt.model import set_threads
 
 Operands = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.bench.gpu_sides import torch_device
-from pygpt.bench.steps import Step
+from benchmarks.gpu_sides import torch_device
+from benchmarks.steps import Step
 from pygpt.comparing.compare import finite
 from pygpt.comparing.metrics import FREE_RUNNING, difference
 from pygpt.config import GPT2Config
@@ -57,7 +57,7 @@ def _torch_pass(model: GPT2, batch: tuple[Array, Array], device: str, dtype: str
     torch: Any = importlib.import_module("torch")
     attention: Any = importlib.import_module("torch.nn.attention")
     where = torch_device(device)
-    twin = importlib.import_module("pygpt.bench.torch_gpt2").TorchGPT2(model.config)
+    twin = importlib.import_module("benchmarks.torch_gpt2").TorchGPT2(model.config)
     twin.load({name: np.array(value, np.float32) for name, value in model.parameters.items()})
     twin.to(where)
     spelt_out = attention.sdpa_kernel(attention.SDPBackend.MATH) if dtype == "float32" else nullcontext()

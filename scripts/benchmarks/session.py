@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from benchmarks.peaks import Peaks
+from benchmarks.worker import Turns, Worker
 from pygpt.backends.library import available_cores
-from pygpt.bench.peaks import Peaks
-from pygpt.bench.worker import Turns, Worker
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
 from pygpt.memory import check_memory
