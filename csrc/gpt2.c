@@ -84,12 +84,6 @@ static void block_recompute(GPT2 *m, int64_t layer) {
     }
 }
 
-static void zero(float *first, const float *end) {
-    int64_t n = end - first;
-    #pragma omp parallel for simd
-    for (int64_t i = 0; i < n; i++) first[i] = 0.0f;
-}
-
 static void block_backward(GPT2 *m, int64_t layer) {
     const Kernels *k = m->kernels;
     const GPT2Config *c = &m->config;
@@ -104,8 +98,6 @@ static void block_backward(GPT2 *m, int64_t layer) {
 
     float *d_mlp_branch = d.mlp_drop ? d.mlp_drop : d.mlp_proj,
           *d_attn_branch = d.attn_drop ? d.attn_drop : d.attn_proj;
-    zero(d.ln_1, d_mlp_branch + N * C);   // one stretch of the buffer
-    zero(dx, dx + N * C);
 
     k->residual_backward(d.resid_mid, d_mlp_branch, d.resid_post, N * C);
     if (d.mlp_drop) k->dropout_backward(d.mlp_proj, d.mlp_drop, N * C, &drop.feed_forward_branch);
@@ -132,7 +124,6 @@ static void embedding_backward_pass(GPT2 *m) {
 
     if (d.drop) {
         Dropout dropout = dropout_at(m, m->config.embd_pdrop, SITE_EMBEDDING, 0);
-        zero(d.embd, d.embd + n);
         k->dropout_backward(d.embd, d.drop, n, &dropout);
     }
     k->embedding_backward(dw.wte, dw.wpe, d.embd, m->tokens, m->B, m->T, C);
@@ -158,6 +149,11 @@ static float mean_loss(const GPT2 *m) {
     return m->counted ? (float)(sum / (double)m->counted) : 0.0f;
 }
 
+static void zero(float *x, int64_t n) {
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; i++) x[i] = 0.0f;
+}
+
 /* Everything from the losses back to the parameters. */
 static void whole_backward(GPT2 *m, float scale) {
     int64_t N = m->B * m->T, C = m->config.n_embd, L = m->config.n_layer;
@@ -170,8 +166,7 @@ static void whole_backward(GPT2 *m, float scale) {
     float *dx = block_input(&m->activation_gradient_table, m->activation_gradients, L);
 
     for (int64_t n = 0; n < N; n++) d.losses[n] = m->counted ? scale / (float)m->counted : 0.0f;
-    zero(d.ln_f, d.ln_f + N * C);
-    zero(dx, dx + N * C);
+    zero(dx, N * C);   // which LayerNorm adds to
     classifier_backward(m->kernels, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, w_embedding.wte, m->targets,
                         m->logits, head_rows(&m->config, N), N, C, m->config.vocab_size);
     m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);

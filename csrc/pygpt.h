@@ -4,8 +4,10 @@
  * Letters for sizes:  B batch   T sequence length   N = B·T rows   C channels   V vocabulary   L layers
  *                     NH heads   HS = C / NH head size   IC, OC input and output channels of a linear layer
  *
- * Order of arguments: outputs, inputs, sizes. A gradient is `d` + the name of what it is the gradient of, and is
- * added to (+=), never overwritten. Matrices are dense and row-major; a comment beside a pointer gives its shape.
+ * Order of arguments: outputs, inputs, sizes. A gradient is `d` + the name of what it is the gradient of. Matrices are
+ * dense and row-major; a comment beside a pointer gives its shape. Outputs are written; `+=` before its shape says of a
+ * gradient that it is added to, because it has several sources: that of a weight, from batch to batch, and that of
+ * LayerNorm's input, which the residual connection has written.
  */
 #ifndef PYGPT_H
 #define PYGPT_H
@@ -51,21 +53,21 @@ typedef struct {
     void (*embedding_forward)(float *x,                                                        // (B,T,C)
                               const int32_t *tokens, const float *wte, const float *wpe,       // (B,T) (V,C) (>=T,C)
                               int64_t B, int64_t T, int64_t C);
-    void (*embedding_backward)(float *dwte, float *dwpe,                                       // (V,C) (>=T,C)
+    void (*embedding_backward)(float *dwte, float *dwpe,                                       // += (V,C), += (>=T,C)
                                const float *dx, const int32_t *tokens,                         // (B,T,C) (B,T)
                                int64_t B, int64_t T, int64_t C);
 
     void (*layernorm_forward)(float *y, float *mean, float *rstd,                              // (N,C) (N) (N)
                               const float *x, const float *w, const float *b,                  // (N,C) (C) (C)
                               int64_t N, int64_t C, float eps);
-    void (*layernorm_backward)(float *dx, float *dw, float *db,                                // (N,C) (C) (C)
+    void (*layernorm_backward)(float *dx, float *dw, float *db,                                // += (N,C), += (C), += (C)
                                const float *dy, const float *x, const float *w,                // (N,C) (N,C) (C)
                                const float *mean, const float *rstd, int64_t N, int64_t C);    // (N) (N)
 
     void (*linear_forward)(float *y,                                                           // (N,OC)
                            const float *x, const float *w, const float *b,                     // (N,IC) (IC,OC) (OC) or NULL
                            int64_t N, int64_t IC, int64_t OC);
-    void (*linear_backward)(float *dx, float *dw, float *db,                                   // (N,IC) (IC,OC) (OC), or NULL each
+    void (*linear_backward)(float *dx, float *dw, float *db,                                   // (N,IC), += (IC,OC), += (OC); NULL: left out
                             const float *dy, const float *x, const float *w,                   // (N,OC) (N,IC) (IC,OC)
                             int64_t N, int64_t IC, int64_t OC);
 
@@ -88,14 +90,14 @@ typedef struct {
     void (*dropout_forward)(float *y, const float *x, int64_t n, const Dropout *dropout);
     void (*dropout_backward)(float *dx, const float *dy, int64_t n, const Dropout *dropout);
 
-    /* rows of logits lie Vp >= V floats apart; a negative target is left out: loss 0, gradient 0 */
+    /* rows of logits lie Vp >= V floats apart; a negative target is left out: loss 0, gradient 0, as in columns >= V */
     void (*cross_entropy_forward)(float *losses,                                               // (N)
                                   const float *logits, const int32_t *targets,                 // (N,Vp) (N)
                                   int64_t N, int64_t V, int64_t Vp);
-    void (*cross_entropy_backward)(float *dlogits,                                             // (N,Vp), columns >= V untouched
+    void (*cross_entropy_backward)(float *dlogits,                                             // (N,Vp)
                                    const float *dlosses, const float *logits, const int32_t *targets,   // (N) (N,Vp) (N)
                                    int64_t N, int64_t V, int64_t Vp);
-    /* both, the gradient taking the logits' place, with 0 in columns >= V */
+    /* both, the gradient taking the logits' place */
     void (*cross_entropy_in_place)(float *losses, float *logits,                               // (N) (N,Vp)
                                    const float *dlosses, const int32_t *targets,               // (N) (N)
                                    int64_t N, int64_t V, int64_t Vp);
@@ -118,7 +120,7 @@ const Kernels *pygpt_kernels(int kernels, int dtype);   // NULL where this libra
 void classifier_forward(const Kernels *k, float *losses,   // (N)
                         const float *x, const float *wte, const int32_t *targets,   // (N,C) (V,C) (N)
                         float *logits, int64_t rows, int64_t N, int64_t C, int64_t V);   // scratch (rows,V)
-void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte,   // (N) (N,C) (V,C)
+void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte,   // (N), (N,C), += (V,C)
                          const float *dlosses, const float *x, const float *wte,    // (N) (N,C) (V,C)
                          const int32_t *targets, float *logits,                     // (N), scratch (rows,V)
                          int64_t rows, int64_t N, int64_t C, int64_t V);

@@ -67,15 +67,14 @@ class Call {
         return dropout_mask(dropout->p, dropout->site, static_cast<DropoutDraw *>(copy));
     }
 
-    /* host = device, or host += device */
+    /* host = device, or host += device; nothing where the host wants none */
     void output(float *values, const void *device, int64_t n) {
-        if (on.error == cudaSuccess) download(on, values, device, on.type, n);
+        if (values && on.error == cudaSuccess) download(on, values, device, on.type, n);
     }
     void float_output(float *values, const void *device, int64_t n) {
         if (values && on.error == cudaSuccess) download(on, values, device, DataType::float32, n);
     }
     void add_output(float *values, const void *device, int64_t n) {
-        if (!values) return;
         std::vector<float> found(static_cast<size_t>(n));
         output(found.data(), device, n);
         if (on.error == cudaSuccess)

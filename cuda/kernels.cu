@@ -1,8 +1,8 @@
 /* The function tables: each layer alone, on buffers in the host's memory. A call copies them to the device, runs the
  * layer, and copies the results back. It is for tests and comparisons; the model keeps everything on the device.
  *
- * Values are rounded to the table's element type on their way. What the device overwrites and the interface adds to
- * is added on the host. If something fails, nothing is copied back, and the sentence is in pygpt_last_error(). */
+ * Values are rounded to the table's element type on their way. LayerNorm's dx, which the interface adds to, is
+ * written on the device and added on the host. If something fails, nothing is copied back, and the sentence is in pygpt_last_error(). */
 #include "call.cuh"
 
 #include <algorithm>
@@ -92,7 +92,7 @@ template <DataType type, bool fast> struct Layers {
         float *const to_w = call.float_input(dw, IC * OC), *const to_b = call.float_input(db, OC);
         ::linear_backward(call.queue(), to_x, to_w, to_b, call.input(dy, N * OC), call.input(x, N * IC),
                           call.input(w, IC * OC), N, IC, OC);
-        call.add_output(dx, to_x, N * IC);
+        call.output(dx, to_x, N * IC);
         call.float_output(dw, to_w, IC * OC);
         call.float_output(db, to_b, OC);
     }
@@ -115,7 +115,7 @@ template <DataType type, bool fast> struct Layers {
         void *const to = call.room(3 * n);
         ::attention_backward(call.queue(), to, call.input(dy, n), call.input(y, n), call.float_input(lse, B * NH * T),
                              call.input(qkv, 3 * n), B, T, NH, HS, call.mask(dropout));
-        call.add_output(dqkv, to, 3 * n);
+        call.output(dqkv, to, 3 * n);
     }
 
     static void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
@@ -138,7 +138,7 @@ template <DataType type, bool fast> struct Layers {
         Call call(type, fast);
         void *const to = call.room(n);
         ::gelu_backward(call.queue(), to, call.input(dy, n), call.input(x, n), n);
-        call.add_output(dx, to, n);
+        call.output(dx, to, n);
     }
 
     static void residual_forward(float *y, const float *x1, const float *x2, int64_t n) {
@@ -152,8 +152,8 @@ template <DataType type, bool fast> struct Layers {
         Call call(type, fast);
         void *const to_1 = call.room(n), *const to_2 = call.room(n);
         ::residual_backward(call.queue(), to_1, to_2, call.input(dy, n), n);
-        call.add_output(dx1, to_1, n);
-        call.add_output(dx2, to_2, n);
+        call.output(dx1, to_1, n);
+        call.output(dx2, to_2, n);
     }
 
     static void dropout_forward(float *y, const float *x, int64_t n, const Dropout *dropout) {
@@ -167,7 +167,7 @@ template <DataType type, bool fast> struct Layers {
         Call call(type, fast);
         void *const to = call.room(n);
         ::dropout_backward(call.queue(), to, call.input(dy, n), n, call.mask(dropout));
-        call.add_output(dx, to, n);
+        call.output(dx, to, n);
     }
 
     static void cross_entropy_forward(float *losses, const float *logits, const int32_t *targets, int64_t N, int64_t V,
@@ -184,7 +184,7 @@ template <DataType type, bool fast> struct Layers {
         void *const to = call.room(N * Vp);
         ::cross_entropy_backward(call.queue(), nullptr, to, call.float_input(dlosses, N), call.input(logits, N * Vp),
                                  call.input(targets, N), N, V, Vp);
-        call.add_output(dlogits, to, N * Vp);
+        call.output(dlogits, to, N * Vp);
     }
 
     static void cross_entropy_in_place(float *losses, float *logits, const float *dlosses, const int32_t *targets,
@@ -219,7 +219,7 @@ template <DataType type, bool fast> struct Layers {
                               call.input(wte, V * C, (Vp - V) * C), call.input(targets, N), call.room(rows * Vp), rows,
                               N, C, V, Vp);
         call.float_output(losses, to, N);
-        call.add_output(dx, to_x, N * C);
+        call.output(dx, to_x, N * C);
         call.float_output(dwte, to_wte, V * C);
     }
 

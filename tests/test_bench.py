@@ -283,7 +283,7 @@ def test_bytes_of_a_layer() -> None:
     N, C = 32, TINY.n_embd
     forward, backward = costs["mlp.c_fc", "forward"], costs["mlp.c_fc", "backward"]
     assert forward.bytes == 4 * TINY.n_layer * (N * C + C * 4 * C + N * 4 * C)
-    assert backward.bytes == 4 * TINY.n_layer * (N * 4 * C + 3 * N * C + 3 * C * 4 * C)
+    assert backward.bytes == 4 * TINY.n_layer * (N * 4 * C + 2 * N * C + 3 * C * 4 * C)
     assert backward.flops == 2 * forward.flops
     assert layers.Cost(1, 2.0, 3.0, 4.0).and_call(layers.Call("", "", int, 1.0, 1.0), 0.5) == layers.Cost(
         2, 2.5, 4.0, 8.0

@@ -60,8 +60,8 @@ FAULTS = [
     Fault(
         "erf GELU for tanh GELU, backward",
         "layers/gelu.c",
-        "dx[i] += dy[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);",
-        "dx[i] += dy[i] * (0.5f * (1.0f + erff(0.70710678f * x[i])) + 0.39894228f * x[i] * expf(-0.5f * x[i] * x[i])"
+        "dx[i] = dy[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);",
+        "dx[i] = dy[i] * (0.5f * (1.0f + erff(0.70710678f * x[i])) + 0.39894228f * x[i] * expf(-0.5f * x[i] * x[i])"
         " + 0.0f * t * slope);",
         "h.1.mlp.act (gelu), backward, dx",
     ),
@@ -112,7 +112,7 @@ FAULTS = [
         "the head's part of the tied gradient lost in the model",
         "gpt2.c",
         "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
-        "    zero(dw_embedding.wte, dw_embedding.wte + m->config.vocab_size * C);\n"
+        "    m->kernels->scale(dw_embedding.wte, 0.0f, m->config.vocab_size * C);\n"
         "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
         "losses (classifier), backward, dwte",
         way="free-running",
@@ -179,7 +179,7 @@ FAULTS = [
         "= for += between two backward passes",
         "gpt2.c",
         "    k->linear_backward(d.ln_2, dw.c_fc_w,",
-        "    zero(dw.c_fc_w, dw.c_fc_w + C * F);\n    k->linear_backward(d.ln_2, dw.c_fc_w,",
+        "    k->scale(dw.c_fc_w, 0.0f, C * F);\n    k->linear_backward(d.ln_2, dw.c_fc_w,",
         "h.1.mlp.c_fc (linear), backward, dweight",
         way="free-running",
     ),
@@ -209,7 +209,7 @@ FAULTS = [
         "the residual connection missing in the backward pass",
         "gpt2.c",
         "    k->layernorm_backward(dx, dw.ln_1_w,",
-        "    zero(dx, dx + N * C);\n    k->layernorm_backward(dx, dw.ln_1_w,",
+        "    k->scale(dx, 0.0f, N * C);\n    k->layernorm_backward(dx, dw.ln_1_w,",
         "h.1.ln_1 (layernorm), backward, dx",
         way="free-running",
     ),

@@ -240,10 +240,11 @@ def test_dtype_stays(case: Case, dtype: Any) -> None:
 def test_given_gradient_buffers_are_added_to_in_place() -> None:
     rng = np.random.default_rng(0)
     x, w, dy = rng.normal(size=(4, 3)), rng.normal(size=(3, 5)), rng.normal(size=(4, 5))
-    fresh = ops.linear_backward(dy, x, w)
+    dx, *fresh = ops.linear_backward(dy, x, w)
     buffers = [rng.normal(size=gradient.shape) for gradient in fresh]
     before = [buffer.copy() for buffer in buffers]
-    returned = ops.linear_backward(dy, x, w, *buffers)
+    same_dx, *returned = ops.linear_backward(dy, x, w, *buffers)
+    assert np.array_equal(same_dx, dx)  # written, not added to
     for buffer, gradient, start, contribution in zip(buffers, returned, before, fresh, strict=True):
         assert gradient is buffer
         assert np.array_equal(buffer, start + contribution)

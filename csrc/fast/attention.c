@@ -4,7 +4,7 @@
  *   forward    s_ut = k_u·q_t / √HS  (u ≤ t)     P_ut = exp(s_ut − lse_t)     lse_t = log Σ_u exp(s_ut)
  *              y_t = Σ_u m_ut P_ut v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_ut = v_u·dy_t      D_t = dy_t·y_t      dS_ut = P_ut (m_ut dP_ut − D_t) / √HS
- *              dq_t += Σ_u dS_ut k_u      dk_u += Σ_t dS_ut q_t      dv_u += Σ_t m_ut P_ut dy_t
+ *              dq_t = Σ_u dS_ut k_u      dk_u = Σ_t dS_ut q_t      dv_u = Σ_t m_ut P_ut dy_t
  *
  * Scores stand with a key a row and a query a column, so that NR queries are a panel of the micro-kernel: softmax needs
  * no sum across lanes, and P and dS multiply values and keys from where they were computed. The keys go by in blocks of
@@ -13,6 +13,7 @@
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  */
 #include <math.h>
+#include <string.h>
 
 #include "../internal.h"
 #include "../threads.h"
@@ -100,17 +101,15 @@ static void multiply_channels(const Head *head, float *sums, int accumulate, con
     }
 }
 
-/* y_t (+)= column t of sums (HS,NR), for so many queries */
-static void store_columns(float *y, int64_t stride, const float *sums, int64_t HS, int64_t queries, int accumulate) {
+/* y_t = column t of sums (HS,NR), for so many queries */
+static void store_columns(float *y, int64_t stride, const float *sums, int64_t HS, int64_t queries) {
     for (int64_t t = 0; t < queries; t += LANES) {
         for (int64_t c = 0; c < HS; c += LANES) {
             Floats block[LANES];
             for (int i = 0; i < LANES; i++) block[i] = load(sums + (c + i) * NR + t);
             transpose(block);
             for (int i = 0; i < LANES && t + i < queries; i++) {
-                float *yt = y + (t + i) * stride + c;
-                Floats start = accumulate ? load_first(yt, HS - c) : (Floats){0};
-                store_first(yt, start + block[i], HS - c);
+                store_first(y + (t + i) * stride + c, block[i], HS - c);
             }
         }
     }
@@ -254,7 +253,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     for (int64_t t = 0; t < queries; t += NR) {
         float *out = outputs + t * head->HS;
         for (int j = 0; j < NR; j += LANES) scale_columns(out + j, 1.0f / load(sum + t + j), head->HS);
-        store_columns(y + t * y_stride, y_stride, out, head->HS, min64(NR, queries - t), 0);
+        store_columns(y + t * y_stride, y_stride, out, head->HS, min64(NR, queries - t));
     }
     for (int64_t t = 0; t < queries; t++) lse[t] = largest[t] * head->scale + logf(sum[t]);
 }
@@ -338,6 +337,10 @@ static int64_t backward_size(int64_t HS) {
     return 4 * s.queries + 3 * s.keys + s.sums + 2 * PANELS * s.tile + s.tile + 2 * QUERIES + MR * QUERIES;
 }
 
+static void zero_rows(const Head *head, float *dx, int64_t rows) {
+    for (int64_t t = 0; t < rows; t++) memset(dx + t * head->stride, 0, (size_t)head->HS * sizeof *dx);
+}
+
 /* All of one head; dq, dk, dv like head's q, k, v. */
 static void backward_head(const Head *head, float *dq, float *dk, float *dv, const float *dy, const float *y,
                           int64_t y_stride, const float *lse, float *memory) {
@@ -353,6 +356,8 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     for (int64_t first = 0; first < head->T; first += QUERIES) {
         int64_t queries = min64(QUERIES, head->T - first), end = first + queries;
         const float *q_block = head->q + first * stride, *dy_block = dy + first * y_stride;
+        zero_rows(head, dk + first * stride, queries);   // keys that no earlier query has seen
+        zero_rows(head, dv + first * stride, queries);
         pack_column_panels(head, q, q_block, stride, queries);
         pack_column_panels(head, dy_panels, dy_block, y_stride, queries);
         pack_channels_as_columns(head, q_channels, q_block, stride, queries);
@@ -391,7 +396,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
             }
         }
         for (int64_t t = 0; t < queries; t += NR) {
-            store_columns(dq + (first + t) * stride, stride, dq_sums + t * HS, HS, min64(NR, queries - t), 1);
+            store_columns(dq + (first + t) * stride, stride, dq_sums + t * HS, HS, min64(NR, queries - t));
         }
     }
 }

@@ -1,7 +1,7 @@
 /* Softmax with cross-entropy, csrc/layers/cross_entropy.c in vectors.
  *
  *   forward    loss_n = lse_n − z_n,target      lse_n = max_v z_nv + log Σ_v exp(z_nv − max)
- *   backward   dz_nv += dloss_n (exp(z_nv − lse_n) − [v = target])
+ *   backward   dz_nv = dloss_n (exp(z_nv − lse_n) − [v = target])
  *
  * A NaN may pass by the maximum, but not by the sum.
  */
@@ -88,16 +88,20 @@ void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const flo
                                  int64_t N, int64_t V, int64_t Vp) {
     #pragma omp parallel for schedule(dynamic, AT_ONCE / V + 1)
     for (int64_t n = 0; n < N; n++) {
-        if (targets[n] < 0) continue;
         const float *z = logits + n * Vp;
         float *dz = dlogits + n * Vp;
+        if (targets[n] < 0) {
+            memset(dz, 0, (size_t)Vp * sizeof *dz);
+            continue;
+        }
         LogSumExp lse = log_sum_exp(z, V);
         float log_sum = (float)lse.log_sum;
         for (int64_t v = 0; v < V; v += LANES) {
             Floats p = vector_exp(load_first(z + v, V - v) - lse.largest - log_sum);
-            store_first(dz + v, load_first(dz + v, V - v) + dlosses[n] * p, V - v);
+            store_first(dz + v, dlosses[n] * p, V - v);
         }
         dz[targets[n]] -= dlosses[n];
+        for (int64_t v = V; v < Vp; v++) dz[v] = 0.0f;
     }
 }
 

@@ -1,4 +1,4 @@
-/* Dropout, csrc/layers/dropout.c in vectors: y_i = m_i x_i, dx_i += m_i dy_i. */
+/* Dropout, csrc/layers/dropout.c in vectors: y_i = m_i x_i, dx_i = m_i dy_i. */
 #include "../internal.h"
 #include "dropout_mask.h"
 #include "fast.h"
@@ -33,13 +33,5 @@ void fast_dropout_forward(float *y, const float *x, int64_t n, const Dropout *dr
 }
 
 void fast_dropout_backward(float *dx, const float *dy, int64_t n, const Dropout *dropout) {
-    #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < n; i += BLOCK) {
-        Floats factors[4];
-        block_factors(factors, i, dropout);
-        for (int j = 0; j < 4; j++) {
-            int64_t at = i + j * LANES;
-            store_first(dx + at, load_first(dx + at, n - at) + factors[j] * load_first(dy + at, n - at), n - at);
-        }
-    }
+    fast_dropout_forward(dx, dy, n, dropout);
 }

@@ -1,7 +1,7 @@
 /* GELU in its tanh form, csrc/layers/gelu.c in vectors.
  *
  *   forward    y = x s      s = ½ (1 + tanh u) = 1 / (1 + exp(−2u))      u = √(2/π) (x + 0.044715 x³)
- *   backward   dx += dy (s + 2 x s (1 − s) u′)      u′ = √(2/π) (1 + 3 · 0.044715 x²)
+ *   backward   dx = dy (s + 2 x s (1 − s) u′)      u′ = √(2/π) (1 + 3 · 0.044715 x²)
  *
  * The logistic function s needs one exp, and keeps its digits where 1 + tanh u would lose them, for negative u.
  */
@@ -37,9 +37,6 @@ void fast_gelu_forward(float *y, const float *x, int64_t n) {
 void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
     int64_t whole = n / LANES * LANES, rest = n - whole;
     #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < whole; i += LANES) {
-        store(dx + i, load(dx + i) + gelu_gradient(load(dy + i), load(x + i)));
-    }
-    Floats last = gelu_gradient(load_first(dy + whole, rest), load_first(x + whole, rest));
-    store_first(dx + whole, load_first(dx + whole, rest) + last, rest);
+    for (int64_t i = 0; i < whole; i += LANES) store(dx + i, gelu_gradient(load(dy + i), load(x + i)));
+    store_first(dx + whole, gelu_gradient(load_first(dy + whole, rest), load_first(x + whole, rest)), rest);
 }

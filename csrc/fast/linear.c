@@ -1,7 +1,7 @@
 /* Linear layer, and the matrix product under it: csrc/layers/linear.c and matmul.c from packed panels.
  *
  *   forward    y = x W + b
- *   backward   dx += dy Wᵀ      dW += xᵀ dy      db += Σ_n dy_n
+ *   backward   dx = dy Wᵀ      dW += xᵀ dy      db += Σ_n dy_n
  */
 #include "../internal.h"
 #include "fast.h"
@@ -61,7 +61,7 @@ static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
 
 static void backward(PanelType type, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
                      int64_t N, int64_t IC, int64_t OC) {
-    if (dx) multiply(type, dx, dx, IC, dy, w, N, IC, OC, 0, 1);
+    if (dx) multiply(type, dx, NULL, 0, dy, w, N, IC, OC, 0, 1);
     if (dw) multiply(type, dw, dw, OC, x, dy, IC, OC, N, 1, 0);
     if (db) bias_backward(db, dy, N, OC);
 }

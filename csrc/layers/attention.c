@@ -3,7 +3,7 @@
  *   forward    s_tu = q_t·k_u / √HS  (u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
  *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
- *              dq_t += Σ_u dS_tu k_u / √HS      dk_u += Σ_t dS_tu q_t / √HS      dv_u += Σ_t P_tu m_tu dy_t
+ *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
  *
  * No row of P is stored. The forward pass goes over the keys once with a running softmax: it keeps the largest score so far
  * and sums relative to it, and rescales both when a larger score comes. Of all that only lse_t stays, from which the
@@ -73,6 +73,10 @@ void attention_backward(float *dqkv, const float *dy, const float *y, const floa
     #pragma omp parallel for schedule(dynamic)   // over heads, because the rows t of one head add to the same dk and dv
     for (int64_t bh = 0; bh < B * NH; bh++) {
         int64_t b = bh / NH, h = bh % NH;
+        for (int64_t t = 0; t < T; t++) {
+            float *dq = dqkv + (b * T + t) * 3 * C + h * HS, *dk = dq + C, *dv = dk + C;
+            for (int64_t i = 0; i < HS; i++) dq[i] = dk[i] = dv[i] = 0.0f;
+        }
         for (int64_t t = 0; t < T; t++) {
             const float *q = qkv + (b * T + t) * 3 * C + h * HS;
             const float *yt = y + (b * T + t) * C + h * HS, *dyt = dy + (b * T + t) * C + h * HS;

@@ -1,7 +1,7 @@
 /* Softmax with cross-entropy: minus the log-probability of the target.
  *
  *   forward    loss_n = lse_n − z_n,target      lse_n = max_v z_nv + log Σ_v exp(z_nv − max)
- *   backward   dz_nv += dloss_n (exp(z_nv − lse_n) − [v = target])
+ *   backward   dz_nv = dloss_n (exp(z_nv − lse_n) − [v = target])
  *
  * −log p would lose the loss of a sure prediction, and overflow on a hopeless one; lse − z does neither. Rows of z lie
  * Vp ≥ V floats apart. A negative target is left out.
@@ -38,18 +38,21 @@ void cross_entropy_forward(float *losses,                                    // 
     }
 }
 
+/* dz of one row; z may be dz. */
+static void row_backward(float *dz, const float *z, LogSumExp lse, float dloss, int32_t target, int64_t V, int64_t Vp) {
+    float log_sum = (float)lse.log_sum;
+    for (int64_t v = 0; v < V; v++) dz[v] = target < 0 ? 0.0f : dloss * expf(z[v] - lse.largest - log_sum);
+    for (int64_t v = V; v < Vp; v++) dz[v] = 0.0f;
+    if (target >= 0) dz[target] -= dloss;
+}
+
 void cross_entropy_backward(float *dlogits,                                                             // (N,Vp)
                             const float *dlosses, const float *logits, const int32_t *targets,   // (N) (N,Vp) (N)
                             int64_t N, int64_t V, int64_t Vp) {
     #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
-        if (targets[n] < 0) continue;
         const float *z = logits + n * Vp;
-        float *dz = dlogits + n * Vp;
-        LogSumExp lse = log_sum_exp(z, V);
-        float log_sum = (float)lse.log_sum;
-        for (int64_t v = 0; v < V; v++) dz[v] += dlosses[n] * expf(z[v] - lse.largest - log_sum);
-        dz[targets[n]] -= dlosses[n];
+        row_backward(dlogits + n * Vp, z, log_sum_exp(z, V), dlosses[n], targets[n], V, Vp);
     }
 }
 
@@ -60,10 +63,7 @@ void cross_entropy_in_place(float *losses, float *logits,                       
     for (int64_t n = 0; n < N; n++) {
         float *z = logits + n * Vp;
         LogSumExp lse = log_sum_exp(z, V);
-        float log_sum = (float)lse.log_sum, dloss = targets[n] < 0 ? 0.0f : dlosses[n];
         losses[n] = targets[n] < 0 ? 0.0f : (float)(lse.log_sum + ((double)lse.largest - z[targets[n]]));
-        for (int64_t v = 0; v < V; v++) z[v] = dloss * expf(z[v] - lse.largest - log_sum);
-        for (int64_t v = V; v < Vp; v++) z[v] = 0.0f;
-        if (targets[n] >= 0) z[targets[n]] -= dloss;
+        row_backward(z, z, lse, dlosses[n], targets[n], V, Vp);
     }
 }

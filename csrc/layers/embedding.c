@@ -21,7 +21,7 @@ void embedding_forward(float *x,                                                
     }
 }
 
-void embedding_backward(float *dwte, float *dwpe,                 // (V,C) (>=T,C)
+void embedding_backward(float *dwte, float *dwpe,                 // += (V,C), += (>=T,C)
                         const float *dx, const int32_t *tokens,   // (B,T,C) (B,T)
                         int64_t B, int64_t T, int64_t C) {
     #pragma omp parallel for

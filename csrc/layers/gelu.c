@@ -1,7 +1,7 @@
 /* GELU in its tanh form, as GPT-2 has it (Hendrycks & Gimpel 2016).
  *
  *   forward    y = ½ x (1 + t)      t = tanh(u)      u = √(2/π) (x + 0.044715 x³)
- *   backward   dx += dy (½ (1 + t) + ½ x (1 − t²) u′)      u′ = √(2/π) (1 + 3 · 0.044715 x²)
+ *   backward   dx = dy (½ (1 + t) + ½ x (1 − t²) u′)      u′ = √(2/π) (1 + 3 · 0.044715 x²)
  */
 #include <math.h>
 
@@ -23,6 +23,6 @@ void gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float t = tanhf(SQRT_2_OVER_PI * (x[i] + CUBIC * x[i] * x[i] * x[i]));
         float slope = SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * x[i] * x[i]);
-        dx[i] += dy[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);
+        dx[i] = dy[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);
     }
 }

@@ -4,7 +4,8 @@
  *   backward   u = w ⊙ dy         dx += r (u − ⟨u⟩ − x̂ ⟨u ⊙ x̂⟩)      dw += Σ_n dy ⊙ x̂      db += Σ_n dy
  *
  * ⟨·⟩ is the mean over channels. The variance is taken in a second pass: with E[x²] − μ² a row of mean 3000 and deviation 1
- * loses all its digits in float32. Sums are in double, which costs nothing beside the memory traffic.
+ * loses all its digits in float32. Sums are in double, which costs nothing beside the memory traffic. dx is added to,
+ * because x also goes past the branch, and the residual connection has written the gradient that comes that way.
  */
 #include <math.h>
 
@@ -73,9 +74,9 @@ static void weight_backward(float *dw, float *db, const float *dy, const float *
     }
 }
 
-void layernorm_backward(float *dx, float *dw, float *db,                                        // (N,C) (C) (C)
-                        const float *dy, const float *x, const float *w,                        // (N,C) (N,C) (C)
-                        const float *mean, const float *rstd, int64_t N, int64_t C) {           // (N) (N)
+void layernorm_backward(float *dx, float *dw, float *db,   // += (N,C), += (C), += (C)
+                        const float *dy, const float *x, const float *w,   // (N,C) (N,C) (C)
+                        const float *mean, const float *rstd, int64_t N, int64_t C) {   // (N) (N)
     input_backward(dx, dy, x, w, mean, rstd, N, C);
     weight_backward(dw, db, dy, x, mean, rstd, N, C);
 }

@@ -1,7 +1,7 @@
 /* Linear layer: each row of x times a matrix, plus a bias.
  *
  *   forward    y = x W + b
- *   backward   dx += dy Wᵀ      dW += xᵀ dy      db += Σ_n dy_n
+ *   backward   dx = dy Wᵀ      dW += xᵀ dy      db += Σ_n dy_n
  *
  * x: (N,IC)   W: (IC,OC)   b: (OC)   y: (N,OC). The products are in matmul.c.
  */
@@ -39,7 +39,7 @@ static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
 
 static void backward(Matmul *product, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
                      int64_t N, int64_t IC, int64_t OC) {
-    if (dx) product(dx, dy, w, N, IC, OC, 0, 1, 1);
+    if (dx) product(dx, dy, w, N, IC, OC, 0, 1, 0);
     if (dw) product(dw, x, dy, IC, OC, N, 1, 0, 1);
     if (db) bias_backward(db, dy, N, OC);
 }

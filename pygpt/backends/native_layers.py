@@ -27,8 +27,9 @@ from pygpt.reference.dropout import Dropout
 class NativeLayers:
     """Every layer alone, in float32.  Shapes as in ReferenceLayers; other dtypes are converted.
 
-    A gradient buffer that is given, contiguous float32, is added to in place and returned; one that is not given starts
-    at zero.  Raises UserError for shapes that do not fit, tokens outside the vocabulary, and failures of a device.
+    Gradients that are added to (csrc/pygpt.h) may be given: contiguous float32, changed in place and returned; one that
+    is not given starts at zero.  Raises UserError for shapes that do not fit, tokens outside the vocabulary, and
+    failures of a device.
     """
 
     def __init__(self, library: Any, kernels: str = "fast", dtype: str = "float32") -> None:
@@ -146,7 +147,6 @@ class NativeLayers:
         dy: Floats,
         x: Floats,
         weight: Floats,
-        dx: Floats | None = None,
         dweight: Floats | None = None,
         dbias: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
@@ -155,8 +155,8 @@ class NativeLayers:
         IC, OC = weight.shape
         expect_shape("x", x, (*x.shape[:-1], IC))
         expect_shape("dy", dy, (*x.shape[:-1], OC))
-        dx, dweight = gradient(dx, x.shape, "dx"), gradient(dweight, weight.shape, "dweight")
-        dbias = gradient(dbias, (OC,), "dbias")
+        dx = np.empty_like(x)
+        dweight, dbias = gradient(dweight, weight.shape, "dweight"), gradient(dbias, (OC,), "dbias")
         gradients = floats(dx), floats(dweight), floats(dbias)
         self._table.linear_backward(*gradients, floats(dy), floats(x), floats(weight), _rows(x), IC, OC)
         self._done()
@@ -174,14 +174,7 @@ class NativeLayers:
         return y, lse
 
     def attention_backward(
-        self,
-        dy: Floats,
-        y: Floats,
-        lse: Floats,
-        qkv: Floats,
-        n_head: int,
-        dropout: Dropout | None = None,
-        dqkv: Floats | None = None,
+        self, dy: Floats, y: Floats, lse: Floats, qkv: Floats, n_head: int, dropout: Dropout | None = None
     ) -> Floats:
         """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
         dy, y, lse, qkv = map(as_floats, (dy, y, lse, qkv))
@@ -189,7 +182,7 @@ class NativeLayers:
         expect_shape("dy", dy, (B, T, C))
         expect_shape("y", y, (B, T, C))
         expect_shape("lse", lse, (B, n_head, T))
-        dqkv = gradient(dqkv, qkv.shape, "dqkv")
+        dqkv = np.empty_like(qkv)
         inputs = floats(dy), floats(y), floats(lse), floats(qkv)
         self._table.attention_backward(floats(dqkv), *inputs, B, T, n_head, C // n_head, c_dropout(dropout))
         self._done()
@@ -213,11 +206,11 @@ class NativeLayers:
         self._done()
         return y
 
-    def gelu_backward(self, dy: Floats, x: Floats, dx: Floats | None = None) -> Floats:
+    def gelu_backward(self, dy: Floats, x: Floats) -> Floats:
         """dy, x: any one shape.  Returns dx of the same shape."""
         dy, x = as_floats(dy), as_floats(x)
         expect_shape("dy", dy, x.shape)
-        dx = gradient(dx, x.shape, "dx")
+        dx = np.empty_like(x)
         self._table.gelu_backward(floats(dx), floats(dy), floats(x), x.size)
         self._done()
         return dx
@@ -231,12 +224,10 @@ class NativeLayers:
         self._done()
         return y
 
-    def residual_backward(
-        self, dy: Floats, dx1: Floats | None = None, dx2: Floats | None = None
-    ) -> tuple[Floats, Floats]:
+    def residual_backward(self, dy: Floats) -> tuple[Floats, Floats]:
         """dy: any shape.  Returns dx1, dx2 of the same shape."""
         dy = as_floats(dy)
-        dx1, dx2 = gradient(dx1, dy.shape, "dx1"), gradient(dx2, dy.shape, "dx2")
+        dx1, dx2 = np.empty_like(dy), np.empty_like(dy)
         self._table.residual_backward(floats(dx1), floats(dx2), floats(dy), dy.size)
         self._done()
         return dx1, dx2
@@ -249,10 +240,10 @@ class NativeLayers:
         self._done()
         return y
 
-    def dropout_backward(self, dy: Floats, dropout: Dropout, dx: Floats | None = None) -> Floats:
+    def dropout_backward(self, dy: Floats, dropout: Dropout) -> Floats:
         """dy: any shape.  Returns dx of the same shape."""
         dy = as_floats(dy)
-        dx = gradient(dx, dy.shape, "dx")
+        dx = np.empty_like(dy)
         self._table.dropout_backward(floats(dx), floats(dy), dy.size, c_dropout(dropout))
         self._done()
         return dx
@@ -267,18 +258,13 @@ class NativeLayers:
         return losses
 
     def cross_entropy_backward(
-        self,
-        dlosses: Floats,
-        logits: Floats,
-        targets: Integers,
-        vocab_size: int | None = None,
-        dlogits: Floats | None = None,
+        self, dlosses: Floats, logits: Floats, targets: Integers, vocab_size: int | None = None
     ) -> Floats:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), nothing added to the padding."""
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), 0 in the padding."""
         dlosses, logits, targets = as_floats(dlosses), as_floats(logits), as_integers(targets)
         N, V, Vp = _logits_sizes(logits, targets, vocab_size)
         expect_shape("dlosses", dlosses, (N,))
-        dlogits = gradient(dlogits, logits.shape, "dlogits")
+        dlogits = np.empty_like(logits)
         inputs = floats(dlosses), floats(logits), integers(targets)
         self._table.cross_entropy_backward(floats(dlogits), *inputs, N, V, Vp)
         self._done()
@@ -314,7 +300,6 @@ class NativeLayers:
         wte: Floats,
         targets: Integers,
         rows: int | None = None,
-        dx: Floats | None = None,
         dwte: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
         """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
@@ -322,7 +307,7 @@ class NativeLayers:
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
         expect_shape("dlosses", dlosses, (N,))
         losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
-        dx, dwte = gradient(dx, x.shape, "dx"), gradient(dwte, wte.shape, "dwte")
+        dx, dwte = np.empty_like(x), gradient(dwte, wte.shape, "dwte")
         outputs = floats(losses), floats(dx), floats(dwte)
         inputs = floats(dlosses), floats(x), floats(wte), integers(targets)
         self._library.classifier_backward(self._table, *outputs, *inputs, floats(logits), rows, N, C, V)

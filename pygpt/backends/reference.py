@@ -31,7 +31,8 @@ from pygpt.reference.dropout import Dropout
 class ReferenceLayers:
     """Every layer alone, in the dtype of its arguments, complex too.
 
-    A gradient buffer that is given is added to in place and returned; one that is not given starts at zero.
+    Gradients that are added to (csrc/pygpt.h) may be given: they are changed in place and returned; one that is not
+    given starts at zero.
     `operands` is applied to both operands of each product in matmul, linear and classifier, such as
     pygpt.reference.bfloat16.round_bfloat16, and `stored` to the logits inside the classifier; a LayerCall applies it to
     what goes into and comes out of a layer.
@@ -85,30 +86,22 @@ class ReferenceLayers:
         dy: Array,
         x: Array,
         weight: Array,
-        dx: Array | None = None,
         dweight: Array | None = None,
         dbias: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
-        to_x, to_weight, to_bias = linear.backward(dy, x, weight, self.operands)
-        return _add(dx, to_x), _add(dweight, to_weight), _add(dbias, to_bias)
+        dx, to_weight, to_bias = linear.backward(dy, x, weight, self.operands)
+        return dx, _add(dweight, to_weight), _add(dbias, to_bias)
 
     def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
         """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
         return attention.forward(qkv, n_head, dropout)
 
     def attention_backward(
-        self,
-        dy: Array,
-        y: Array,
-        lse: Array,
-        qkv: Array,
-        n_head: int,
-        dropout: Dropout | None = None,
-        dqkv: Array | None = None,
+        self, dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None
     ) -> Array:
         """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
-        return _add(dqkv, attention.backward(dy, y, lse, qkv, n_head, dropout))
+        return attention.backward(dy, y, lse, qkv, n_head, dropout)
 
     def attention_probabilities(self, lse: Array, qkv: Array, n_head: int) -> Array:
         """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
@@ -118,41 +111,36 @@ class ReferenceLayers:
         """x: any shape.  Returns y of the same shape."""
         return gelu.forward(x)
 
-    def gelu_backward(self, dy: Array, x: Array, dx: Array | None = None) -> Array:
+    def gelu_backward(self, dy: Array, x: Array) -> Array:
         """dy, x: any one shape.  Returns dx of the same shape."""
-        return _add(dx, gelu.backward(dy, x))
+        return gelu.backward(dy, x)
 
     def residual_forward(self, x1: Array, x2: Array) -> Array:
         """x1, x2: any one shape.  Returns y of the same shape."""
         return residual.forward(x1, x2)
 
-    def residual_backward(self, dy: Array, dx1: Array | None = None, dx2: Array | None = None) -> tuple[Array, Array]:
+    def residual_backward(self, dy: Array) -> tuple[Array, Array]:
         """dy: any shape.  Returns dx1, dx2 of the same shape."""
-        to_x1, to_x2 = residual.backward(dy)
-        return _add(dx1, to_x1), _add(dx2, to_x2)
+        dx1, dx2 = residual.backward(dy)
+        return dx1.copy(), dx2.copy()
 
     def dropout_forward(self, x: Array, dropout: Dropout) -> Array:
         """x: any shape.  Returns y of the same shape."""
-        return _add(None, dropout_layer.forward(x, dropout))
+        return dropout_layer.forward(x, dropout).copy()
 
-    def dropout_backward(self, dy: Array, dropout: Dropout, dx: Array | None = None) -> Array:
+    def dropout_backward(self, dy: Array, dropout: Dropout) -> Array:
         """dy: any shape.  Returns dx of the same shape."""
-        return _add(dx, dropout_layer.backward(dy, dropout))
+        return dropout_layer.backward(dy, dropout).copy()
 
     def cross_entropy_forward(self, logits: Array, targets: Array, vocab_size: int | None = None) -> Array:
         """logits: (N,Vp), Vp >= vocab_size; targets: (N,).  Returns losses: (N,)."""
         return cross_entropy.forward(logits, targets, vocab_size)
 
     def cross_entropy_backward(
-        self,
-        dlosses: Array,
-        logits: Array,
-        targets: Array,
-        vocab_size: int | None = None,
-        dlogits: Array | None = None,
+        self, dlosses: Array, logits: Array, targets: Array, vocab_size: int | None = None
     ) -> Array:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), nothing added to the padding."""
-        return _add(dlogits, cross_entropy.backward(dlosses, logits, targets, vocab_size))
+        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), 0 in the padding."""
+        return cross_entropy.backward(dlosses, logits, targets, vocab_size)
 
     def cross_entropy_in_place(
         self, dlosses: Array, logits: Array, targets: Array, vocab_size: int | None = None
@@ -172,12 +160,11 @@ class ReferenceLayers:
         wte: Array,
         targets: Array,
         rows: int | None = None,
-        dx: Array | None = None,
         dwte: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
-        losses, to_x, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands, self.stored)
-        return losses, _add(dx, to_x), _add(dwte, to_wte)
+        losses, dx, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands, self.stored)
+        return losses, dx, _add(dwte, to_wte)
 
     def adamw_step(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,9 @@ class LayerCall:
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """The outputs that are added to buffers, which may be given under the same names."""
-        if not self.operation.endswith("_backward"):
-            return ()
-        return tuple(name for name in self.outputs if name.startswith("d"))
+        """The outputs that are added to, to buffers that may be given under the same names."""
+        arguments = signature(getattr(ReferenceLayers, self.operation)).parameters
+        return tuple(name for name in self.outputs if name in arguments and name not in self.inputs)
 
     def run(
         self, ops: Any, dtype: DTypeLike = np.float32, buffers: Mapping[str, Array] | None = None
@@ -62,8 +62,8 @@ class LayerCall:
         """Each output of ops against float64.
 
         emulation: of bfloat16, for ρ; what it stores is rounded before all three, so that the rounding of the inputs is
-        nobody's error.  Gradients are added to buffers of random numbers of their own size, so that a layer that
-        overwrites them does not pass.
+        nobody's error.  Gradients that are to be added to buffers start at random numbers of their own size, so that a
+        layer that overwrites them does not pass.
         """
         stored = emulation.stored if emulation else exact
         return self.stored(stored)._differences(ops, emulation, stored)

@@ -1,5 +1,5 @@
 /* Each layer against itself: its backward pass against finite differences of its forward pass, identities that must
- * hold, gradients that are added and not overwritten, and the same bits whatever the number of threads. */
+ * hold, gradients that are added or written as pygpt.h says, and the same bits whatever the number of threads. */
 #include "check.h"
 
 enum { INPUTS = 3, KEPT = 2, DIRECTIONS = 4 };
@@ -13,6 +13,7 @@ typedef struct Layer {
     float *x[INPUTS], *dx[INPUTS], *y, *dy, *kept[KEPT];
     int32_t *tokens;
     const Dropout *dropout;
+    int adds[INPUTS];   // 1: dx is added to, 0: it is written
 } Layer;
 
 static const Kernels *k;
@@ -47,17 +48,17 @@ static void check_derivatives(Layer *l) {
     }
 }
 
-/* With gradients that begin at `start`, computed with this many threads. */
+/* With this many threads; gradients that are added to begin at `start`, and those that are written must not be read. */
 static void run(Layer *l, int threads, float start) {
     pygpt_set_threads(threads);
     l->forward(l);
     for (int input = 0; input < INPUTS; input++) {
-        for (int64_t i = 0; i < l->nx[input]; i++) l->dx[input][i] = start;
+        for (int64_t i = 0; i < l->nx[input]; i++) l->dx[input][i] = l->adds[input] ? start : NAN;
     }
     l->backward(l);
 }
 
-static void check_accumulation_and_threads(Layer *l) {
+static void check_buffers_and_threads(Layer *l) {
     float *y = floats(l->ny), *dx[INPUTS];
     memcpy(y, l->y, (size_t)l->ny * sizeof *y);
     for (int input = 0; input < INPUTS; input++) {
@@ -67,7 +68,7 @@ static void check_accumulation_and_threads(Layer *l) {
     run(l, 1, 1.0f);
     for (int input = 0; input < INPUTS; input++) {
         int64_t n = l->nx[input];
-        for (int64_t i = 0; i < n; i++) l->dx[input][i] -= 1.0f;
+        for (int64_t i = 0; i < n; i++) l->dx[input][i] -= l->adds[input] ? 1.0f : 0.0f;
         double bound = 1e-5 * (sqrt((double)n) + norm_of(dx[input], n));
         for (int64_t i = 0; i < n; i++) l->dx[input][i] -= dx[input][i];
         CHECK_NEAR(l->name, norm_of(l->dx[input], n), 0.0, bound);
@@ -107,7 +108,7 @@ static void end(Layer *l) {
 static void check_layer(Layer *l) {
     check_derivatives(l);
     run(l, 1, 0.0f);
-    check_accumulation_and_threads(l);
+    check_buffers_and_threads(l);
 }
 
 static int32_t *random_tokens(int64_t n, int64_t below) {
@@ -129,7 +130,8 @@ static void embedding_b(Layer *l) {
 
 static void test_embedding(int64_t B, int64_t T, int64_t C, int64_t V) {
     int64_t positions = T + 2;
-    Layer l = {"embedding", embedding_f, embedding_b, .size = {B, T, C}, .nx = {V * C, positions * C}, .ny = B * T * C};
+    Layer l = {"embedding",     embedding_f,   embedding_b, .size = {B, T, C}, .nx = {V * C, positions * C},
+               .ny = B * T * C, .adds = {1, 1}};
     l.tokens = random_tokens(B * T, V);
     begin(&l);
     check_layer(&l);
@@ -150,8 +152,8 @@ static void layernorm_b(Layer *l) {
 }
 
 static void test_layernorm(int64_t N, int64_t C) {
-    Layer l = {"layernorm",         layernorm_f, layernorm_b,    .size = {N, C},
-               .nx = {N * C, C, C}, .ny = N * C, .nkept = {N, N}};
+    Layer l = {"layernorm",         layernorm_f, layernorm_b,     .size = {N, C},
+               .nx = {N * C, C, C}, .ny = N * C, .nkept = {N, N}, .adds = {1, 1, 1}};
     begin(&l);
     check_layer(&l);
     for (int64_t n = 0; n < N; n++) {   // the output does not change when a row is shifted or stretched
@@ -195,7 +197,8 @@ static void linear_b(Layer *l) {
 }
 
 static void test_linear(int64_t N, int64_t IC, int64_t OC, int bias) {
-    Layer l = {"linear", linear_f, linear_b, .size = {N, IC, OC}, .nx = {N * IC, IC * OC, bias ? OC : 0}, .ny = N * OC};
+    Layer l = {"linear",     linear_f,         linear_b, .size = {N, IC, OC}, .nx = {N * IC, IC * OC, bias ? OC : 0},
+               .ny = N * OC, .adds = {0, 1, 1}};
     begin(&l);
     check_layer(&l);
     float *alone = floats(l.nx[1]);   // any of the three gradients can be left out
@@ -369,8 +372,8 @@ static void classifier_b(Layer *l) {
 }
 
 static void test_classifier(int64_t N, int64_t C, int64_t V, int64_t rows) {
-    Layer l = {"classifier",         classifier_f, classifier_b,       .size = {N, C, V, rows},
-               .nx = {N * C, V * C}, .ny = N,      .nkept = {rows * V}};
+    Layer l = {"classifier",         classifier_f, classifier_b,        .size = {N, C, V, rows},
+               .nx = {N * C, V * C}, .ny = N,      .nkept = {rows * V}, .adds = {0, 1}};
     l.tokens = random_tokens(N, V);
     begin(&l);
     check_layer(&l);
