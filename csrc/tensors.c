@@ -8,8 +8,9 @@
 
 enum { ALIGNMENT = 16 };   // floats: tensors begin at a cache line
 
-/* A size in a shape, of the configuration or of the batch. */
-typedef enum { NONE = 0, V, P, C, C3, F, NH, B, T } Size;   // P: positions, F: n_inner
+/* A size in a shape, of the configuration or of the batch; P: positions, F: n_inner. Not the letter alone, which would
+ * compile as a number wherever a local variable of that name is forgotten. */
+typedef enum { NO_SIZE = 0, SIZE_V, SIZE_P, SIZE_C, SIZE_3C, SIZE_F, SIZE_NH, SIZE_B, SIZE_T } Size;
 
 /* The last recompute level at which every block keeps this activation. */
 typedef enum {
@@ -18,15 +19,15 @@ typedef enum {
     ALWAYS = PYGPT_RECOMPUTE_BLOCK
 } Kept;
 
-typedef enum { PRESENT, WITH_EMBD_DROPOUT, WITH_RESID_DROPOUT } Presence;
+typedef enum { PRESENT = 0, WITH_EMBD_DROPOUT, WITH_RESID_DROPOUT } Presence;
 
 typedef struct {
     size_t field;   // of its pointer in the part's struct
     const char *name;
     Size shape[4];
     int initialisation;   // of a parameter
-    Kept kept;            // of an activation, as are the two below
-    int has_gradient;
+    Kept kept;   // of an activation, as are the two below
+    int no_gradient;
     Presence presence;
 } Row;
 
@@ -35,75 +36,87 @@ typedef struct {
     int count;
 } Part;
 
-#define WEIGHT(part, field, name, init, ...) {offsetof(part, field), name, {__VA_ARGS__}, init, ALWAYS, 1, PRESENT}
-#define ACTIVATION(part, field, name, kept, gradient, presence, ...)                                                   \
-    {offsetof(part, field), name, {__VA_ARGS__}, PYGPT_INIT_ZERO, kept, gradient, presence}
+#define ROW(part, field_, name_) .field = offsetof(part, field_), .name = name_
 #define PART(rows) {rows, sizeof(rows) / sizeof *(rows)}
 
 static const Row EMBEDDING_WEIGHTS[] = {
-    WEIGHT(EmbeddingWeights, wte, "wte.weight", PYGPT_INIT_NORMAL, V, C),
-    WEIGHT(EmbeddingWeights, wpe, "wpe.weight", PYGPT_INIT_NORMAL, P, C),
+    {ROW(EmbeddingWeights, wte, "wte.weight"), .shape = {SIZE_V, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL},
+    {ROW(EmbeddingWeights, wpe, "wpe.weight"), .shape = {SIZE_P, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL},
 };
 
 static const Row BLOCK_WEIGHTS[] = {
-    WEIGHT(BlockWeights, ln_1_w, "ln_1.weight", PYGPT_INIT_ONE, C),
-    WEIGHT(BlockWeights, ln_1_b, "ln_1.bias", PYGPT_INIT_ZERO, C),
-    WEIGHT(BlockWeights, c_attn_w, "attn.c_attn.weight", PYGPT_INIT_NORMAL, C, C3),
-    WEIGHT(BlockWeights, c_attn_b, "attn.c_attn.bias", PYGPT_INIT_ZERO, C3),
-    WEIGHT(BlockWeights, attn_proj_w, "attn.c_proj.weight", PYGPT_INIT_RESIDUAL, C, C),
-    WEIGHT(BlockWeights, attn_proj_b, "attn.c_proj.bias", PYGPT_INIT_ZERO, C),
-    WEIGHT(BlockWeights, ln_2_w, "ln_2.weight", PYGPT_INIT_ONE, C),
-    WEIGHT(BlockWeights, ln_2_b, "ln_2.bias", PYGPT_INIT_ZERO, C),
-    WEIGHT(BlockWeights, c_fc_w, "mlp.c_fc.weight", PYGPT_INIT_NORMAL, C, F),
-    WEIGHT(BlockWeights, c_fc_b, "mlp.c_fc.bias", PYGPT_INIT_ZERO, F),
-    WEIGHT(BlockWeights, mlp_proj_w, "mlp.c_proj.weight", PYGPT_INIT_RESIDUAL, F, C),
-    WEIGHT(BlockWeights, mlp_proj_b, "mlp.c_proj.bias", PYGPT_INIT_ZERO, C),
+    {ROW(BlockWeights, ln_1_w, "ln_1.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
+    {ROW(BlockWeights, ln_1_b, "ln_1.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, c_attn_w, "attn.c_attn.weight"), .shape = {SIZE_C, SIZE_3C},
+     .initialisation = PYGPT_INIT_NORMAL},
+    {ROW(BlockWeights, c_attn_b, "attn.c_attn.bias"), .shape = {SIZE_3C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, attn_proj_w, "attn.c_proj.weight"), .shape = {SIZE_C, SIZE_C},
+     .initialisation = PYGPT_INIT_RESIDUAL},
+    {ROW(BlockWeights, attn_proj_b, "attn.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, ln_2_w, "ln_2.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
+    {ROW(BlockWeights, ln_2_b, "ln_2.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, c_fc_w, "mlp.c_fc.weight"), .shape = {SIZE_C, SIZE_F}, .initialisation = PYGPT_INIT_NORMAL},
+    {ROW(BlockWeights, c_fc_b, "mlp.c_fc.bias"), .shape = {SIZE_F}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, mlp_proj_w, "mlp.c_proj.weight"), .shape = {SIZE_F, SIZE_C},
+     .initialisation = PYGPT_INIT_RESIDUAL},
+    {ROW(BlockWeights, mlp_proj_b, "mlp.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
 };
 
 static const Row FINAL_WEIGHTS[] = {
-    WEIGHT(FinalWeights, ln_f_w, "ln_f.weight", PYGPT_INIT_ONE, C),
-    WEIGHT(FinalWeights, ln_f_b, "ln_f.bias", PYGPT_INIT_ZERO, C),
+    {ROW(FinalWeights, ln_f_w, "ln_f.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
+    {ROW(FinalWeights, ln_f_b, "ln_f.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
 };
 
 static const Row EMBEDDING_ACTIVATIONS[] = {
-    ACTIVATION(EmbeddingActivations, embd, "embd", ALWAYS, 1, PRESENT, B, T, C),
-    ACTIVATION(EmbeddingActivations, drop, "drop", ALWAYS, 1, WITH_EMBD_DROPOUT, B, T, C),
+    {ROW(EmbeddingActivations, embd, "embd"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
+    {ROW(EmbeddingActivations, drop, "drop"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS,
+     .presence = WITH_EMBD_DROPOUT},
 };
 
-/* resid_post is the last, because its gradient comes from the next block and must outlive the others. */
 static const Row BLOCK_ACTIVATIONS[] = {
-    ACTIVATION(BlockActivations, ln_1, "ln_1", WHILE_KEEP_ALL, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, ln_1_mean, "ln_1.mean", WHILE_CHEAP, 0, PRESENT, B, T),
-    ACTIVATION(BlockActivations, ln_1_rstd, "ln_1.rstd", WHILE_CHEAP, 0, PRESENT, B, T),
-    ACTIVATION(BlockActivations, qkv, "attn.c_attn", WHILE_CHEAP, 1, PRESENT, B, T, C3),
-    ACTIVATION(BlockActivations, lse, "attn.lse", WHILE_CHEAP, 0, PRESENT, B, NH, T),
-    ACTIVATION(BlockActivations, heads, "attn.heads", WHILE_CHEAP, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, attn_proj, "attn.c_proj", WHILE_KEEP_ALL, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, attn_drop, "attn.resid_dropout", WHILE_KEEP_ALL, 1, WITH_RESID_DROPOUT, B, T, C),
-    ACTIVATION(BlockActivations, resid_mid, "resid_mid", WHILE_CHEAP, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, ln_2, "ln_2", WHILE_KEEP_ALL, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, ln_2_mean, "ln_2.mean", WHILE_CHEAP, 0, PRESENT, B, T),
-    ACTIVATION(BlockActivations, ln_2_rstd, "ln_2.rstd", WHILE_CHEAP, 0, PRESENT, B, T),
-    ACTIVATION(BlockActivations, fc, "mlp.c_fc", WHILE_CHEAP, 1, PRESENT, B, T, F),
-    ACTIVATION(BlockActivations, act, "mlp.act", WHILE_KEEP_ALL, 1, PRESENT, B, T, F),
-    ACTIVATION(BlockActivations, mlp_proj, "mlp.c_proj", WHILE_KEEP_ALL, 1, PRESENT, B, T, C),
-    ACTIVATION(BlockActivations, mlp_drop, "mlp.dropout", WHILE_KEEP_ALL, 1, WITH_RESID_DROPOUT, B, T, C),
-    ACTIVATION(BlockActivations, resid_post, "resid_post", ALWAYS, 1, PRESENT, B, T, C),
+    {ROW(BlockActivations, ln_1, "ln_1"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, ln_1_mean, "ln_1.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, ln_1_rstd, "ln_1.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, qkv, "attn.c_attn"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, lse, "attn.lse"), .shape = {SIZE_B, SIZE_NH, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, heads, "attn.heads"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, attn_proj, "attn.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, attn_drop, "attn.resid_dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_RESID_DROPOUT},
+    {ROW(BlockActivations, resid_mid, "resid_mid"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, ln_2_mean, "ln_2.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, ln_2_rstd, "ln_2.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, fc, "mlp.c_fc"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, act, "mlp.act"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, mlp_proj, "mlp.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, mlp_drop, "mlp.dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_RESID_DROPOUT},
+    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
 };
 
 static const Row FINAL_ACTIVATIONS[] = {
-    ACTIVATION(FinalActivations, ln_f, "ln_f", ALWAYS, 1, PRESENT, B, T, C),
-    ACTIVATION(FinalActivations, ln_f_mean, "ln_f.mean", ALWAYS, 0, PRESENT, B, T),
-    ACTIVATION(FinalActivations, ln_f_rstd, "ln_f.rstd", ALWAYS, 0, PRESENT, B, T),
-    ACTIVATION(FinalActivations, losses, "losses", ALWAYS, 1, PRESENT, B, T),
+    {ROW(FinalActivations, ln_f, "ln_f"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
+    {ROW(FinalActivations, ln_f_mean, "ln_f.mean"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1},
+    {ROW(FinalActivations, ln_f_rstd, "ln_f.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1},
+    {ROW(FinalActivations, losses, "losses"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS},
 };
 
-/* embedding, block, final */
-static const Part WEIGHTS[] = {PART(EMBEDDING_WEIGHTS), PART(BLOCK_WEIGHTS), PART(FINAL_WEIGHTS)};
-static const Part ACTIVATIONS[] = {PART(EMBEDDING_ACTIVATIONS), PART(BLOCK_ACTIVATIONS), PART(FINAL_ACTIVATIONS)};
+enum { EMBEDDING, BLOCK, FINAL, PARTS };
+
+static const Part WEIGHTS[PARTS] = {
+    [EMBEDDING] = PART(EMBEDDING_WEIGHTS),
+    [BLOCK] = PART(BLOCK_WEIGHTS),
+    [FINAL] = PART(FINAL_WEIGHTS),
+};
+static const Part ACTIVATIONS[PARTS] = {
+    [EMBEDDING] = PART(EMBEDDING_ACTIVATIONS),
+    [BLOCK] = PART(BLOCK_ACTIVATIONS),
+    [FINAL] = PART(FINAL_ACTIVATIONS),
+};
 
 static int present(const Row *row, int kind, const GPT2Config *config) {
-    if (kind == PYGPT_ACTIVATION_GRADIENT && !row->has_gradient) return 0;
+    if (kind == PYGPT_ACTIVATION_GRADIENT && row->no_gradient) return 0;
     if (row->presence == WITH_EMBD_DROPOUT) return config->embd_pdrop > 0.0f;
     if (row->presence == WITH_RESID_DROPOUT) return config->resid_pdrop > 0.0f;
     return 1;
@@ -119,14 +132,14 @@ static int64_t copies(const Row *row, int kind, int recompute, int64_t L) {
 
 static int64_t value(Size size, const GPT2Config *config, int64_t batch, int64_t length) {
     switch (size) {
-    case V: return config->vocab_size;
-    case P: return config->n_positions;
-    case C: return config->n_embd;
-    case C3: return checked_mul(3, config->n_embd);
-    case F: return config->n_inner;
-    case NH: return config->n_head;
-    case B: return batch;
-    case T: return length;
+    case SIZE_V: return config->vocab_size;
+    case SIZE_P: return config->n_positions;
+    case SIZE_C: return config->n_embd;
+    case SIZE_3C: return checked_mul(3, config->n_embd);
+    case SIZE_F: return config->n_inner;
+    case SIZE_NH: return config->n_head;
+    case SIZE_B: return batch;
+    case SIZE_T: return length;
     default: return 0;
     }
 }
@@ -141,7 +154,7 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
     }
     tensor->initialisation = row->initialisation;
     tensor->size = 1;
-    while (tensor->ndim < 4 && row->shape[tensor->ndim] != NONE) {
+    while (tensor->ndim < 4 && row->shape[tensor->ndim] != NO_SIZE) {
         int64_t size = value(row->shape[tensor->ndim], config, batch, length);
         tensor->shape[tensor->ndim++] = size;
         tensor->size = checked_mul(tensor->size, size);
@@ -170,9 +183,9 @@ int table_create(TensorTable *table, int kind, const GPT2Config *config, int rec
     const Part *parts = parts_of(kind);
     int64_t L = config->n_layer;
     *table = (TensorTable){.kind = kind, .config = *config};
-    for (int i = 0; i < parts[0].count; i++) table->before += present(&parts[0].rows[i], kind, config);
-    for (int i = 0; i < parts[1].count; i++) table->per_block += present(&parts[1].rows[i], kind, config);
-    int64_t capacity = checked_add(checked_mul(L, table->per_block), parts[0].count + parts[2].count);
+    for (int i = 0; i < parts[EMBEDDING].count; i++) table->before += present(&parts[EMBEDDING].rows[i], kind, config);
+    for (int i = 0; i < parts[BLOCK].count; i++) table->per_block += present(&parts[BLOCK].rows[i], kind, config);
+    int64_t capacity = checked_add(checked_mul(L, table->per_block), parts[EMBEDDING].count + parts[FINAL].count);
     if (capacity >= 0 && (uint64_t)capacity < SIZE_MAX / sizeof(Tensor)) {
         table->tensors = calloc((size_t)capacity, sizeof(Tensor));
     }
@@ -180,8 +193,8 @@ int table_create(TensorTable *table, int kind, const GPT2Config *config, int rec
         return fail(PYGPT_ERROR_MEMORY, "no memory for a table of the tensors of %" PRId64 " layers", L);
 
     int status = PYGPT_OK;
-    for (int part = 0; part < 3; part++) {
-        for (int64_t layer = part == 1 ? 0 : -1; layer < (part == 1 ? L : 0); layer++) {
+    for (int part = 0; part < PARTS; part++) {
+        for (int64_t layer = part == BLOCK ? 0 : -1; layer < (part == BLOCK ? L : 0); layer++) {
             for (int i = 0; i < parts[part].count && status == PYGPT_OK; i++) {
                 const Row *row = &parts[part].rows[i];
                 if (!present(row, kind, config)) continue;
@@ -231,37 +244,37 @@ static int64_t first_of_block(const TensorTable *table, int64_t layer) {
 
 EmbeddingWeights embedding_weights(const TensorTable *table, float *buffer) {
     EmbeddingWeights weights;
-    point(&weights, &WEIGHTS[0], table, 0, buffer);
+    point(&weights, &WEIGHTS[EMBEDDING], table, 0, buffer);
     return weights;
 }
 
 BlockWeights block_weights(const TensorTable *table, float *buffer, int64_t layer) {
     BlockWeights weights;
-    point(&weights, &WEIGHTS[1], table, first_of_block(table, layer), buffer);
+    point(&weights, &WEIGHTS[BLOCK], table, first_of_block(table, layer), buffer);
     return weights;
 }
 
 FinalWeights final_weights(const TensorTable *table, float *buffer) {
     FinalWeights weights;
-    point(&weights, &WEIGHTS[2], table, first_of_block(table, table->config.n_layer), buffer);
+    point(&weights, &WEIGHTS[FINAL], table, first_of_block(table, table->config.n_layer), buffer);
     return weights;
 }
 
 EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer) {
     EmbeddingActivations activations;
-    point(&activations, &ACTIVATIONS[0], table, 0, buffer);
+    point(&activations, &ACTIVATIONS[EMBEDDING], table, 0, buffer);
     return activations;
 }
 
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer) {
     BlockActivations activations;
-    point(&activations, &ACTIVATIONS[1], table, first_of_block(table, layer), buffer);
+    point(&activations, &ACTIVATIONS[BLOCK], table, first_of_block(table, layer), buffer);
     return activations;
 }
 
 FinalActivations final_activations(const TensorTable *table, float *buffer) {
     FinalActivations activations;
-    point(&activations, &ACTIVATIONS[2], table, first_of_block(table, table->config.n_layer), buffer);
+    point(&activations, &ACTIVATIONS[FINAL], table, first_of_block(table, table->config.n_layer), buffer);
     return activations;
 }
 
