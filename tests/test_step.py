@@ -320,6 +320,7 @@ def control_characters(folder: Path) -> None:
         (not_json, "config.json: is not JSON: expected a string at byte 14"),
         (config_edit(n_embd=25), "config.json"),
         (config_edit(n_head=5), "n_embd is 24, expected a multiple of n_head"),
+        (config_edit(n_inner=0), "config.json: n_inner is 0, expected an integer from 1 to 2147483647"),
         (config_edit(n_layer=2**31 - 1), "holds 28 tensors, too few for the 2147483647 layers"),
         (config_edit(n_layer=1), "tensor h.1.attn.c_attn.bias is not a parameter of the GPT-2 in config.json"),
         (config_edit(n_positions=2**30), "numbers, too few for the"),
