@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,11 +58,14 @@ FOLDERS = [
 _C = ["universal.rules", "c_like.rules"]  # of universalmutator
 RULES = {".c": _C, ".h": _C, ".cu": _C, ".cuh": _C, ".py": ["universal.rules", "python.rules"]}
 BUILDS = {"build": ["-DPYGPT_TESTS=ON"], "build-tiny": ["-DPYGPT_TINY_BLOCKS=ON"]}
-LEVELS = ("x86-64-v3",)  # beside the best that the processor has
-NUMERICS = ("tests/test_layers.py", "tests/test_model.py")
-LONGEST = 1800  # seconds; a command that takes longer has noticed
+LEVEL = "x86-64-v3"  # beside the best that the processor has
+LAYERS, MODEL = "tests/test_layers.py", "tests/test_model.py"
+NATIVE = ("tests/test_native_library.py", "tests/test_memory.py", "tests/test_bench.py")  # of csrc/ beside its layers
+STEP = ("pygpt-step", "test_step_files")
+LONGEST = 300  # seconds; a command that takes longer has noticed
 NO_TESTS = 5  # pytest's status where nothing was selected
 _NAME = re.compile(r"[A-Za-z_]\w*|\d\w*[A-Za-z_]\w*")
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _WORDS = {"break", "continue", "pass", "not", "and", "or", "None", "True", "False"}  # what the rules write
 
 
@@ -72,6 +76,10 @@ class Check:
     command: tuple[str, ...]
     build: str = "build"
     level: str | None = None  # instruction set; the best that there is without it
+    targets: tuple[str, ...] = ()  # beside the libraries that every test opens
+
+
+FILES = Check(("ctest", "--test-dir", "build", "-R", "step_files"), targets=STEP)
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def _is_another_program(mutant: Mutant) -> bool:
     if not set(_NAME.findall(mutant.line)) <= {*_NAME.findall(before), *_WORDS}:  # int64_t became int1_t
         return False
     if mutant.path.suffix != ".py":
-        return True
+        return _COMMENT.sub("", before).split() != _COMMENT.sub("", mutant.applied_to(before)).split()
     try:
         return _program(before) != _program(mutant.applied_to(before))
     except SyntaxError:
@@ -157,6 +165,7 @@ def _is_another_program(mutant: Mutant) -> bool:
 
 def _program(text: str) -> str:
     """What a Python program says apart from its docstrings."""
+    warnings.simplefilter("ignore", SyntaxWarning)
     compile(text, "", "exec", dont_inherit=True)  # a break outside of a loop is found here
     tree = ast.parse(text)
     for node in ast.walk(tree):
@@ -171,18 +180,27 @@ def _program(text: str) -> str:
 def _checks(path: Path) -> list[Check]:
     """What bears on a source, the quickest to notice first."""
     if path.suffix == ".py":
-        numerics = NUMERICS if path.parent.name == "backends" else ()
-        return [Check(_pytest(*numerics, *_tests_of(path)))]
-    ctest = Check(("ctest", "--test-dir", "build", "--stop-on-failure"))
+        numerics = [Check(_pytest(test, "-k", device)) for device in ("not cuda", "cuda") for test in (LAYERS, MODEL)]
+        others = [Check(_pytest(test)) for test in _tests_of(path)]
+        return [*numerics, *others] if path.parent.name == "backends" else others
     if path.parts[1] == "step" or path.name == "main.c":
-        return [Check(_pytest("tests/test_step.py", "tests/test_checkpoint_fuzz.py")), ctest]
-    device = "cuda" if path.parts[0] == "cuda" else "cpu"
-    every = _pytest(*NUMERICS, "-k", device)
-    checks = [Check(_pytest(*NUMERICS, "-k", f"{device} and {path.stem}")), Check(every), Check(every, "build-tiny")]
-    if device == "cuda":
-        tests = [str(test.relative_to(ROOT)) for test in sorted(ROOT.glob("tests/test_cuda*.py"))]
-        return [*checks, Check(_pytest(*tests, "tests/test_emulation.py"))]
-    return [*checks, *(Check(every, level=level) for level in LEVELS), ctest]
+        return [*(Check(_pytest(f"tests/test_{name}.py"), targets=STEP) for name in ("step", "checkpoint_fuzz")), FILES]
+    cuda = path.parts[0] == "cuda"
+    of_device = "cuda" if cuda else "not cuda and not numpy"  # also a test that has no backend in its name
+    layers, model = _pytest(LAYERS, "-k", of_device), _pytest(MODEL, "-k", of_device)
+    checks = [Check(_pytest(LAYERS, "-k", f"({of_device}) and {path.stem}"))] if path.parts[1] != path.name else []
+    checks += [Check(layers), Check(model)] if checks else [Check(model), Check(layers)]
+    if cuda:
+        own = [str(test.relative_to(ROOT)) for test in sorted(ROOT.glob("tests/test_cuda*.py"))]
+        checks += [Check(_pytest(test)) for test in (*own, "tests/test_emulation.py")]
+    else:
+        checks += [Check(("ctest", "--test-dir", "build", "--stop-on-failure", "-E", "step_files"), targets=("all",))]
+        checks += [Check(tests, level=LEVEL, targets=(f"pygpt_cpu_{LEVEL}",)) for tests in (layers, model)]
+    checks += [Check(layers, "build-tiny"), Check(model, "build-tiny")]
+    if path.parts[:-1] == ("csrc",):
+        checks += [Check(_pytest(test)) for test in NATIVE]
+        checks += [Check(_pytest(MODEL, "-k", "cuda")), FILES]  # which have the table of tensors from here
+    return checks
 
 
 def _pytest(*arguments: str) -> tuple[str, ...]:
@@ -193,7 +211,7 @@ def _tests_of(module: Path) -> list[str]:
     """The test files named after a Python module, those that import it, and those of the modules that do."""
     importers = [path for path in _importers(module) if path.parts[0] == "pygpt"]
     tests = [test for path in (module, *importers) for test in _importers(path) if test.name.startswith("test_")]
-    named = [path.relative_to(ROOT) for path in ROOT.glob(f"tests/test_{module.stem}.py")]
+    named = [path.relative_to(ROOT) for path in sorted(ROOT.glob(f"tests/test_*{module.stem}*.py"))]
     return [str(test) for test in dict.fromkeys(named + tests)]
 
 
@@ -227,25 +245,27 @@ def _result(copy: Path, mutant: Mutant) -> str:
     """killed, survived, equal (the same machine code) or invalid (does not compile)."""
     path, checks = copy / mutant.path, _checks(mutant.path)
     before = path.read_text("utf-8")
-    _must_pass(copy, checks[-1:] if len(checks) == 1 else checks[1:])  # the first of several is a part of the second
     path.write_text(mutant.applied_to(before), "utf-8")
     try:
-        if not _build(copy):
-            return "invalid"
-        if path.suffix != ".py" and _objects(copy) == _first_objects(copy):
-            return "equal"
-        return "survived" if all(_passes(copy, check) for check in checks) else "killed"
+        if path.suffix != ".py":
+            if not _build(copy, checks[0]):
+                return "invalid"
+            if not any(_is_other_code(copy, check) for check in checks if check.build == "build"):
+                return "equal"
+        noticed = next((check for check in checks if not _passes(copy, check)), None)
     finally:
         path.write_text(before, "utf-8")
+    if noticed is None:
+        return "survived"
+    _must_pass(copy, noticed)
+    return "killed"
 
 
-def _must_pass(copy: Path, checks: Sequence[Check]) -> None:
+@cache
+def _must_pass(copy: Path, check: Check) -> None:
     """Raises UserError where a check fails without a fault: it could not notice one."""
-    if not _build(copy):
-        raise UserError(f"{ROOT}: what is committed does not build")
-    for check in checks:
-        if not _first_passes(copy, check):
-            raise UserError(f"`{' '.join(check.command)}` fails without a fault; mend that first")
+    if not _passes(copy, check):
+        raise UserError(f"`{' '.join(check.command)}` fails without a fault; mend that first")
 
 
 # ---- copies ----
@@ -261,24 +281,49 @@ def _copy(copy: Path) -> Path:
     return copy
 
 
-def _build(copy: Path) -> bool:
-    return all(_run(["cmake", "--build", build], copy, {}) == 0 for build in BUILDS)
+def _build(copy: Path, check: Check) -> bool:
+    """Whether what a check needs can be built."""
+    targets = _targets(copy, check)
+    return _run(["cmake", "--build", check.build, "-j", str(os.cpu_count()), "--target", *targets], copy, {}) == 0
 
 
-def _objects(copy: Path) -> dict[Path, str]:
+def _targets(copy: Path, check: Check) -> tuple[str, ...]:
+    return check.targets if check.targets == ("all",) else (*_libraries(copy), *check.targets)
+
+
+@cache
+def _libraries(copy: Path) -> tuple[str, ...]:
+    """What every test opens: an outdated library is an error there."""
+    names = "from pygpt.backends.library import library_path as path; print(path('cpu'), path('cuda-emulated'))"
+    paths = _must([sys.executable, "-c", names], copy).split()
+    return "pygpt_cpu_baseline", *(Path(path).stem.removeprefix("lib") for path in paths)
+
+
+def _is_other_code(copy: Path, check: Check) -> bool:
+    """Whether the compiler makes something else of the sources with the fault, in what the check needs."""
+    targets = _targets(copy, check)
+    return _build(copy, check) and not _objects(copy, targets).items() <= _first_objects(copy).items()
+
+
+def _objects(copy: Path, targets: Sequence[str] = ("*",)) -> dict[Path, str]:
     """What the compiler made of each source."""
-    objects = [path for path in sorted(copy.glob("build*/**/*.o")) if not path.name.startswith("digest.c")]
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in objects}
+    folders = ["*" if target == "all" else target for target in targets]
+    objects = [path for folder in folders for path in copy.glob(f"build/**/{folder}.dir/**/*.o")]
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() for path in objects if not path.name.startswith("digest.c")
+    }
 
 
 def _passes(copy: Path, check: Check) -> bool:
+    if not _build(copy, check):
+        return False
     environment = {"PYTHONPATH": str(copy), "PYGPT_LIB_DIR": str(copy / check.build)}
     if check.level:
         environment["PYGPT_ISA"] = check.level
     return _run(check.command, copy, environment) in (0, NO_TESTS)
 
 
-_first_objects, _first_passes = cache(_objects), cache(_passes)  # before any fault
+_first_objects = cache(_objects)  # before any fault
 
 
 def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> int | None:
