@@ -1,14 +1,19 @@
-"""What pip is told to bring for a build: cuBLAS exactly where libpygpt_cuda will be built and the toolkit has none."""
+"""What pip is told to bring for a build: cuBLAS exactly where libpygpt_cuda will be built and the toolkit has none; and
+which GPUs CMake then builds it for."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import required
 
 BACKEND = Path(__file__).parents[1] / "build_backend" / "pygpt_build.py"
 ON = {"cmake.define.PYGPT_CUDA": "ON"}
@@ -76,3 +81,30 @@ def test_variables_of_the_environment(backend: Any, tmp_path: Path, monkeypatch:
     monkeypatch.delenv("CMAKE_ARGS")
     assert backend.cublas({"cmake.args": ["-DPYGPT_CUDA=ON"]}) == ["nvidia-cublas==13.*"]
     assert backend.cublas(None) == []
+
+
+@pytest.mark.parametrize(
+    "capabilities, flags",
+    [
+        ("9.0", {"-gencode=arch=compute_90a,code=sm_90a"}),  # with Hopper's own instructions
+        ("8.6\\n8.6", {"-gencode=arch=compute_86,code=sm_86"}),
+        ("3.5", {"-arch=native"}),  # a GPU that no nvcc knows any more must not end the build of everything else
+    ],
+)
+def test_code_for_the_gpu_that_is_here(
+    capabilities: str, flags: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required.nvcc()
+    cmake = shutil.which("cmake") or pytest.skip("needs cmake")
+    program(tmp_path, "nvidia-smi", f'test "$1" = --list-gpus && echo GPU 0: one || printf "{capabilities}\\n"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for file in ("include/cublasLt.h", "lib/libcublasLt.so"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    options = ["-DPYGPT_EMULATION=OFF", f"-DPYGPT_CUBLAS_ROOT={tmp_path}", "-G", "Unix Makefiles"]
+    command = [cmake, "-S", str(BACKEND.parents[1]), "-B", str(tmp_path / "build"), *options]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    written = (tmp_path / "build/cuda/device/CMakeFiles/pygpt_cuda.dir/flags.make").read_text(encoding="utf-8")
+    assert set(re.findall(r"-gencode=\S+|-arch=\S+", written)) == flags
+    assert ("PYGPT_WGMMA" in written) == ("90a" in str(flags))
