@@ -1,8 +1,9 @@
 /* The function tables: each layer alone, on buffers in the host's memory. A call copies them to the device, runs the
  * layer, and copies the results back. It is for tests and comparisons; the model keeps everything on the device.
  *
- * Values are rounded to the table's element type on their way. LayerNorm's dx, which the interface adds to, is
- * written on the device and added on the host. If something fails, nothing is copied back, and the sentence is in pygpt_last_error(). */
+ * Values are rounded to the table's element type on their way. LayerNorm's dx, which the interface adds to, is written
+ * on the device and added on the host. If something fails, nothing is copied back, and the sentence is in
+ * pygpt_last_error(). */
 #include "call.cuh"
 
 #include <algorithm>

@@ -281,11 +281,12 @@ static cudaError_t find_fastest(MatmulContext *context, const Candidate **taken,
         return cudaSuccess;   // no memory to try with: the library's favourite it is
     }
     CUDA_TRY(check_candidates(context, taken, plan, candidates, m, s, stream));
-    for (int round = 0; plan.settled && round < rounds; round++)
+    if (!plan.settled) return cudaSuccess;
+    CUDA_TRY(warm_up(context, plan, **taken, m, s, stream));
+    for (int round = 0; round < rounds; round++)
         for (Candidate &candidate : candidates) {
             const bool wanted = candidate.same_bits || (candidate.launches && context->log);
             if (!wanted || (round > 0 && candidate.milliseconds > hopeless * (*taken)->milliseconds)) continue;
-            CUDA_TRY(warm_up(context, plan, candidate, m, s, stream));
             CUDA_TRY(cudaEventRecord(s.start, stream));
             CUDA_TRY(try_candidate(context, plan, candidate, m, s, 1, launches, stream));
             CUDA_TRY(cudaEventRecord(s.end, stream));
