@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import operator
 from dataclasses import asdict, dataclass, fields
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.errors import UserError, show
-from pygpt.files import lfs
+from pygpt.files.json_file import read_json_object, write_json_object
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
 _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
 
 # Tokens, head and layer numbers are 32-bit integers in files and libraries.
 _LARGEST_SIZE = 2**31 - 1
-_LARGEST_FILE = 2**24
 _REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
 # Settings of config.json that change the mathematics, with the only value that is implemented.
@@ -162,27 +160,7 @@ class GPT2Config:
 
     def to_json(self, path: str | Path, dtype: str = "float32") -> None:
         """Write a config.json that transformers opens; dtype is that of the tensors beside it."""
-        Path(path).write_text(json.dumps(self.to_dict(dtype), indent=2) + "\n", encoding="utf-8")
-
-
-def read_json_object(path: Path, largest: int = _LARGEST_FILE) -> dict[str, Any]:
-    """The JSON object in a file of at most `largest` bytes.  Raises UserError, naming the file, when there is none."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(largest + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(text) > largest:
-        raise UserError(f"{path}: is longer than {largest} bytes")
-    if lfs.is_lfs_pointer(text):
-        raise UserError(f"{path}: {lfs.SENTENCE}")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
-    return values
+        write_json_object(Path(path), self.to_dict(dtype))
 
 
 def _size(name: str, value: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -11,6 +13,25 @@ class UserError(Exception):
 
 class DeviceError(UserError):
     """A device failed, or was lost, while it worked: nothing that it holds can be read any more."""
+
+
+@contextlib.contextmanager
+def explained(beginning: str) -> Iterator[None]:
+    """Turn the system's errors within the block into a UserError: the beginning of a sentence and what they say."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{beginning}: {error.strerror or error}") from error
+
+
+def reading(path: object) -> contextlib.AbstractContextManager[None]:
+    """A block in which the system's errors mean that this file or folder cannot be read."""
+    return explained(f"{path}: cannot be read")
+
+
+def writing(path: object) -> contextlib.AbstractContextManager[None]:
+    """A block in which the system's errors mean that this file cannot be written."""
+    return explained(f"{path}: cannot be written")
 
 
 def show(value: Any) -> str:

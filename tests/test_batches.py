@@ -202,10 +202,22 @@ def test_a_description_of_an_older_version(dataset):
     assert TokenDataset(dataset.folder, "train").meta == dataset.meta
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
-def test_descriptions_that_are_no_json(dataset, text):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[]", "holds a JSON list, expected an object"),
+        (b"\xff", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"{}" + b" " * 2**24, "is longer than 16777216 bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+    ],
+    ids=range(7),
+)
+def test_descriptions_that_are_no_json(dataset, text, sentence):
     (dataset.folder / "meta.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"meta.json"):
+    with pytest.raises(UserError, match=rf"meta\.json: {sentence}"):
         TokenDataset(dataset.folder, "train")
 
 

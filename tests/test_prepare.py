@@ -461,7 +461,7 @@ def _empty_folder(tmp_path):
     [
         (lambda p: "shakespear", {}, r"shakespear: there is no such file or folder, and no data set.*\(stdlib, shake"),
         (lambda p: "", {}, "the name or path of the data is empty"),
-        (lambda p: "a\0b", {}, "cannot be read"),
+        (lambda p: "a\0b", {}, "holds a zero byte, which no path does"),
         (_empty_folder, {}, "empty: holds no file with text in it"),
         (_fifo, {}, "fifo: is neither a file nor a folder"),
         (lambda p: _file(p, b""), {}, "bad.txt: is empty"),

@@ -11,7 +11,15 @@ import required
 
 from pygpt.errors import UserError
 from pygpt.text import bpe
-from pygpt.text.tokenizer import FILE_NAME, ByteTokenizer, CharTokenizer, GPT2Tokenizer, holds_tokenizer, load_tokenizer
+from pygpt.text.tokenizer import (
+    FILE_NAME,
+    SAVED,
+    ByteTokenizer,
+    CharTokenizer,
+    GPT2Tokenizer,
+    holds_tokenizer,
+    load_tokenizer,
+)
 from pygpt.text.vocabulary_files import read_vocabulary
 
 TEXTS = ["", "a", "hello hello", "naïve café\n\n\tend  ", "日本語 😀\x00\r\n", "it's 1234 'll", "<|endoftext|>"]
@@ -120,6 +128,7 @@ def test_saved_and_loaded(tmp_path, small_gpt2):
             tokenizer.eot_token,
         )
         assert loaded.fingerprint == tokenizer.fingerprint
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == set(SAVED)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, explained
 
 _SAVING = ".saving"
 _SAVED = ".saved"
@@ -35,7 +35,7 @@ def write_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.saving")
-    with _sentence(f"{path}: cannot be saved"):
+    with explained(f"{path}: cannot be saved"):
         try:
             with beside.open("wb") as file:
                 yield file
@@ -57,7 +57,7 @@ def write_files(folder: str | Path, size: int = 0) -> Iterator[Path]:
     """
     folder = Path(folder)
     saving = folder / _SAVING
-    with _sentence(f"{folder}: cannot be saved"):
+    with explained(f"{folder}: cannot be saved"):
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         finish(folder)
@@ -91,21 +91,12 @@ def finish(folder: str | Path) -> None:
     if not saved.is_dir():
         return
     # A reader may finish a save at the same time as its writer: then some files are already in their places.
-    with _sentence(f"{folder}: an interrupted save cannot be finished"), contextlib.suppress(FileNotFoundError):
+    with explained(f"{folder}: an interrupted save cannot be finished"), contextlib.suppress(FileNotFoundError):
         for path in sorted(saved.iterdir()):
             with contextlib.suppress(FileNotFoundError):
                 path.replace(folder / path.name)
         _flush_folder(folder)
         saved.rmdir()
-
-
-@contextlib.contextmanager
-def _sentence(beginning: str) -> Iterator[None]:
-    """Turn the system's errors into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{beginning}: {error.strerror or error}") from error
 
 
 def _flush_file(path: Path) -> None:

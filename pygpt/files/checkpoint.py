@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.config import GPT2Config, read_json_object
+from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import atomic
+from pygpt.files.json_file import read_json_object
 from pygpt.files.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
 from pygpt.reference.gpt2 import parameter_shapes
 

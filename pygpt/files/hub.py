@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pygpt.config import MODEL_SIZES, GPT2Config
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files import atomic
 from pygpt.files.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
 from pygpt.text import vocabulary_files
@@ -34,7 +34,7 @@ def resolve_folder(name_or_path: str | Path) -> Path:
     Raises UserError when there is no such folder or name, or it cannot be downloaded.
     """
     path, name = Path(name_or_path), str(name_or_path)
-    try:
+    with reading(name[:200]):
         if path.is_dir():
             atomic.finish(path)
             if not path.joinpath(CONFIG_FILE).is_file():  # raises where the folder may not be entered
@@ -42,8 +42,6 @@ def resolve_folder(name_or_path: str | Path) -> Path:
             return path
         if path.exists():
             raise UserError(f"{name}: is a file, expected a model's folder")
-    except OSError as error:
-        raise UserError(f"{name[:200]}: cannot be read: {error.strerror}") from None
     if not _NAME.fullmatch(name):
         raise UserError(f"{name}: no such folder")
     downloaded = _cache_home() / "pygpt" / "models" / name.replace("/", "--")

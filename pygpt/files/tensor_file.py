@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.reference.bfloat16 import round_bfloat16
 
@@ -68,25 +68,23 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-        if lfs.is_lfs_pointer(start):
-            raise UserError(f"{path}: {lfs.SENTENCE}")
-        header = int.from_bytes(start[:8], "little")
-        if size < 8 or header > size - 8:
-            raise UserError(
-                f"{path}: is truncated: {size} bytes, expected a header of {header} bytes after the first 8"
-            )
-        if header > _LARGEST_HEADER:
-            raise UserError(f"{path}: has a header of {header} bytes, expected at most {_LARGEST_HEADER}")
-        # The library checks that the tensors follow one another without gaps up to the end of the file.
-        with safe_open(path, framework="np") as tensors:
-            entries = [(name, tensors.get_slice(name)) for name in tensors.offset_keys()]
-            found = [(name, entry.get_dtype(), tuple(entry.get_shape())) for name, entry in entries]
-        bytes_of_file = np.memmap(path, np.uint8, "r")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        with reading(path):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                start = file.read(64)
+            lfs.refuse_pointer(path, start)
+            header = int.from_bytes(start[:8], "little")
+            if size < 8 or header > size - 8:
+                raise UserError(
+                    f"{path}: is truncated: {size} bytes, expected a header of {header} bytes after the first 8"
+                )
+            if header > _LARGEST_HEADER:
+                raise UserError(f"{path}: has a header of {header} bytes, expected at most {_LARGEST_HEADER}")
+            # The library checks that the tensors follow one another without gaps up to the end of the file.
+            with safe_open(path, framework="np") as tensors:
+                entries = [(name, tensors.get_slice(name)) for name in tensors.offset_keys()]
+                found = [(name, entry.get_dtype(), tuple(entry.get_shape())) for name, entry in entries]
+            bytes_of_file = np.memmap(path, np.uint8, "r")
     except SafetensorError as error:
         raise UserError(f"{path}: is not a safetensors file, or a damaged one: {error}") from None
 

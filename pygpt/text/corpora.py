@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files.atomic import write_file
 from pygpt.text.meta import is_token_folder, read_meta
 from pygpt.text.text_files import listing
@@ -71,6 +71,8 @@ def find_corpus(data: str) -> Corpus:
         return Corpus(data, TINY_SHAKESPEARE.url, licence, TINY_SHAKESPEARE.sha256, download=TINY_SHAKESPEARE)
     if not data:
         raise UserError("the name or path of the data is empty")
+    if "\0" in data:
+        raise UserError(f"{data!r}: holds a zero byte, which no path does")
     return _path(Path(data))
 
 
@@ -146,9 +148,9 @@ def _path(path: Path) -> Corpus:
         raise UserError(
             f"{error.filename}: there is no such file or folder, and no data set of this name ({names})"
         ) from error
-    except (OSError, ValueError) as error:
-        where = getattr(error, "filename", None) or path
-        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        with reading(error.filename or path):
+            raise
     if not files and stat.S_ISREG(kind):
         raise UserError(f"{path}: is empty")
     if not files:
@@ -213,11 +215,8 @@ def _fetch_file(download: Download, path: Path, advice: str) -> None:
 
 
 def _verify(download: Download, path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            text = file.read(download.size + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        text = file.read(download.size + 1)
     _check(download, text, str(path))
 
 

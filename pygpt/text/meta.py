@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files.atomic import finish
+from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.text.token_file import HEADER_BYTES, LARGEST_SHARD, LARGEST_VOCAB, NAMES, read_tokens
 
 FILE_NAME = "meta.json"
 
-_LARGEST_FILE = 2**24
 _GPT2_VOCAB = 50257
 
 
@@ -53,7 +52,7 @@ class Meta:
 
     def save(self, folder: Path) -> None:
         """Write it into a folder of pygpt.files.atomic.write_files()."""
-        (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json_object(folder / FILE_NAME, asdict(self))
 
 
 def is_token_folder(path: str | Path) -> bool:
@@ -62,10 +61,8 @@ def is_token_folder(path: str | Path) -> bool:
     if not folder.is_dir():
         return False
     finish(folder)
-    try:
+    with reading(folder):
         return any(NAMES.fullmatch(entry.name) for entry in folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
 
 def read_meta(folder: str | Path) -> Meta:
@@ -77,17 +74,7 @@ def read_meta(folder: str | Path) -> Meta:
     folder = Path(folder)
     finish(folder)
     path = folder / FILE_NAME
-    if not path.exists():
-        return _llmc_meta(folder)
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_FILE)
-        values = json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-    return _parse(path, values)
+    return _parse(path, read_json_object(path)) if path.exists() else _llmc_meta(folder)
 
 
 def is_complete(folder: str | Path, meta: Meta) -> bool:
@@ -101,10 +88,8 @@ def is_complete(folder: str | Path, meta: Meta) -> bool:
 
 
 def _llmc_meta(folder: Path) -> Meta:
-    try:
+    with reading(folder):
         names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
     shards: dict[str, list[Shard]] = {"train": [], "val": []}
     for name in names:
         if match := NAMES.fullmatch(name):
@@ -117,7 +102,7 @@ def _llmc_meta(folder: Path) -> Meta:
     return Meta(folder.name, str(folder), "", "", TokenizerMeta("gpt2", _GPT2_VOCAB, ""), train, val)
 
 
-def _parse(path: Path, values: Any) -> Meta:
+def _parse(path: Path, values: dict[str, Any]) -> Meta:
     tokenizer = _get(path, values, "tokenizer", dict)
     return Meta(
         name=_get(path, values, "name", str),

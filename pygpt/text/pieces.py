@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 
 CHUNK = 4 * 2**20  # bytes that are encoded at a time
 LONGEST_WORD = 64 * 2**20  # bytes after which a cut is made although no word ends
@@ -162,22 +162,16 @@ def _word_end(file: BinaryIO, path: Path, position: int, stop: int) -> int | Non
 
 
 def _open(path: Path) -> BinaryIO:
-    try:
+    with reading(path):
         return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _read_at(file: BinaryIO, path: Path, position: int, size: int) -> bytes:
-    try:
+    with reading(path):
         file.seek(position)
         return file.read(size)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _size(path: Path) -> int:
-    try:
+    with reading(path):
         return path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error

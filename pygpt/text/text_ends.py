@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pygpt.config import read_json_object
+from pygpt.files.json_file import read_json_object
 
 GENERATION_FILE = "generation_config.json"
 _FILES = (GENERATION_FILE, "config.json")  # the first that says something counts, as with transformers

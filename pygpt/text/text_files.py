@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.text.token_file import foreign_tokens, is_token_file
 
@@ -78,8 +78,7 @@ def select_texts(
                 f"{path}: is {encoding} text, expected UTF-8; to convert it: "
                 f"iconv -f {encoding} -t UTF-8 {name} > NEWFILE"
             )
-        if lfs.is_lfs_pointer(head):
-            raise UserError(f"{path}: {lfs.SENTENCE}")
+        lfs.refuse_pointer(path, head)
         if kind := _kind(path, head):
             what, advice = kind
             if len(files) == 1 and not others:
@@ -132,8 +131,5 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _read_head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        return file.read(_HEAD)

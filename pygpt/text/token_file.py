@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files.atomic import write_file
 
 MAGIC = 20240520
@@ -42,32 +42,29 @@ def read_tokens(path: str | Path) -> NDArray[np.uint16]:
     Raises UserError unless the header is one of this format and tells the file's true length.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(HEADER_BYTES)
-            if foreign := foreign_tokens(path, head):
-                raise UserError(
-                    f"{path}: is {foreign}, expected a token file of GPT-2's kind (it starts with {MAGIC}); "
-                    f"prepare the text that it was made from"
-                )
-            if len(head) < HEADER_BYTES:
-                raise UserError(f"{path}: has {size} bytes, fewer than the header of a token file ({HEADER_BYTES})")
-            magic, version, count = np.frombuffer(head, _FIELD)[:3].tolist()
-            if magic != MAGIC:
-                raise UserError(f"{path}: is not a token file: starts with {magic}, expected {MAGIC}")
-            if version != VERSION:
-                raise UserError(f"{path}: has version {version} of the token format, expected {VERSION}")
-            if count < 1:
-                raise UserError(f"{path}: the header tells of {count} tokens, expected at least 1")
-            if size != HEADER_BYTES + count * _TOKEN.itemsize:
-                raise UserError(
-                    f"{path}: the header tells of {count} tokens, which take {HEADER_BYTES + count * _TOKEN.itemsize} "
-                    f"bytes, but the file has {size}"
-                )
-            return np.asarray(np.memmap(file, _TOKEN, "r", HEADER_BYTES, (count,)))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(HEADER_BYTES)
+        if foreign := foreign_tokens(path, head):
+            raise UserError(
+                f"{path}: is {foreign}, expected a token file of GPT-2's kind (it starts with {MAGIC}); "
+                f"prepare the text that it was made from"
+            )
+        if len(head) < HEADER_BYTES:
+            raise UserError(f"{path}: has {size} bytes, fewer than the header of a token file ({HEADER_BYTES})")
+        magic, version, count = np.frombuffer(head, _FIELD)[:3].tolist()
+        if magic != MAGIC:
+            raise UserError(f"{path}: is not a token file: starts with {magic}, expected {MAGIC}")
+        if version != VERSION:
+            raise UserError(f"{path}: has version {version} of the token format, expected {VERSION}")
+        if count < 1:
+            raise UserError(f"{path}: the header tells of {count} tokens, expected at least 1")
+        if size != HEADER_BYTES + count * _TOKEN.itemsize:
+            raise UserError(
+                f"{path}: the header tells of {count} tokens, which take {HEADER_BYTES + count * _TOKEN.itemsize} "
+                f"bytes, but the file has {size}"
+            )
+        return np.asarray(np.memmap(file, _TOKEN, "r", HEADER_BYTES, (count,)))
 
 
 def is_token_file(head: bytes) -> bool:

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.config import read_json_object
 from pygpt.errors import UserError
 from pygpt.files.atomic import finish, write_file
+from pygpt.files.json_file import read_json_object
 from pygpt.text import bpe
+from pygpt.text.vocabulary_files import SAVED as VOCABULARY_FILES
 from pygpt.text.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocabulary
 
 NAMES = ("byte", "char", "gpt2")
 FILE_NAME = "pygpt_tokenizer.json"
+SAVED = (FILE_NAME, *VOCABULARY_FILES)  # what save() may write
 _ESCAPED_BYTE = "[\udc80-\udcff]"  # a byte that is not UTF-8, as surrogateescape decodes it
 
 Tokens = NDArray[np.int32]

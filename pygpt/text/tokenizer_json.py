@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pygpt.config import read_json_object
 from pygpt.errors import UserError
+from pygpt.files.json_file import read_json_object
 
 FILE_NAME = "tokenizer.json"
 LARGEST_FILE = 2**28

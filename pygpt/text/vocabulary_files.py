@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pygpt.config import read_json_object
-from pygpt.errors import UserError
+from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.files.atomic import write_file
+from pygpt.files.json_file import read_json_object
 from pygpt.text import bpe
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer_json import FILE_NAME, LARGEST_FILE, TokenizerJson, format_tokenizer_json, read_tokenizer_json
@@ -29,6 +29,9 @@ _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _ADDED = "added_tokens.json"
 _CONFIG = "tokenizer_config.json"
 _NAMES_OF_TOKENS = (_CONFIG, "special_tokens_map.json")
+
+SAVED = (FILE_NAME, *_PAIRS[0], _CONFIG)
+"""The files that save_vocabulary() writes."""
 
 DOWNLOADS = (FILE_NAME, *_PAIRS[0], _ADDED, *_NAMES_OF_TOKENS)
 """The files that a folder on huggingface.co may hold."""
@@ -150,15 +153,13 @@ def _read_ends(folder: Path, tokens: dict[str, int]) -> tuple[str | None, str | 
 
 
 def _read_merges(path: Path) -> list[str]:
-    try:
+    with reading(path):
         data = path.read_bytes()
+    try:
         text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error})") from error
-    if lfs.is_lfs_pointer(data):
-        raise UserError(f"{path}: {lfs.SENTENCE}")
+    lfs.refuse_pointer(path, data)
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if lines[0].startswith("#version"):
         del lines[0]

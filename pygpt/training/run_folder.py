@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pygpt.config import GPT2Config, read_json_object
-from pygpt.errors import UserError
+from pygpt.config import GPT2Config
+from pygpt.errors import UserError, explained, reading, writing
 from pygpt.files import atomic, checkpoint
+from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.files.tensor_file import read_tensors, write_tensors
 from pygpt.reference.gpt2 import parameter_shapes
-from pygpt.text.tokenizer import FILE_NAME as TOKENIZER_FILE
+from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
@@ -40,10 +41,7 @@ SAMPLE_FILE = "sample.txt"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "training_state.json"
 _FILES = (SETTINGS_FILE, LOG_FILE, PLOT_FILE, SAMPLE_FILE)
-_MODEL_FILES = (
-    *(checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE, TOKENIZER_FILE),
-    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
-)
+_MODEL_FILES = (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE, *TOKENIZER_FILES)
 _LARGEST_STATE = 2**16
 _STATE_TYPES = {"int": (int,), "str": (str,), "float | None": (float, type(None))}
 _MOMENTS = ("first_moments", "second_moments")
@@ -75,11 +73,9 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool, overwrite: bool = False) -> None:
         self.path = path
         self.last, self.best = path / LAST, path / BEST
-        try:
+        with explained(f"{path}: cannot be the run's folder"):
             path.mkdir(parents=True, exist_ok=True)
             self._folder = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be the run's folder: {error.strerror}") from None
         try:
             self._lock()
             if not resume:
@@ -163,7 +159,7 @@ class RunFolder:
             checkpoint.write_model(saving, model.config, model.parameters)
             tokenizer.save(saving)
             write_tensors(saving / OPTIMIZER_FILE, shapes, _Moments(model))
-            (saving / STATE_FILE).write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
+            write_json_object(saving / STATE_FILE, dataclasses.asdict(state))
 
     def load_state(self) -> TrainingState | None:
         """Where the latest checkpoint is; None where there is none yet.  Raises UserError when it is damaged."""
@@ -204,34 +200,26 @@ class RunFolder:
             kept = [record for record in self.read_log() if _belongs(record, state)]
             with atomic.write_file(path) as file:
                 file.writelines(_line(record) for record in kept)
-        try:
+        with writing(path):
             self._log = path.open("ab")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line; it may stay in a buffer until flush_log().  Raises UserError when it cannot be written."""
         assert self._log is not None
-        try:
+        with writing(self.path / LOG_FILE):
             self._log.write(_line(record))
-        except OSError as error:
-            raise UserError(f"{self.path / LOG_FILE}: cannot be written: {error.strerror}") from None
 
     def flush_log(self) -> None:
         """Raises UserError when the log cannot be written."""
         assert self._log is not None
-        try:
+        with writing(self.path / LOG_FILE):
             self._log.flush()
-        except OSError as error:
-            raise UserError(f"{self.path / LOG_FILE}: cannot be written: {error.strerror}") from None
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log, but for a last one that was cut off.  Raises UserError when it is damaged."""
         path = self.path / LOG_FILE
-        try:
+        with reading(path):
             lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pygpt.command.flags import Parser, nearest
 from pygpt.config import MODEL_SIZES
-from pygpt.errors import UserError, show
+from pygpt.errors import UserError, reading, show
 from pygpt.reference import adamw
 from pygpt.text.corpora import NAMES as CORPORA
 from pygpt.text.tokenizer import NAMES as TOKENIZERS
@@ -267,10 +267,10 @@ def parse(argv: Sequence[str] | None = None) -> Request:
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked one by one.  Raises UserError, naming the file, when they are wrong."""
+    with reading(path):
+        data = Path(path).read_bytes()
     try:
-        values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML: {error}") from None
     settings = {}

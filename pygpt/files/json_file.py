@@ -1,0 +1,33 @@
+"""JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pygpt.errors import UserError, reading
+from pygpt.files import lfs
+
+_LARGEST = 2**24
+
+
+def read_json_object(path: Path, largest: int = _LARGEST) -> dict[str, Any]:
+    """The JSON object in a file of at most `largest` bytes.  Raises UserError, naming the file, when there is none."""
+    with reading(path), path.open("rb") as file:
+        text = file.read(largest + 1)
+    if len(text) > largest:
+        raise UserError(f"{path}: is longer than {largest} bytes")
+    lfs.refuse_pointer(path, text)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
+    return values
+
+
+def write_json_object(path: Path, values: dict[str, Any]) -> None:
+    """Write a file that people can read, too.  Raises OSError as open() and write() do."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
