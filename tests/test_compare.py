@@ -256,8 +256,8 @@ FAULTS = [
     Fault(
         "bfloat16 in float32's place",
         "layers/matmul.c",
-        "multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 0);",
-        "multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 1);",
+        "multiply_blocks(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 0);",
+        "multiply_blocks(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 1);",
         "h.0.attn.c_attn (linear), forward, y",
     ),
 ]

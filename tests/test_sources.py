@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,3 +125,16 @@ def test_an_installed_package_opens_a_build_folder_and_asks_no_questions(tmp_pat
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PYGPT_LIB_DIR": str(tmp_path / "build")}
     found = run_python("-c", program, cwd=tmp_path, **environment)
     assert (found.returncode, found.stdout, found.stderr) == (0, f"{outdated}\n", "")
+
+
+def test_a_breakpoint_by_name_is_in_one_place() -> None:
+    """No two files of csrc/ define a function of the same name, static or not."""
+    files: dict[str, set[str]] = {}
+    for path in (ROOT / "csrc").rglob("*.[ch]"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"^(?!typedef)\w[\w *]*?\b(\w+)\([^;{}]*\) \{$", text, re.MULTILINE):
+            files.setdefault(name, set()).add(
+                path.name if path.parent.name == "csrc" else f"{path.parent.name}/{path.name}"
+            )
+    assert files["multiply_tile"] == {"layers/matmul.c"}
+    assert {name: places for name, places in files.items() if len(places) > 1} == {}

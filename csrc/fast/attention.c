@@ -61,13 +61,13 @@ static int64_t round_up(int64_t n, int64_t unit) {
     return divide_up(n, unit) * unit;
 }
 
-static void multiply(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
-                     int64_t rows) {
+static void multiply_panels(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
+                            int64_t rows) {
     microkernel_f32(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows,
                     &NOTHING_AHEAD);
 }
 
-/* Rows of x as lanes, HS being what is summed over. */
+/* Rows of x as a panel's i, HS being what is summed over. */
 static void pack_row_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
     pack_rows(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
@@ -76,7 +76,7 @@ static void pack_column_panels(const Head *head, float *panels, const float *x, 
     pack_columns(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
 
-/* Channels of x as lanes, the rows being what is summed over. */
+/* Channels of x as a panel's i, the rows being what is summed over. */
 static void pack_channels_as_rows(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
     pack_rows(PANEL_F32, panels, (Operand){x, stride, 0}, head->HS, rows);
 }
@@ -89,7 +89,7 @@ static void pack_channels_as_columns(const Head *head, float *panels, const floa
 static void multiply_keys(const Head *head, float *tile, const float *row_panels, const float *column_panel,
                           int64_t keys) {
     for (int64_t i = 0; i < keys; i += MR) {
-        multiply(tile + i * NR, NR, 0, row_panels + i * head->HS, column_panel, head->HS, min64(MR, keys - i));
+        multiply_panels(tile + i * NR, NR, 0, row_panels + i * head->HS, column_panel, head->HS, min64(MR, keys - i));
     }
 }
 
@@ -97,7 +97,7 @@ static void multiply_keys(const Head *head, float *tile, const float *row_panels
 static void multiply_channels(const Head *head, float *sums, int accumulate, const float *channel_panels, int64_t keys,
                               const float *tile, int64_t n) {
     for (int64_t c = 0; c < head->HS; c += MR) {
-        multiply(sums + c * NR, NR, accumulate, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
+        multiply_panels(sums + c * NR, NR, accumulate, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
     }
 }
 
@@ -258,8 +258,8 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     for (int64_t t = 0; t < queries; t++) lse[t] = largest[t] * head->scale + logf(sum[t]);
 }
 
-static int forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                   const Dropout *dropout) {
+static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                             const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -321,11 +321,11 @@ static void accumulate_keys(const Head *head, float *dx, const float *tiles, con
         const float *panel = x + c * queries + first_query * NR;
         float *dxc = dx + row * head->stride + c;
         if (c + NR <= head->HS) {
-            multiply(dxc, head->stride, 1, packed, panel, depth, rows);
+            multiply_panels(dxc, head->stride, 1, packed, panel, depth, rows);
             continue;
         }
         float tile[MR * NR];
-        multiply(tile, NR, 0, packed, panel, depth, rows);
+        multiply_panels(tile, NR, 0, packed, panel, depth, rows);
         for (int64_t i = 0; i < rows; i++) {
             for (int64_t j = 0; c + j < head->HS; j++) dxc[i * head->stride + j] += tile[i * NR + j];
         }
@@ -401,8 +401,8 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     }
 }
 
-static int backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
-                    int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+static int backward_in_blocks(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -424,11 +424,11 @@ static int backward(float *dqkv, const float *dy, const float *y, const float *l
 
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                             const Dropout *dropout) {
-    if (!forward(y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
+    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
 }
 
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
-    if (!backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
+    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
         attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout);
 }

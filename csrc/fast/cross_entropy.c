@@ -65,7 +65,7 @@ INLINE double sum_exp(float *e, const float *z, int64_t V, float largest) {
     return total;
 }
 
-static LogSumExp log_sum_exp(const float *z, int64_t V) {
+static LogSumExp fast_log_sum_exp(const float *z, int64_t V) {
     float largest = largest_of(z, V);
     return (LogSumExp){largest, log(sum_exp(NULL, z, V, largest))};
 }
@@ -79,7 +79,7 @@ void fast_cross_entropy_forward(float *losses, const float *logits, const int32_
             losses[n] = 0.0f;
             continue;
         }
-        LogSumExp lse = log_sum_exp(z, V);
+        LogSumExp lse = fast_log_sum_exp(z, V);
         losses[n] = (float)((double)lse.largest - z[targets[n]] + lse.log_sum);
     }
 }
@@ -94,7 +94,7 @@ void fast_cross_entropy_backward(float *dlogits, const float *dlosses, const flo
             memset(dz, 0, (size_t)Vp * sizeof *dz);
             continue;
         }
-        LogSumExp lse = log_sum_exp(z, V);
+        LogSumExp lse = fast_log_sum_exp(z, V);
         float log_sum = (float)lse.log_sum;
         for (int64_t v = 0; v < V; v += LANES) {
             Floats p = vector_exp(load_first(z + v, V - v) - lse.largest - log_sum);

@@ -1,6 +1,6 @@
-/* Matrix products from packed panels. The lanes of the left operand are its rows, those of the right one its columns.
+/* Matrix products from packed panels. A panel holds rows of the left operand or columns of the right one.
  *
- *   for blocks of the operand with fewer lanes, and stretches of k:     all threads pack the block, for the third-level
+ *   for blocks of the operand with fewer of them, stretches of k:       all threads pack the block, for the third-level
  *                                                                       cache
  *       for each item, some panels of the other operand (shares.h):     one thread packs them, for its second-level one
  *           for each panel of the block, each panel of the item:        the micro-kernel
@@ -19,22 +19,22 @@
 
 enum {
     SHARED = DIVIDES_WORK(4 << 20, 2 * NR * KC),   // floats of packed panels which all threads use
-    LANES_AT_ONCE = DIVIDES_WORK(128, 2 * NR),     // that a thread packs
-    OWN = LANES_AT_ONCE * KC,                      // floats of packed panels that one thread uses
+    AT_ONCE = DIVIDES_WORK(128, 2 * NR),     // that a thread packs
+    OWN = AT_ONCE * KC,                      // floats of packed panels that one thread uses
     SMALL = DIVIDES_WORK(1 << 17, 0),   // multiplications: what one thread has done before others have woken up
 };
 
-/* Lanes of an operand from `first` on, over one stretch of k, packed in panels of `width`. */
+/* So many rows or columns of an operand from `first` on, over one stretch of k, packed in panels of `width`. */
 typedef struct {
     float *panels;
     Operand operand;
-    int64_t width, first, lanes, depth;
+    int64_t width, first, count, depth;
 } Side;
 
-/* Some lanes of one side, from a panel's first one on. */
-static void pack_lanes(PanelType type, const Side *side, int64_t lane, int64_t lanes, int64_t k, int64_t values) {
-    (side->width == MR ? pack_rows : pack_columns)(type, side->panels + lane * side->depth,
-                                                   operand_from(side->operand, side->first + lane, k), lanes, values);
+/* Some of one side, from a panel's first one on. */
+static void pack_side(PanelType type, const Side *side, int64_t i, int64_t count, int64_t k, int64_t values) {
+    (side->width == MR ? pack_rows : pack_columns)(type, side->panels + i * side->depth,
+                                                   operand_from(side->operand, side->first + i, k), count, values);
 }
 
 /* What is done in one stretch of k. */
@@ -44,9 +44,9 @@ typedef struct {
     int64_t k;
 } Stretch;
 
-static void multiply_tile(const Stretch *s, int64_t row, int64_t column, const Ahead *ahead) {
+static void multiply_two_panels(const Stretch *s, int64_t row, int64_t column, const Ahead *ahead) {
     const Product *p = s->product;
-    int64_t rows = min64(MR, s->rows->lanes - row), columns = min64(NR, s->columns->lanes - column);
+    int64_t rows = min64(MR, s->rows->count - row), columns = min64(NR, s->columns->count - column);
     const float *a = s->rows->panels + row * s->rows->depth, *b = s->columns->panels + column * s->columns->depth;
     int64_t i0 = s->rows->first + row, j0 = s->columns->first + column;
     float *c = p->c + i0 * p->c_stride + j0;
@@ -56,23 +56,23 @@ static void multiply_tile(const Stretch *s, int64_t row, int64_t column, const A
         from_stride = p->from ? p->from_stride : 0;
         from = p->from ? p->from + i0 * from_stride + j0 : NO_START;
     }
-    Microkernel *multiply = p->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32;
+    Microkernel *microkernel = p->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32;
     if (columns == NR) {
-        multiply(c, p->c_stride, from, from_stride, a, b, s->rows->depth, rows, ahead);
+        microkernel(c, p->c_stride, from, from_stride, a, b, s->rows->depth, rows, ahead);
         return;
     }
     float tile[MR * NR];   // one that sticks out of the matrix is computed beside it
-    multiply(tile, NR, NO_START, 0, a, b, s->rows->depth, rows, ahead);
+    microkernel(tile, NR, NO_START, 0, a, b, s->rows->depth, rows, ahead);
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t j = 0; j < columns; j++) c[i * p->c_stride + j] = from[i * from_stride + j] + tile[i * NR + j];
     }
 }
 
-/* Fetching the lines of some lanes of an operand while so many tiles are computed. */
-static Ahead ahead_of(Operand operand, int64_t lanes, int64_t values, int64_t tiles, int64_t depth) {
-    if (lanes <= 0 || !FETCH_AHEAD) return NOTHING_AHEAD;
-    int64_t rows = operand.k_contiguous ? lanes : values;
-    int64_t lines = divide_up(operand.k_contiguous ? values : lanes, LINE);
+/* Fetching the lines of some rows or columns of an operand while so many tiles are computed. */
+static Ahead ahead_of(Operand operand, int64_t count, int64_t values, int64_t tiles, int64_t depth) {
+    if (count <= 0 || !FETCH_AHEAD) return NOTHING_AHEAD;
+    int64_t rows = operand.k_contiguous ? count : values;
+    int64_t lines = divide_up(operand.k_contiguous ? values : count, LINE);
     return (Ahead){
         .row = operand.x,
         .lines = lines,
@@ -82,16 +82,16 @@ static Ahead ahead_of(Operand operand, int64_t lanes, int64_t values, int64_t ti
 }
 
 /* All panels of the block times all panels of the item, while the next of both are fetched. */
-static void multiply_panels(const Stretch *s, const Side *block, const Side *item, Ahead ahead) {
+static void multiply_block_by_item(const Stretch *s, const Side *block, const Side *item, Ahead ahead) {
     const float *rows = ahead.row;
     int64_t at = 0, depth = block->depth;
-    ahead.panel_step = divide_up(block->width * item->width, item->lanes);
-    for (int64_t lane = 0; lane < block->lanes; lane += block->width) {
-        ahead.panel = block->panels + (lane + block->width) * depth;
-        for (int64_t own = 0; own < item->lanes; own += item->width) {
+    ahead.panel_step = divide_up(block->width * item->width, item->count);
+    for (int64_t i = 0; i < block->count; i += block->width) {
+        ahead.panel = block->panels + (i + block->width) * depth;
+        for (int64_t own = 0; own < item->count; own += item->width) {
             ahead.row = rows + at / ahead.lines * ahead.stride;
             ahead.line = at % ahead.lines;
-            multiply_tile(s, block == s->rows ? lane : own, block == s->rows ? own : lane, &ahead);
+            multiply_two_panels(s, block == s->rows ? i : own, block == s->rows ? own : i, &ahead);
             ahead.panel += ahead.panel_step * depth;
             at += divide_up(depth, ahead.interval);
         }
@@ -100,46 +100,47 @@ static void multiply_panels(const Stretch *s, const Side *block, const Side *ite
 
 /* One stretch of k for one block, by all threads together. An item has many panels, so that a panel of the block serves
  * often once it is fetched. */
-static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_lanes, Share *shares) {
+static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_count, Share *shares) {
     PanelType type = s->product->type;
     int64_t threads = omp_get_num_threads(), k = s->k * panel_pair(type);
     int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
-    int64_t portion = min64(divide_up(block->lanes, 4 * threads), LANES_AT_ONCE) / block->width * block->width;
+    int64_t portion = min64(divide_up(block->count, 4 * threads), AT_ONCE) / block->width * block->width;
     portion = max64(portion, block->width);
     #pragma omp single nowait
-    share_out(shares, threads, divide_up(item_lanes, item->width));
+    share_out(shares, threads, divide_up(item_count, item->width));
     #pragma omp for schedule(dynamic)
-    for (int64_t lane = 0; lane < block->lanes; lane += portion) {
-        pack_lanes(type, block, lane, min64(portion, block->lanes - lane), k, values);
+    for (int64_t i = 0; i < block->count; i += portion) {
+        pack_side(type, block, i, min64(portion, block->count - i), k, values);
     }
     for (;;) {
-        Portion taken = take_portion(shares, threads, LANES_AT_ONCE / item->width);
+        Portion taken = take_portion(shares, threads, AT_ONCE / item->width);
         if (taken.count == 0) break;
         item->first = taken.first * item->width;
-        item->lanes = min64(taken.count * item->width, item_lanes - item->first);
-        pack_lanes(type, item, 0, item->lanes, k, values);
-        int64_t next = item->first + item->lanes, next_panels = min64(taken.following, taken.count);
-        int64_t tiles = divide_up(block->lanes, block->width) * taken.count;
-        multiply_panels(s, block, item,
-                        ahead_of(operand_from(item->operand, next, k),
-                                 min64(next_panels * item->width, item_lanes - next), values, tiles, item->depth));
+        item->count = min64(taken.count * item->width, item_count - item->first);
+        pack_side(type, item, 0, item->count, k, values);
+        int64_t next = item->first + item->count, next_panels = min64(taken.following, taken.count);
+        int64_t tiles = divide_up(block->count, block->width) * taken.count;
+        multiply_block_by_item(s, block, item,
+                               ahead_of(operand_from(item->operand, next, k),
+                                        min64(next_panels * item->width, item_count - next), values, tiles,
+                                        item->depth));
     }
     #pragma omp barrier   // the block and the shares are free again
 }
 
 /* To be called by all threads of a parallel region, which have the shares together, one each. */
-static void multiply(const Product *p, float *shared, float *own, Share *shares) {
-    Side rows = {.operand = p->a, .width = MR, .lanes = p->M}, columns = {.operand = p->b, .width = NR, .lanes = p->N};
+static void multiply_together(const Product *p, float *shared, float *own, Share *shares) {
+    Side rows = {.operand = p->a, .width = MR, .count = p->M}, columns = {.operand = p->b, .width = NR, .count = p->N};
     Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
     block->panels = shared;
     item->panels = own;
-    int64_t K = divide_up(p->K, panel_pair(p->type)), block_lanes = block->lanes, item_lanes = item->lanes;
+    int64_t K = divide_up(p->K, panel_pair(p->type)), block_count = block->count, item_count = item->count;
     int64_t block_step = SHARED / min64(K, KC) / block->width * block->width;
-    for (block->first = 0; block->first < block_lanes; block->first += block_step) {
-        block->lanes = min64(block_step, block_lanes - block->first);
+    for (block->first = 0; block->first < block_count; block->first += block_step) {
+        block->count = min64(block_step, block_count - block->first);
         for (int64_t k = 0; k < K; k += KC) {
             rows.depth = columns.depth = min64(KC, K - k);
-            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_lanes, shares);
+            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_count, shares);
         }
     }
 }
@@ -159,7 +160,7 @@ int gemm(const Product *p) {
     if (!workspace) return 0;
     Share shares[threads];
     #pragma omp parallel num_threads(threads)
-    multiply(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, shares);
+    multiply_together(p, workspace, workspace + SHARED + omp_get_thread_num() * OWN, shares);
     workspace_release(workspace);
     return 1;
 }

@@ -98,8 +98,8 @@ INLINE void row_backward(int whole, float *dx, const float *dy, const float *x, 
     }
 }
 
-static void input_backward(float *dx, const float *dy, const float *x, const float *w, const float *mean,
-                           const float *rstd, int64_t N, int64_t C) {
+static void fast_input_backward(float *dx, const float *dy, const float *x, const float *w, const float *mean,
+                                const float *rstd, int64_t N, int64_t C) {
     #pragma omp for nowait
     for (int64_t n = 0; n < N; n++) {
         if (C % AT_ONCE == 0)
@@ -138,8 +138,8 @@ INLINE void channels_backward(int whole, float *dw, float *db, const float *dy, 
     }
 }
 
-static void weight_backward(float *dw, float *db, const float *dy, const float *x, const float *mean, const float *rstd,
-                            int64_t N, int64_t C) {
+static void fast_weight_backward(float *dw, float *db, const float *dy, const float *x, const float *mean,
+                                 const float *rstd, int64_t N, int64_t C) {
     #pragma omp for
     for (int64_t first = 0; first < C; first += CHANNELS) {
         if (C - first >= CHANNELS)
@@ -153,7 +153,7 @@ void fast_layernorm_backward(float *dx, float *dw, float *db, const float *dy, c
                              const float *mean, const float *rstd, int64_t N, int64_t C) {
     #pragma omp parallel if (N * C > SMALL)
     {
-        input_backward(dx, dy, x, w, mean, rstd, N, C);
-        weight_backward(dw, db, dy, x, mean, rstd, N, C);
+        fast_input_backward(dx, dy, x, w, mean, rstd, N, C);
+        fast_weight_backward(dw, db, dy, x, mean, rstd, N, C);
     }
 }

@@ -9,8 +9,8 @@
 #include "gemm.h"
 
 /* c = from + op(a) op(b); rows of from lie from_stride apart */
-static void multiply(PanelType type, float *c, const float *from, int64_t from_stride, const float *a, const float *b,
-                     int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b) {
+static void multiply_operands(PanelType type, float *c, const float *from, int64_t from_stride, const float *a,
+                              const float *b, int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b) {
     Product product = {
         .type = type,
         .c = c,
@@ -34,7 +34,7 @@ static void multiply(PanelType type, float *c, const float *from, int64_t from_s
 }
 
 /* db_o += Σ_n dy_no: sums over stretches of rows in float32, those in double */
-static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
+static void fast_bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
     enum {
         COLUMNS = DIVIDES_WORK(128, LANES),
         VECTORS = COLUMNS / LANES,
@@ -59,38 +59,38 @@ static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
     }
 }
 
-static void backward(PanelType type, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
-                     int64_t N, int64_t IC, int64_t OC) {
-    if (dx) multiply(type, dx, NULL, 0, dy, w, N, IC, OC, 0, 1);
-    if (dw) multiply(type, dw, dw, OC, x, dy, IC, OC, N, 1, 0);
-    if (db) bias_backward(db, dy, N, OC);
+static void fast_linear_backward_in(PanelType type, float *dx, float *dw, float *db, const float *dy, const float *x,
+                                    const float *w, int64_t N, int64_t IC, int64_t OC) {
+    if (dx) multiply_operands(type, dx, NULL, 0, dy, w, N, IC, OC, 0, 1);
+    if (dw) multiply_operands(type, dw, dw, OC, x, dy, IC, OC, N, 1, 0);
+    if (db) fast_bias_backward(db, dy, N, OC);
 }
 
 void fast_matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                  int transpose_b, int accumulate) {
-    multiply(PANEL_F32, c, accumulate ? c : NULL, N, a, b, M, N, K, transpose_a, transpose_b);
+    multiply_operands(PANEL_F32, c, accumulate ? c : NULL, N, a, b, M, N, K, transpose_a, transpose_b);
 }
 
 void fast_matmul_bf16(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                       int transpose_b, int accumulate) {
-    multiply(PANEL_BF16, c, accumulate ? c : NULL, N, a, b, M, N, K, transpose_a, transpose_b);
+    multiply_operands(PANEL_BF16, c, accumulate ? c : NULL, N, a, b, M, N, K, transpose_a, transpose_b);
 }
 
 void fast_linear_forward(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC, int64_t OC) {
-    multiply(PANEL_F32, y, b, 0, x, w, N, OC, IC, 0, 0);
+    multiply_operands(PANEL_F32, y, b, 0, x, w, N, OC, IC, 0, 0);
 }
 
 void fast_linear_forward_bf16(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC,
                               int64_t OC) {
-    multiply(PANEL_BF16, y, b, 0, x, w, N, OC, IC, 0, 0);
+    multiply_operands(PANEL_BF16, y, b, 0, x, w, N, OC, IC, 0, 0);
 }
 
 void fast_linear_backward(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
                           int64_t IC, int64_t OC) {
-    backward(PANEL_F32, dx, dw, db, dy, x, w, N, IC, OC);
+    fast_linear_backward_in(PANEL_F32, dx, dw, db, dy, x, w, N, IC, OC);
 }
 
 void fast_linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
                                int64_t N, int64_t IC, int64_t OC) {
-    backward(PANEL_BF16, dx, dw, db, dy, x, w, N, IC, OC);
+    fast_linear_backward_in(PANEL_BF16, dx, dw, db, dy, x, w, N, IC, OC);
 }

@@ -37,8 +37,8 @@ INLINE void multiply_step(Step *step, int rows, Floats sum[MR][VECTORS], const f
     }
 }
 
-INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, const float *from, int64_t from_stride,
-                          const float *a, const float *b, int64_t depth, const Ahead *ahead) {
+INLINE void compute_rows(Step *step, int rows, float *c, int64_t c_stride, const float *from, int64_t from_stride,
+                         const float *a, const float *b, int64_t depth, const Ahead *ahead) {
     Floats sum[MR][VECTORS];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -78,7 +78,7 @@ INLINE void multiply_tile(Step *step, int rows, float *c, int64_t c_stride, cons
 
 /* One copy of the loop for each number of rows: the last panel of a matrix costs what its rows cost. */
 #define CASE(n)                                                                                                        \
-    case n: multiply_tile(STEP, n, c, c_stride, from, from_stride, a, b, depth, ahead); break;
+    case n: compute_rows(STEP, n, c, c_stride, from, from_stride, a, b, depth, ahead); break;
 
 #if defined(SIMD_AVX512)
     #define CASES                                                                                                      \

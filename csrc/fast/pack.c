@@ -30,8 +30,8 @@ INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
 }
 #endif
 
-/* LANES elements along the lanes, of which n exist, at one k; along k, of which n values exist, for one lane. */
-INLINE Floats fetch_lanes(int kind, const float *x, int64_t stride, int64_t n, int64_t k_left) {
+/* LANES elements along i, of which n exist, at one k; along k, of which n values exist, for one i. */
+INLINE Floats fetch_i(int kind, const float *x, int64_t stride, int64_t n, int64_t k_left) {
     Floats first = load_first(x, n);
     if (kind == PAIRS) return pairs_of_vectors(first, k_left > 1 ? load_first(x + stride, n) : (Floats){0});
     return kind == ROUNDED ? round_bf16(first) : first;
@@ -43,7 +43,7 @@ INLINE Floats fetch_k(int kind, const float *x, int64_t n) {
     return kind == ROUNDED ? round_bf16(first) : first;
 }
 
-/* A panel may be narrower than a vector: the next row of the panel overwrites the lanes too many, but for the last. */
+/* A panel may be narrower than a vector: the next row of the panel overwrites what is too many, but for the last. */
 INLINE void store_row(float *row, int width, Floats x, int last) {
     if (width >= LANES || !last)
         store(row, x);
@@ -51,36 +51,36 @@ INLINE void store_row(float *row, int width, Floats x, int last) {
         store_first(row, x, width);
 }
 
-/* One element of each lane of a panel, from `step` rows of the matrix, in which so many lanes and values are left. */
-INLINE void pack_element(int kind, int width, float *to, const float *x, int64_t stride, int64_t lanes, int64_t values,
+/* One element of each i of a panel, from `step` rows of the matrix, in which so many i and values are left. */
+INLINE void pack_element(int kind, int width, float *to, const float *x, int64_t stride, int64_t count, int64_t values,
                          int last) {
     int step = kind == PAIRS ? 2 : 1;
     for (int i = 0; i < step; i++) __builtin_prefetch(x + (ELEMENTS * step + i) * stride);
     UNROLL
-    for (int lane = 0; lane < width; lane += LANES) {
-        store_row(to + lane, width, fetch_lanes(kind, x + lane, stride, lanes - lane, values), last);
+    for (int i = 0; i < width; i += LANES) {
+        store_row(to + i, width, fetch_i(kind, x + i, stride, count - i, values), last);
     }
 }
 
 /* Some rows of the matrix at a time, all panels from them: as they are longer than a panel is wide, each would
  * otherwise have to come into the first-level cache several times. */
-INLINE void pack_lanes_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
-                                  int64_t depth) {
+INLINE void pack_i_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t count,
+                              int64_t depth) {
     int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
     const int64_t read = divide_up(width, LANES) * LANES;
     for (int64_t begin = 0; begin < elements; begin += ELEMENTS) {
         int64_t end = min64(begin + ELEMENTS, elements), whole = min64(end, elements - 1);
-        for (int64_t first = 0; first < lanes; first += width) {
+        for (int64_t first = 0; first < count; first += width) {
             const float *row = x + begin * step * stride + first;
             float *to = panels + first * elements + begin * width;
             int64_t k = begin;
-            if (lanes - first >= read) {   // without a question in the loop
+            if (count - first >= read) {   // without a question in the loop
                 for (; k < whole; k++, row += step * stride, to += width) {
                     pack_element(kind, width, to, row, stride, read, step, 0);
                 }
             }
             for (; k < end; k++, row += step * stride, to += width) {
-                pack_element(kind, width, to, row, stride, lanes - first, depth - k * step, k + 1 == elements);
+                pack_element(kind, width, to, row, stride, count - first, depth - k * step, k + 1 == elements);
             }
         }
     }
@@ -104,34 +104,34 @@ INLINE void pack_block(int kind, int width, float *to, const float *x, int64_t s
 }
 
 /* LANES rows of the matrix at a time, from one end to the other: of more, the processor loses track. */
-INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t lanes,
+INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t count,
                               int64_t depth) {
     int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
-    for (int64_t first = 0; first < lanes; first += width, panels += elements * width) {
+    for (int64_t first = 0; first < count; first += width, panels += elements * width) {
         UNROLL
-        for (int lane = 0; lane < width; lane += LANES) {
-            const float *rows = x + (first + lane) * stride;
-            const int64_t wanted = width - lane < LANES ? width - lane : LANES;
-            int64_t count = min64(wanted, lanes - first - lane), k = 0;
-            if (count == wanted) {   // and the blocks are whole: nothing to be asked in them
+        for (int i = 0; i < width; i += LANES) {
+            const float *rows = x + (first + i) * stride;
+            const int64_t wanted = width - i < LANES ? width - i : LANES;
+            int64_t rows_here = min64(wanted, count - first - i), k = 0;
+            if (rows_here == wanted) {   // and the blocks are whole: nothing to be asked in them
                 for (; (k + LANES) * step <= depth; k += LANES) {
-                    pack_block(kind, width, panels + k * width + lane, rows + k * step, stride, wanted, LANES * step,
+                    pack_block(kind, width, panels + k * width + i, rows + k * step, stride, wanted, LANES * step,
                                LANES, k + LANES == elements);
                 }
             }
             for (; k < elements; k += LANES) {
-                pack_block(kind, width, panels + k * width + lane, rows + k * step, stride, count, depth - k * step,
+                pack_block(kind, width, panels + k * width + i, rows + k * step, stride, rows_here, depth - k * step,
                            elements - k, 1);
             }
         }
     }
 }
 
-INLINE void pack(int kind, int width, float *panels, Operand o, int64_t lanes, int64_t depth) {
+INLINE void pack(int kind, int width, float *panels, Operand o, int64_t count, int64_t depth) {
     if (o.k_contiguous)
-        pack_k_contiguous(kind, width, panels, o.x, o.stride, lanes, depth);
+        pack_k_contiguous(kind, width, panels, o.x, o.stride, count, depth);
     else
-        pack_lanes_contiguous(kind, width, panels, o.x, o.stride, lanes, depth);
+        pack_i_contiguous(kind, width, panels, o.x, o.stride, count, depth);
 }
 
 #if defined(HAVE_BF16_PAIRS)

@@ -39,7 +39,8 @@ void cross_entropy_forward(float *losses,                                    // 
 }
 
 /* dz of one row; z may be dz. */
-static void row_backward(float *dz, const float *z, LogSumExp lse, float dloss, int32_t target, int64_t V, int64_t Vp) {
+static void gradient_of_row(float *dz, const float *z, LogSumExp lse, float dloss, int32_t target, int64_t V,
+                            int64_t Vp) {
     float log_sum = (float)lse.log_sum;
     for (int64_t v = 0; v < V; v++) dz[v] = target < 0 ? 0.0f : dloss * expf(z[v] - lse.largest - log_sum);
     for (int64_t v = V; v < Vp; v++) dz[v] = 0.0f;
@@ -52,7 +53,7 @@ void cross_entropy_backward(float *dlogits,                                     
     #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
         const float *z = logits + n * Vp;
-        row_backward(dlogits + n * Vp, z, log_sum_exp(z, V), dlosses[n], targets[n], V, Vp);
+        gradient_of_row(dlogits + n * Vp, z, log_sum_exp(z, V), dlosses[n], targets[n], V, Vp);
     }
 }
 
@@ -64,6 +65,6 @@ void cross_entropy_in_place(float *losses, float *logits,                       
         float *z = logits + n * Vp;
         LogSumExp lse = log_sum_exp(z, V);
         losses[n] = targets[n] < 0 ? 0.0f : (float)(lse.log_sum + ((double)lse.largest - z[targets[n]]));
-        row_backward(z, z, lse, dlosses[n], targets[n], V, Vp);
+        gradient_of_row(z, z, lse, dlosses[n], targets[n], V, Vp);
     }
 }

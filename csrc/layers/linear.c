@@ -12,8 +12,8 @@ enum { COLUMNS = DIVIDES_WORK(64, 3) };   // summed by one thread at a time
 typedef void Matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                     int transpose_b, int accumulate);
 
-static void forward(Matmul *product, float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC,
-                    int64_t OC) {
+static void linear_forward_with(Matmul *product, float *y, const float *x, const float *w, const float *b, int64_t N,
+                                int64_t IC, int64_t OC) {
     product(y, x, w, N, OC, IC, 0, 0, 0);
     if (!b) return;
     #pragma omp parallel for
@@ -37,27 +37,27 @@ static void bias_backward(float *db, const float *dy, int64_t N, int64_t OC) {
     }
 }
 
-static void backward(Matmul *product, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
-                     int64_t N, int64_t IC, int64_t OC) {
+static void linear_backward_with(Matmul *product, float *dx, float *dw, float *db, const float *dy, const float *x,
+                                 const float *w, int64_t N, int64_t IC, int64_t OC) {
     if (dx) product(dx, dy, w, N, IC, OC, 0, 1, 0);
     if (dw) product(dw, x, dy, IC, OC, N, 1, 0, 1);
     if (db) bias_backward(db, dy, N, OC);
 }
 
 void linear_forward(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC, int64_t OC) {
-    forward(matmul, y, x, w, b, N, IC, OC);
+    linear_forward_with(matmul, y, x, w, b, N, IC, OC);
 }
 
 void linear_backward(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
                      int64_t IC, int64_t OC) {
-    backward(matmul, dx, dw, db, dy, x, w, N, IC, OC);
+    linear_backward_with(matmul, dx, dw, db, dy, x, w, N, IC, OC);
 }
 
 void linear_forward_bf16(float *y, const float *x, const float *w, const float *b, int64_t N, int64_t IC, int64_t OC) {
-    forward(matmul_bf16, y, x, w, b, N, IC, OC);
+    linear_forward_with(matmul_bf16, y, x, w, b, N, IC, OC);
 }
 
 void linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
                           int64_t IC, int64_t OC) {
-    backward(matmul_bf16, dx, dw, db, dy, x, w, N, IC, OC);
+    linear_backward_with(matmul_bf16, dx, dw, db, dy, x, w, N, IC, OC);
 }

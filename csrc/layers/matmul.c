@@ -22,7 +22,7 @@ enum {
 };
 
 /* The nearest bfloat16 (8 bits of mantissa), ties to even, kept in a float. */
-static inline float round_bf16(float x) {
+static inline float round_to_bf16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     if (x != x) return x;   // rounding up could carry a NaN's mantissa into infinity
@@ -31,17 +31,17 @@ static inline float round_bf16(float x) {
     return x;
 }
 
-/* packed[panel][k][lane] = x[(first + panel·width + lane)·stride + k·stride_k], zero beyond count lanes. */
-static inline void pack(float *packed, const float *x, int64_t stride, int64_t stride_k, int64_t count, int64_t K,
-                        int64_t width, int bf16) {
+/* packed[panel][k][i] = x[(panel·width + i)·stride + k·stride_k], zero from row `count` of x on. */
+static inline void pack_panels(float *packed, const float *x, int64_t stride, int64_t stride_k, int64_t count,
+                               int64_t K, int64_t width, int bf16) {
     for (int64_t panel = 0; panel < count; panel += width) {
         for (int64_t k = 0; k < K; k++, packed += width) {
-            int64_t lanes = min64(width, count - panel);
+            int64_t rows = min64(width, count - panel);
             const float *from = x + panel * stride + k * stride_k;
-            for (int64_t lane = 0; lane < lanes; lane++) packed[lane] = from[lane * stride];
-            for (int64_t lane = lanes; lane < width; lane++) packed[lane] = 0.0f;
+            for (int64_t i = 0; i < rows; i++) packed[i] = from[i * stride];
+            for (int64_t i = rows; i < width; i++) packed[i] = 0.0f;
             if (bf16) {
-                for (int64_t lane = 0; lane < width; lane++) packed[lane] = round_bf16(packed[lane]);
+                for (int64_t i = 0; i < width; i++) packed[i] = round_to_bf16(packed[i]);
             }
         }
     }
@@ -62,8 +62,8 @@ static inline void multiply_tile(float *c, const float *a, const float *b, int64
     }
 }
 
-static inline void multiply(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
-                            int transpose_b, int accumulate, int bf16) {
+static inline void multiply_blocks(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
+                                   int transpose_a, int transpose_b, int accumulate, int bf16) {
     int64_t a_row = transpose_a ? 1 : K, a_k = transpose_a ? M : 1;
     int64_t b_column = transpose_b ? K : 1, b_k = transpose_b ? 1 : N;
 
@@ -77,8 +77,8 @@ static inline void multiply(float *c, const float *a, const float *b, int64_t M,
             }
             for (int64_t k = 0; k < K; k += KC) {
                 int64_t depth = min64(KC, K - k);
-                pack(a_packed, a + m * a_row + k * a_k, a_row, a_k, rows, depth, MR, bf16);
-                pack(b_packed, b + n * b_column + k * b_k, b_column, b_k, columns, depth, NR, bf16);
+                pack_panels(a_packed, a + m * a_row + k * a_k, a_row, a_k, rows, depth, MR, bf16);
+                pack_panels(b_packed, b + n * b_column + k * b_k, b_column, b_k, columns, depth, NR, bf16);
                 for (int64_t j = 0; j < columns; j += NR) {
                     for (int64_t i = 0; i < rows; i += MR) {
                         multiply_tile(c + (m + i) * N + n + j, a_packed + i * depth, b_packed + j * depth, N, depth,
@@ -92,11 +92,11 @@ static inline void multiply(float *c, const float *a, const float *b, int64_t M,
 
 void matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b,
             int accumulate) {
-    multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 0);
+    multiply_blocks(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 0);
 }
 
 /* The same with both operands rounded to bfloat16; products and sums in float32. */
 void matmul_bf16(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                  int transpose_b, int accumulate) {
-    multiply(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 1);
+    multiply_blocks(c, a, b, M, N, K, transpose_a, transpose_b, accumulate, 1);
 }
