@@ -1,4 +1,7 @@
-"""The whole model on any device: one face over the numpy reference and the native libraries."""
+"""The whole model on any device: one interface over the numpy reference and the native libraries.
+
+Its methods for files and text import what they need, which takes longer than everything else, when they are called.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,6 @@ from pygpt.backends.native_tensors import NativeTensors
 from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.files import checkpoint
-from pygpt.files.hub import resolve_folder
-from pygpt.generation.generate import generate
 from pygpt.reference import adamw
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
@@ -174,7 +174,9 @@ class GPT2:
         config: instead of the folder's own, for other dropouts.  settings: as in the constructor.  Raises UserError
         when the folder is not a GPT-2's, is damaged, or has other shapes than the configuration.
         """
-        folder = resolve_folder(name_or_path)
+        from pygpt.files import checkpoint, hub
+
+        folder = hub.resolve_folder(name_or_path)
         config = config or checkpoint.read_config(folder)
         stored = checkpoint.load_parameters(folder, config)  # checks everything before the model takes memory
         model = cls(config, **settings)
@@ -188,6 +190,8 @@ class GPT2:
         dtype: of the file, "float32", "float16" or "bfloat16".  Raises UserError when it cannot be written, and leaves
         a former model in this folder intact.
         """
+        from pygpt.files import checkpoint
+
         checkpoint.save_parameters(folder, self.config, self.parameters, dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -356,6 +360,8 @@ class GPT2:
         allowed_tokens: ArrayLike | None = None,
     ) -> Iterator[int]:
         """Yield new tokens; pygpt.generation.generate says how they are drawn, and which errors there are."""
+        from pygpt.generation.generate import generate
+
         return generate(
             self,
             prompt_tokens,

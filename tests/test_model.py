@@ -670,3 +670,11 @@ def test_bfloat16_without_its_products_says_so_once() -> None:
     environment = {**os.environ, "PYGPT_ISA": "baseline"}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stderr.count("baseline has no bfloat16 products") == 1
+
+
+def test_import_is_quick() -> None:
+    """It loads neither what reads and downloads files nor what shows anything: those take longer than all else."""
+    slow = ["matplotlib", "safetensors", "tiktoken", "tqdm", "urllib.request"]
+    program = f"import pygpt, sys; print([name for name in {slow} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
