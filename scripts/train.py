@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
 from pygpt.command.cli import run
-from pygpt.training.train import main
+from pygpt.command.train import main
 
 if __name__ == "__main__":
     run(main)

@@ -2,13 +2,16 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pygpt.command import programs
 from pygpt.command.cli import positive_int
+from pygpt.command.programs import PROGRAMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +53,76 @@ def test_what_standard_output_cannot_show_is_replaced():
     code += "run(lambda: print('a\\u65e5\\udcff\\ud800é'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"a?\xff??\n", b"")
+
+
+# ---- the command pygpt ----
+
+
+def run_pygpt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As the file that pip makes for it: a script of the name pygpt, which calls what pyproject.toml says."""
+    text = (ROOT / "pyproject.toml").read_text()
+    module, function = re.search(r'^pygpt = "([\w.]+):(\w+)"$', text, re.MULTILINE).groups()
+    code = f"import sys; sys.argv[0] = '/bin/pygpt'; from {module} import {function}; {function}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_command_is_the_script(name: str) -> None:
+    script = PROGRAMS[name].script
+    command = run_pygpt(name, "--help")
+    other = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, "--help"], capture_output=True, text=True, check=True
+    )
+    assert command.returncode == 0 and f"usage: pygpt {name} " in command.stdout
+    assert f"usage: python scripts/{script} " in other.stdout
+    # the usage is indented by the length of the name
+    flags = [help[help.index("\n\n") :] for help in (command.stdout, other.stdout)]
+    assert flags[0] == flags[1]
+
+
+def test_the_commands_are_listed() -> None:
+    found = run_pygpt("--help")
+    assert found.returncode == 0
+    for name, program in PROGRAMS.items():
+        assert re.search(rf"^ *{name} +{program.summary}$", found.stdout, re.MULTILINE)
+    assert {program.script for program in PROGRAMS.values()} <= {path.name for path in (ROOT / "scripts").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "pygpt stands alone, expected one of train, generate, prepare, compare after it"),
+        (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
+        (["--help-me"], "--help-me is not a flag; did you mean --help?"),
+        (["compare", "--seqlen", "3"], "--seqlen is not a flag; did you mean --seq-len?"),
+        (["prepare", "--data", "no/such/text"], "no/such/text: there is no such file or folder"),
+    ],
+)
+def test_wrong_commands(arguments: list[str], sentence: str) -> None:
+    found = run_pygpt(*arguments)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert re.match(f"error: {sentence}", found.stderr) and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv0", "words"),
+    [
+        ("/usr/bin/pygpt", ["pygpt", "prepare"]),
+        ("C:/Scripts/pygpt.exe", ["pygpt", "prepare"]),
+        ("scripts/train.py", ["python", "scripts/prepare_data.py"]),
+        ("", ["python", "scripts/prepare_data.py"]),
+    ],
+)
+def test_messages_name_the_program_in_the_same_way(argv0: str, words: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", [argv0])
+    assert programs.call("prepare") == words
+
+
+def test_messages_of_an_installed_package_name_no_script(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(programs, "CHECKOUT", tmp_path)
+    assert programs.call("train") == ["pygpt", "train"]
 
 
 def test_faults_of_the_program_keep_their_traceback():

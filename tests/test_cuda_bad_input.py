@@ -19,8 +19,9 @@ from test_train import flags, here, models, outcome
 from pygpt import GPT2Config, memory_needed
 from pygpt.backends import library
 from pygpt.backends.native_tensors import NativeTensors
+from pygpt.command import train
 from pygpt.errors import UserError
-from pygpt.training import train
+from pygpt.training import train as training
 
 __all__ = ["here"]  # a fixture
 
@@ -221,7 +222,7 @@ def test_memory_that_others_have_taken_meanwhile_is_a_sentence_too() -> None:
 
 def lose_device(patch: pytest.MonkeyPatch, method: str, step: int) -> None:
     """Make the device of the next run fail in the middle of this method of the loop, after so many steps."""
-    original, read, reads = getattr(train._Loop, method), NativeTensors.__getitem__, count()
+    original, read, reads = getattr(training._Loop, method), NativeTensors.__getitem__, count()
 
     def fail() -> None:
         patch.setenv("PYGPT_EMULATION_ERROR", LOST)
@@ -231,14 +232,14 @@ def lose_device(patch: pytest.MonkeyPatch, method: str, step: int) -> None:
             fail()
         return read(tensors, name)
 
-    def failing(loop: train._Loop) -> None:
+    def failing(loop: training._Loop) -> None:
         if loop.state.step == step and method == "_save":
             patch.setattr(NativeTensors, "__getitem__", failing_read)
         elif loop.state.step == step:
             fail()
         original(loop)
 
-    patch.setattr(train._Loop, method, failing)
+    patch.setattr(training._Loop, method, failing)
 
 
 @pytest.mark.parametrize("method, step, saved", [("_step", 7, 4), ("_validate", 10, 8), ("_save", 8, 4)])

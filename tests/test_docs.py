@@ -22,6 +22,7 @@ import pygpt
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.reference import ReferenceLayers
 from pygpt.command.flags import Parser
+from pygpt.command.main import main
 from pygpt.text.tokenizer import ByteTokenizer
 
 CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=16, n_layer=1, n_head=2)
@@ -145,12 +146,12 @@ def command_lines(document: Path) -> list[str]:
 
 
 def calls(document: Path) -> list[list[str]]:
-    """The words of each call of a script, up to what belongs to the shell."""
-    lines = command_lines(document) + re.findall(r"`(python scripts/[^`]+)`", prose(document))
+    """The words of each call of a program, up to what belongs to the shell."""
+    lines = command_lines(document) + re.findall(r"`((?:python scripts/|pygpt )[^`]+)`", prose(document))
     found = []
     for line in lines:
-        if match := re.search(r"python (scripts/\w+\.py.*)", line):
-            lexer = shlex.shlex(match[1], posix=True, punctuation_chars=True)
+        if match := re.search(r"python (scripts/\w+\.py.*)|(?<![\w/.-])(pygpt \w.*)", line):
+            lexer = shlex.shlex(match[1] or match[2], posix=True, punctuation_chars=True)
             lexer.whitespace_split = True
             words = list(lexer)
             end = next((at for at, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
@@ -175,6 +176,8 @@ def test_flags_are_understood(
     monkeypatch.setattr(sys, "argv", call)
     monkeypatch.setattr(sys, "path", [*sys.path])  # a script adds to it
     with pytest.raises(SystemExit) as end:
+        if call[0] == "pygpt":
+            main()
         runpy.run_path(str(ROOT / call[0]), run_name="__main__")
     assert end.value.code == 0, capsys.readouterr().err
 

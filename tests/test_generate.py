@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_tokenizer import BYTES, write_vocabulary
 
-import pygpt.generation.generate
+import pygpt.command.generate
 from pygpt.backends.library import cpu_library
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
@@ -248,7 +248,7 @@ def test_a_character_appears_when_its_last_byte_has_come(script, folder, monkeyp
             printed.append(capfdbinary.readouterr().out)  # since the token before
             yield [byte]
 
-    monkeypatch.setattr(pygpt.generation.generate, "generate_samples", tokens)
+    monkeypatch.setattr(pygpt.command.generate, "generate_samples", tokens)
     assert script("", "--model", folder, "--device", "numpy")[1] == b"!\n"
     assert printed == [b"", b"n", b"", "é".encode(), b"", b"", b"", "😀".encode()]
 
@@ -322,7 +322,7 @@ def test_a_text_without_prompt_begins_as_the_model_says(script, folder, monkeypa
         prompts.append(list(tokens))
         return iter([])
 
-    monkeypatch.setattr(pygpt.generation.generate, "generate_samples", generate_samples)
+    monkeypatch.setattr(pygpt.command.generate, "generate_samples", generate_samples)
     config = json.loads((folder / "config.json").read_text())
     for bos in (None, 7, 256):
         (folder / "config.json").write_text(json.dumps({**config, "bos_token_id": bos}))
@@ -333,7 +333,7 @@ def test_a_text_without_prompt_begins_as_the_model_says(script, folder, monkeypa
 
 
 def test_the_prompt_of_a_command_line_is_utf8_whatever_the_locale():
-    code = f"import runpy, sys; print(ascii(runpy.run_path({str(SCRIPT)!r})['_read_prompt'](sys.argv[1])))"
+    code = "import sys; from pygpt.command.generate import _read_prompt; print(ascii(_read_prompt(sys.argv[1])))"
     command = [sys.executable, "-c", code, "日".encode() + b"\xff"]
     done = subprocess.run(command, capture_output=True, env={**os.environ, **C_LOCALE}, check=True)
     assert done.stdout == b"'\\u65e5\\udcff'\n"

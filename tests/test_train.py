@@ -24,6 +24,7 @@ from test_tokenizer import write_vocabulary
 
 from pygpt import memory
 from pygpt.backends.library import cpu_library
+from pygpt.command import train
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import checkpoint
@@ -34,7 +35,7 @@ from pygpt.reference.dropout import Dropout
 from pygpt.text.batches import TokenDataset
 from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from pygpt.training import setup as run_setup
-from pygpt.training import train
+from pygpt.training import train as training
 from pygpt.training.interruption import Interruption
 from pygpt.training.run_folder import RunFolder
 from pygpt.training.settings import TrainSettings
@@ -98,7 +99,7 @@ def log(folder):
 
 def interrupt_after(monkeypatch, steps):
     """Make each run end as by Ctrl-C after so many steps."""
-    step = train._Loop._step
+    step = training._Loop._step
 
     def counted(loop):
         step(loop)
@@ -106,7 +107,7 @@ def interrupt_after(monkeypatch, steps):
         if loop.interrupted_after == steps:
             loop.interruption.signal = signal.SIGINT
 
-    monkeypatch.setattr(train._Loop, "_step", counted)
+    monkeypatch.setattr(training._Loop, "_step", counted)
 
 
 # ---- a whole run ----
@@ -161,7 +162,7 @@ def test_the_files_are_there_before_the_sample_is_printed(monkeypatch):
         if "a sample" in text:
             raise BrokenPipeError
 
-    monkeypatch.setattr(train, "print", refuse, raising=False)
+    monkeypatch.setattr(training, "print", refuse, raising=False)
     with pytest.raises(BrokenPipeError):
         train.main(flags(out_dir="a"))
     assert Path("a/sample.txt").exists() and Path("a/loss.png").exists()
@@ -317,7 +318,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(monkeypatch,
 
 def test_an_interrupted_validation_is_done_after_resuming(monkeypatch):
     train.main(flags(out_dir="whole"))
-    validate = train._Loop._validate
+    validate = training._Loop._validate
 
     def interrupted(loop):
         if loop.state.step == 10:
@@ -325,7 +326,7 @@ def test_an_interrupted_validation_is_done_after_resuming(monkeypatch):
         validate(loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Loop, "_validate", interrupted)
+        patch.setattr(training._Loop, "_validate", interrupted)
         assert train.main(flags(out_dir="parts")) == 143
     assert log("parts")[-1]["step"] == 10
     assert "val_loss" not in log("parts")[-1]
@@ -351,7 +352,7 @@ def test_a_resumed_run_with_other_batches_goes_on_in_its_data(monkeypatch):
         numbers.extend(range(first, first + batch_size))
         return batch(data, first, batch_size, *others)
 
-    monkeypatch.setattr(train, "check_windows", lambda *_: None)  # it draws one too
+    monkeypatch.setattr(training, "check_windows", lambda *_: None)  # it draws one too
     monkeypatch.setattr(TokenDataset, "batch", draw)
     train.main(flags(out_dir="a", batch_size=8, max_iters=4))
     train.main(["--resume", "a", "--batch-size", "2", "--grad-accum", "3", "--max-iters", "6"])
@@ -420,7 +421,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits():
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(monkeypatch):
     train.main(flags(out_dir="whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(train._Loop, "_validate", lambda loop: 1 / 0)
+        patch.setattr(training._Loop, "_validate", lambda loop: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train.main(flags(out_dir="a"))
     with write_files("a/last") as saving:
@@ -563,7 +564,7 @@ def test_a_run_is_overwritten_when_asked_for_and_nothing_else_is(monkeypatch):
     assert "none.txt" in refused([*flags(out_dir="a", data="none.txt"), "--overwrite"])
     assert outcome("a") == contents
     with monkeypatch.context() as patch:  # killed at once: nothing of the old run is taken for the new one's
-        patch.setattr(train._Loop, "_steps", lambda loop: 1 / 0)
+        patch.setattr(training._Loop, "_steps", lambda loop: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train.main([*flags(out_dir="a"), "--overwrite"])
     left = {path.as_posix() for path in Path("a").rglob("*") if path.is_file()}

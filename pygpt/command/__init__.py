@@ -1,1 +1,1 @@
-"""What command lines share."""
+"""The command lines, and what they share."""

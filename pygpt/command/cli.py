@@ -1,4 +1,4 @@
-"""What the command lines of scripts/ share: how they end, and types for their flags."""
+"""What the command lines share: how they end, and types for their flags."""
 
 from __future__ import annotations
 

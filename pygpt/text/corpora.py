@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pygpt.command.programs import call
 from pygpt.errors import UserError, reading
 from pygpt.files.atomic import write_file
 from pygpt.text.meta import is_token_folder, read_meta
@@ -89,7 +90,7 @@ def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, tokenizer:
         return corpus.files
     path = folder / corpus.download.file_name if from_file is None else Path(from_file)
     if from_file is None and not path.is_file():
-        advice = f"python scripts/prepare_data.py --data {corpus.name} --tokenizer {tokenizer} --from FILE takes a copy"
+        advice = f"{' '.join(call('prepare'))} --data {corpus.name} --tokenizer {tokenizer} --from FILE takes a copy"
         _fetch_file(corpus.download, path, advice)
     _verify(corpus.download, path)
     return (path,)
@@ -134,7 +135,7 @@ def _path(path: Path) -> Corpus:
             raise UserError(f"{path}: is neither a file nor a folder")
         elif is_token_folder(path):
             read_meta(path)  # tells of tokens that are not ours
-            raise UserError(f"{path}: holds tokens, expected text; train.py takes them as they are")
+            raise UserError(f"{path}: holds tokens, expected text; training takes them as they are")
         else:
             root = path
             for found in _walk(root, leave_out):

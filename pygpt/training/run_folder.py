@@ -1,6 +1,6 @@
 """What a training run keeps in its folder.
 
-    settings.toml        repeats the run: scripts/train.py --config
+    settings.toml        repeats the run: --config
     log.jsonl            one JSON object a line: a step, or a validation
     last/                the latest checkpoint: a model folder with the tokenizer, and what --resume needs beside it:
                          optimizer.safetensors (AdamW's moments) and training_state.json

@@ -1,6 +1,6 @@
 """The settings of a training run.
 
-TrainSettings is their only source: the flags of scripts/train.py, the keys of a settings file, the presets and what is
+TrainSettings is their only source: the flags of the command train, the keys of a settings file, the presets and what is
 saved with a run are all made from its fields. Later wins: defaults (some are others with --init-from), preset, settings
 file, flags; a resumed run starts from its saved settings in place of the defaults.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.command.flags import Parser, nearest
+from pygpt.command.programs import call
 from pygpt.config import MODEL_SIZES
 from pygpt.errors import UserError, reading, show
 from pygpt.reference import adamw
@@ -350,7 +351,7 @@ def _full_path(field: dataclasses.Field[Any], value: Any) -> Any:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="train.py",
+        prog=" ".join(call("train")),
         description="Train a GPT-2. Without flags: a small byte-level one on the sources of Python's standard library.",
         epilog="Later wins: defaults, --preset, --config, flags. See docs/training.md.",
         argument_default=argparse.SUPPRESS,

@@ -1,4 +1,4 @@
-"""Training: the loop of scripts/train.py.
+"""Training: the loop of a run.
 
 A run is a function of its settings: the dropout masks and the learning rate of a step follow from the seed and the
 number of the step, its batch from the seed and the number of windows drawn before. So a checkpoint needs only weights,
@@ -11,11 +11,11 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
 
+from pygpt.command.programs import call
 from pygpt.errors import DeviceError, UserError
 from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
@@ -26,7 +26,7 @@ from pygpt.training.interruption import Interruption
 from pygpt.training.progress import Progress
 from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
 from pygpt.training.schedule import learning_rate
-from pygpt.training.settings import Request, TrainSettings, parse
+from pygpt.training.settings import Request, TrainSettings
 from pygpt.training.setup import (
     Data,
     check_run_memory,
@@ -40,11 +40,6 @@ from pygpt.training.setup import (
 
 SAMPLE_TEMPERATURE = 0.8
 _SECONDS_BETWEEN_READINGS = 0.2
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train as a command line asks for.  Returns the exit status, as train() does."""
-    return train(parse(argv))
 
 
 def train(request: Request) -> int:
@@ -251,7 +246,7 @@ class _Loop:
         self.progress.say("interrupted: finishing the step and saving it; a second time stops at once")
 
     def _resume_command(self) -> str:
-        return shlex.join(["python", "scripts/train.py", "--resume", str(self.folder.path)])
+        return shlex.join([*call("train"), "--resume", str(self.folder.path)])
 
     # ---- at the end ----
 
@@ -269,7 +264,7 @@ class _Loop:
             print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}\n{printable(sample)}\n----")
         print(f"validation loss {state.best_val_loss:.4f} at best, at step {state.best_step}: {folder.best}")
         print(f"latest model: {folder.last}; loss curve: {folder.path / PLOT_FILE}")
-        command = ["python", "scripts/generate.py", "PROMPT", "--model", str(folder.best)]
+        command = [*call("generate"), "PROMPT", "--model", str(folder.best)]
         print(f"more text: {shlex.join(command)}")
 
     def _sample(self) -> str:

@@ -1,0 +1,45 @@
+"""The command `pygpt`: the programs of scripts/ under one name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pygpt.command.cli import run
+from pygpt.command.flags import Parser, nearest
+from pygpt.command.programs import PROGRAMS
+from pygpt.errors import UserError
+
+
+def main() -> NoReturn:
+    """Run the program that the command line names, and exit with its status."""
+    run(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(argv: Sequence[str]) -> int | None:
+    """Run the program argv[0] with the flags that follow.  Raises UserError when there is none of this name."""
+    names = ", ".join(PROGRAMS)
+    if not argv:
+        raise UserError(f"pygpt stands alone, expected one of {names} after it; pygpt --help says what they do")
+    name, *flags = argv
+    if name.startswith("-"):
+        _parser().parse([name])
+    if name not in PROGRAMS:
+        raise UserError(f"{name!r} is not a command of pygpt, expected one of {names}{nearest(name, list(PROGRAMS))}")
+    status: int | None = importlib.import_module(f"pygpt.command.{name}").main(flags)
+    return status
+
+
+def _parser() -> Parser:
+    """For --help: the flags after a program's name are for the program's own parser."""
+    programs = "\n".join(f"  {name:10}{program.summary}" for name, program in PROGRAMS.items())
+    return Parser(
+        prog="pygpt",
+        usage="pygpt COMMAND [FLAG...]",
+        description=f"GPT-2: to study, to step through, and to train with.\n\ncommands:\n{programs}",
+        epilog="pygpt COMMAND --help lists the flags of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -1,0 +1,32 @@
+"""The programs, and how one calls them: `pygpt train` where the package is installed, or scripts/train.py."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pygpt.backends.sources import CHECKOUT
+
+
+@dataclass(frozen=True)
+class Program:
+    script: str  # in scripts/
+    summary: str
+
+
+PROGRAMS = {
+    "train": Program("train.py", "train a model, fine-tune one, or go on with a run"),
+    "generate": Program("generate.py", "write text with a model"),
+    "prepare": Program("prepare_data.py", "turn text into token files to train on"),
+    "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
+}
+"""By the names of their modules in this package."""
+
+
+def call(name: str) -> list[str]:
+    """The words that call a program, in the way in which this process was called."""
+    script = Path("scripts", PROGRAMS[name].script)
+    if Path(sys.argv[0]).stem == "pygpt" or not (CHECKOUT / script).is_file():
+        return ["pygpt", name]
+    return ["python", script.as_posix()]
