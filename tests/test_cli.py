@@ -93,7 +93,7 @@ def test_the_commands_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "pygpt stands alone, expected one of train, generate, prepare, compare after it"),
+        ([], "pygpt stands alone, expected one of train, generate, prepare, export, compare after it"),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
         (["compare", "--seqlen", "3"], "--seqlen is not a flag; did you mean --seq-len?"),

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pygpt.command.programs import call
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError, reading
 from pygpt.files import atomic
 from pygpt.files.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
+from pygpt.files.llmc import is_model_file
 from pygpt.text import vocabulary_files
 from pygpt.text.text_ends import GENERATION_FILE
 
@@ -41,7 +43,8 @@ def resolve_folder(name_or_path: str | Path) -> Path:
                 _suggest_model_in(path)
             return path
         if path.exists():
-            raise UserError(f"{name}: is a file, expected a model's folder")
+            hint = f"; {' '.join(call('export'))} {name} FOLDER makes one" if is_model_file(path) else ""
+            raise UserError(f"{name}: is a file, expected a model's folder{hint}")
     if not _NAME.fullmatch(name):
         raise UserError(f"{name}: no such folder")
     downloaded = _cache_home() / "pygpt" / "models" / name.replace("/", "--")

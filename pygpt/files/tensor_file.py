@@ -130,7 +130,7 @@ def write_tensors(
             tensor = np.ascontiguousarray(tensors[name])
             if tensor.shape != tuple(shape):
                 raise ValueError(f"tensor {name} has shape {tensor.shape}, expected {tuple(shape)}")
-            file.writelines(chunk.data for chunk in _encode(tensor.reshape(-1), dtype, name))
+            file.writelines(chunk.data for chunk in encode(tensor.reshape(-1), dtype, name))
 
 
 def bytes_per_value(dtype: str) -> int:
@@ -140,8 +140,11 @@ def bytes_per_value(dtype: str) -> int:
     return np.dtype(_NUMPY[DTYPES[dtype]]).itemsize
 
 
-def _encode(values: NDArray[Any], dtype: str, name: str) -> Iterator[NDArray[Any]]:
-    """values, (n), in pieces of the file's dtype."""
+def encode(values: NDArray[Any], dtype: str, name: str) -> Iterator[NDArray[Any]]:
+    """The values, (n), of the tensor `name` in pieces of the file's dtype: "float32", "float16" or "bfloat16".
+
+    Raises UserError for finite values beyond float16.
+    """
     for start in range(0, values.size, _CHUNK):
         chunk = values[start : start + _CHUNK].astype("<f4", copy=False)
         if dtype == "bfloat16":
