@@ -1,12 +1,12 @@
 /* pygpt-step: forward pass, backward pass and update of a GPT-2, step by step and without Python, so that a debugger can
- * follow every line of it. What it reads are a model folder and a token file; what it changes stays in memory. */
+ * follow every line of it. What it reads are a model and tokens, in llm.c's files; what it changes stays in memory. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "pygpt.h"
-#include "step/checkpoint.h"
+#include "step/model_file.h"
 #include "step/options.h"
 #include "step/refuse.h"
 #include "step/token_file.h"
@@ -36,14 +36,14 @@ static int check_memory(const GPT2Config *config, const GPT2Options *options, co
     return 0;
 }
 
-/* Opens the folder, creates the model of its configuration, and loads it. */
+/* Opens the file, creates the model of its configuration, and loads it. */
 static int load_model(GPT2 **model, GPT2Config *config, const Options *o) {
-    Checkpoint checkpoint;
+    ModelFile file;
     GPT2Options options = {.dtype = (int)o->dtype, .kernels = (int)o->kernels, .recompute = (int)o->recompute};
     *model = NULL;
-    int status = checkpoint_open(&checkpoint, o->model);
+    int status = model_file_open(&file, o->model);
     if (status) return status;
-    *config = checkpoint.config;
+    *config = file.config;
     config->embd_pdrop = config->attn_pdrop = config->resid_pdrop = (float)o->dropout;
     if (o->seq_len > config->n_positions) {
         status = refuse("--seq-len is %lld, expected at most %lld, the n_positions of %s", (long long)o->seq_len,
@@ -51,8 +51,8 @@ static int load_model(GPT2 **model, GPT2Config *config, const Options *o) {
     }
     if (!status) status = check_memory(config, &options, o);
     if (!status && gpt2_create(model, config, &options)) status = refuse("%s: %s", o->model, pygpt_last_error());
-    if (!status) status = checkpoint_load(&checkpoint, *model);
-    checkpoint_close(&checkpoint);
+    if (!status) status = model_file_load(&file, *model);
+    model_file_close(&file);
     return status;
 }
 

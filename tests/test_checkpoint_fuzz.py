@@ -1,4 +1,4 @@
-"""Thousands of damaged model folders: each loads or is refused with one sentence, in bounded memory.
+"""Thousands of damaged model folders and model files: each loads or is refused with one sentence, in bounded memory.
 
 The mutations run in a process of their own, so that a crash of a native library is seen, and under a limit on memory.
 """
@@ -22,12 +22,13 @@ from safetensors.numpy import save_file
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
+from pygpt.files.llmc import read_model, write_model
 from pygpt.reference.gpt2 import parameter_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=4, n_layer=1, n_head=2)
 MEMORY = 256 * 2**20  # what a process may take beyond what it had when it started
 MUTATIONS = 1500
-FILES = ["model.safetensors", "config.json", "model.safetensors.index.json"]
+FILES = ["model.safetensors", "config.json", "model.safetensors.index.json", "model.bin"]
 
 NUMBERS = [
     0, -1, 1, 2, 3, 4, 5, 7, 8, 16, 44, 2**16, 2**24, 2**31 - 1, 2**31, 2**32, 2**53, 2**61, 2**62, 2**63 - 1, 2**63,
@@ -113,6 +114,17 @@ def edit_tensors(data: bytes, choose: random.Random) -> bytes:
     return len(header).to_bytes(8, "little") + header + values
 
 
+def edit_model_file(data: bytes, choose: random.Random) -> bytes:
+    """Damage a model file of llm.c's: fields of its header, or any of its bytes."""
+    damaged = bytearray(data)
+    for _ in range(choose.choice([0, 1, 1, 2, 3])):
+        field = 4 * choose.randrange(choose.choice([10, 16, 256]))
+        old = int.from_bytes(damaged[field : field + 4], "little")
+        new = choose.choice([old ^ 1 << choose.randrange(32), old + 1, old - 1, choose.randrange(9), -1, 2**31 - 1])
+        damaged[field : field + 4] = (new % 2**32).to_bytes(4, "little")
+    return edit_bytes(damaged, choose) if choose.random() < 0.3 else bytes(damaged)
+
+
 def mutations(name: str, original: bytes, seed: int) -> Iterator[bytes]:
     """Damaged versions of the file of this name."""
     if name == "config.json":  # of enormous models, which a small file must not make anybody allocate
@@ -123,16 +135,20 @@ def mutations(name: str, original: bytes, seed: int) -> Iterator[bytes]:
         choose = random.Random(seed * MUTATIONS + number)
         if name == "model.safetensors":
             yield edit_tensors(original, choose)
+        elif name == "model.bin":
+            yield edit_model_file(original, choose)
         elif choose.random() < 0.7:
             yield edit_json(original, choose)
         else:
             yield edit_bytes(original, choose)
 
 
-def attempt(folder: Path) -> str:
-    """Load the folder whole; "loaded" or "refused"."""
+def attempt(folder: Path, file: str) -> str:
+    """Load the folder whole, or this model file of llm.c's in it; "loaded" or "refused"."""
     try:
-        for name, value in load_parameters(folder, read_config(folder)):
+        is_folder = file != FILES[3]
+        stored = load_parameters(folder, read_config(folder)) if is_folder else read_model(folder / file)[1].items()
+        for name, value in stored:
             assert value.dtype == np.float32, name
             with np.errstate(all="ignore"):
                 value.sum()
@@ -146,7 +162,7 @@ def attempt(folder: Path) -> str:
 
 
 def main(folder: Path, name: str, seed: int) -> None:
-    attempt(folder)  # everything is imported before memory is limited
+    attempt(folder, name)  # everything is imported before memory is limited
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
     if pages is not None:
         limit = pages * resource.getpagesize() + MEMORY
@@ -157,12 +173,12 @@ def main(folder: Path, name: str, seed: int) -> None:
     for damaged in mutations(name, original, seed):
         path.write_bytes(damaged)
         try:
-            outcomes[attempt(folder)] += 1
+            outcomes[attempt(folder, name)] += 1
         except BaseException:
             print(f"{name}: {damaged!r}", file=sys.stderr)
             raise
     path.write_bytes(original)
-    assert attempt(folder) == "loaded"
+    assert attempt(folder, name) == "loaded"
     print(json.dumps(outcomes))
 
 
@@ -171,7 +187,9 @@ def test_damaged_folders(tmp_path: Path, name: str) -> None:
     values = np.random.default_rng(0)
     shapes = parameter_shapes(CONFIG)
     dtype = "float32" if name == FILES[1] else "bfloat16"
-    save_parameters(tmp_path, CONFIG, {key: values.standard_normal(shape) for key, shape in shapes.items()}, dtype)
+    parameters = {key: values.standard_normal(shape) for key, shape in shapes.items()}
+    save_parameters(tmp_path, CONFIG, parameters, dtype)
+    write_model(tmp_path / FILES[3], CONFIG, parameters, dtype)
     if name == FILES[2]:
         tensors = {key: values.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
         (tmp_path / FILES[0]).unlink()

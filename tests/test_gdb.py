@@ -20,6 +20,7 @@ from documents import ROOT, Block, blocks
 from numpy.typing import NDArray
 
 import pygpt
+from pygpt.files.llmc import write_model
 from pygpt.reference import embedding, layernorm
 from pygpt.text.token_file import write_tokens
 
@@ -89,9 +90,11 @@ def shared_sources() -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small model, with tokens.bin in it."""
+    """The folder of a small model, with model.bin and tokens.bin in it."""
     folder = tmp_path_factory.mktemp("model")
-    pygpt.GPT2(CONFIG, device="numpy", dtype="float32", seed=0).save_pretrained(folder)
+    small = pygpt.GPT2(CONFIG, device="numpy", dtype="float32", seed=0)
+    small.save_pretrained(folder)
+    write_model(folder / "model.bin", CONFIG, small.parameters)
     write_tokens(folder / "tokens.bin", np.random.default_rng(0).integers(0, CONFIG.vocab_size, 2 * B * T + 1))
     return folder
 
@@ -121,7 +124,7 @@ def gdb(
 
 
 def step(debug: Path, model: Path) -> list[str | Path]:
-    return [debug / "pygpt-step", "--model", model, "--tokens", model / "tokens.bin", "--steps", "3"]
+    return [debug / "pygpt-step", "--model", model / "model.bin", "--tokens", model / "tokens.bin", "--steps", "3"]
 
 
 def row(output: str, number: int) -> NDArray[np.float32]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +18,13 @@ from numpy.typing import NDArray
 
 import pygpt
 from pygpt.backends.sources import is_current
+from pygpt.files.llmc import VERSIONS, write_model
 from pygpt.text.token_file import write_tokens
 
 ROOT = Path(__file__).parents[1]
-CONFIG = pygpt.GPT2Config(vocab_size=65, n_positions=20, n_embd=24, n_layer=2, n_head=3, n_inner=40, resid_pdrop=0.3)
+CONFIG = pygpt.GPT2Config(
+    vocab_size=65, n_positions=20, n_embd=24, n_layer=2, n_head=3, n_inner=40, layer_norm_epsilon=1e-3, resid_pdrop=0.3
+)
 B, T, STEPS = 3, 7, 10
 COUNT = 4 * B * T + 3  # four whole batches, of which the last has too few tokens after it for a fifth
 BETAS, EPS, WEIGHT_DECAY, LEARNING_RATE = (0.9, 0.999), 1e-8, 0.01, 1e-3  # a larger step than the default, to be seen
@@ -49,14 +51,15 @@ def tokens() -> NDArray[np.uint16]:
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory, tokens: NDArray[np.uint16]) -> Path:
-    """A folder with a model in three precisions, and a token file."""
+    """A folder with a model in two precisions, as file and as folder, and a token file."""
     folder = tmp_path_factory.mktemp("step")
     model = pygpt.GPT2(CONFIG, device="numpy", dtype="float32", seed=1)
     noise = np.random.default_rng(1)
     for name, value in model.parameters.items():
         model.set_parameter(name, value + noise.normal(0, 0.1, value.shape))
-    for dtype in ("float32", "float16", "bfloat16"):
+    for dtype in VERSIONS:
         model.save_pretrained(folder / dtype, dtype)
+        write_model(folder / f"{dtype}.bin", CONFIG, model.parameters, dtype)
     write_tokens(folder / "tokens.bin", tokens)
     return folder
 
@@ -68,7 +71,17 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
 
 
 def run(program: Path, folder: Path, *flags: str, dtype: str = "float32") -> subprocess.CompletedProcess[str]:
-    command = [program, "--model", folder / dtype, "--tokens", folder / "tokens.bin", "--batch-size", B, "--seq-len", T]
+    command = [
+        program,
+        "--model",
+        folder / f"{dtype}.bin",
+        "--tokens",
+        folder / "tokens.bin",
+        "--batch-size",
+        B,
+        "--seq-len",
+        T,
+    ]
     return subprocess.run(
         [*map(str, command), "--learning-rate", str(LEARNING_RATE), "--threads", "2", *flags],
         capture_output=True,
@@ -116,7 +129,7 @@ def agree(found: NDArray[np.float64], expected: NDArray[np.float64], loss: float
     np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=norm)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", VERSIONS)
 def test_ten_steps_agree_with_numpy(program: Path, pristine: Path, tokens: NDArray[np.uint16], dtype: str) -> None:
     expected = train(truth(pristine / dtype), tokens)
     assert np.abs(np.diff(expected[:, 0])).max() > 0.01  # the updates are seen
@@ -148,17 +161,15 @@ def test_dropout_draws_the_same_masks(program: Path, pristine: Path, tokens: NDA
     agree(losses_and_norms(run(program, pristine, "--dropout", "0.25", "--seed=9")), expected, 1e-5, 1e-4)
 
 
-def test_prefix_head_and_mask_buffers_are_read(program: Path, folder: Path) -> None:
-    expected = losses_and_norms(run(program, folder))
-    weights = folder / "float32" / "model.safetensors"
-    header, data = read(weights)
-    tensors = {f"transformer.{name}": entry for name, entry in header.items() if name != "__metadata__"}
-    begin, end = header["wte.weight"]["data_offsets"]
-    head = data[begin:end]
-    tensors["lm_head.weight"] = {**header["wte.weight"], "data_offsets": [len(data), len(data) + len(head)]}
-    mask = {"dtype": "U8", "shape": [1, 1, 2, 2], "data_offsets": [len(data) + len(head), len(data) + len(head) + 4]}
-    write(weights, {**tensors, "transformer.h.1.attn.bias": mask}, data + head + b"\1\0\1\1")
-    assert np.array_equal(losses_and_norms(run(program, folder)), expected)
+def test_a_folder_tells_the_command(program: Path, folder: Path) -> None:
+    done = subprocess.run(
+        [program, "--model", "float32", "--tokens", "tokens.bin"], capture_output=True, text=True, cwd=folder
+    )
+    refused(done, "float32: is a folder, expected a file: ")
+    words = done.stderr.split(": ")[-1].removesuffix(" makes one\n").split()
+    assert words[0] == "python"
+    subprocess.run([sys.executable, ROOT / words[1], *words[2:]], check=True, cwd=folder, capture_output=True)
+    assert (folder / "model.bin").read_bytes() == (folder / "float32.bin").read_bytes()
 
 
 def test_help_lists_the_flags(program: Path) -> None:
@@ -168,17 +179,6 @@ def test_help_lists_the_flags(program: Path) -> None:
 
 
 # ---- bad input ----
-
-
-def read(weights: Path) -> tuple[dict[str, Any], bytes]:
-    contents = weights.read_bytes()
-    size = int.from_bytes(contents[:8], "little")
-    return json.loads(contents[8 : 8 + size]), contents[8 + size :]
-
-
-def write(weights: Path, header: dict[str, Any], data: bytes) -> None:
-    text = json.dumps(header).encode()
-    weights.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
@@ -208,33 +208,16 @@ def refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
         ("--model", "--model expects a value"),
         ("--modal x", "--modal is not a flag of pygpt-step"),
         ("--batch-size 2000000000", "GiB for batches of 2000000000 x 20"),
+        ("--model \033[31mred\n", "?[31mred?: cannot be read: No such file"),
     ],
 )
 def test_flags_are_refused(program: Path, pristine: Path, flags: str, sentence: str) -> None:
-    refused(run(program, pristine, "--seq-len", "20", *flags.split()), sentence)
+    refused(run(program, pristine, "--seq-len", "20", *flags.split(" ")), sentence)
 
 
 def test_missing_flags_are_named(program: Path, pristine: Path) -> None:
-    for flags, sentence in (([], "--model FOLDER is missing"), (["--model", "x"], "--tokens FILE is missing")):
+    for flags, sentence in (([], "--model FILE is missing"), (["--model", "x"], "--tokens FILE is missing")):
         refused(subprocess.run([program, *flags], capture_output=True, text=True), sentence)
-
-
-def config_edit(**fields: Any) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        path = folder / "float32" / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-    return edit
-
-
-def tensor_edit(name: str, **fields: Any) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        path = folder / "float32" / "model.safetensors"
-        header, data = read(path)
-        header[name].update(fields)
-        write(path, header, data)
-
-    return edit
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
@@ -247,39 +230,13 @@ def cut(name: str, size: int) -> Callable[[Path], None]:
     return edit
 
 
-def header_field(place: int, value: int) -> Callable[[Path], None]:
+def header_field(place: int, value: int, name: str = "float32.bin") -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        path = folder / "tokens.bin"
-        contents = np.frombuffer(path.read_bytes()[:1024], "<i4").copy()
-        contents[place] = value
-        path.write_bytes(contents.tobytes() + path.read_bytes()[1024:])
+        contents = bytearray((folder / name).read_bytes())
+        contents[4 * place : 4 * place + 4] = value.to_bytes(4, "little", signed=True)
+        (folder / name).write_bytes(contents)
 
     return edit
-
-
-def extra_tensor(folder: Path) -> None:
-    path = folder / "float32" / "model.safetensors"
-    header, data = read(path)
-    header["h.2.ln_1.bias"] = {"dtype": "F32", "shape": [24], "data_offsets": [len(data), len(data) + 96]}
-    write(path, header, data + bytes(96))
-
-
-def unequal_head(folder: Path) -> None:
-    path = folder / "float32" / "model.safetensors"
-    header, data = read(path)
-    head = bytearray(data[slice(*header["wte.weight"]["data_offsets"])])
-    head[-1] ^= 1
-    header["lm_head.weight"] = {**header["wte.weight"], "data_offsets": [len(data), len(data) + len(head)]}
-    write(path, header, data + head)
-
-
-def shards(folder: Path) -> None:
-    (folder / "float32" / "model.safetensors").rename(folder / "float32" / "model.safetensors.index.json")
-
-
-def interrupted_save(folder: Path) -> None:
-    (folder / "float32" / ".saved").mkdir()
-    (folder / "float32" / "model.safetensors").rename(folder / "float32" / ".saved" / "model.safetensors")
 
 
 def pipe(name: str) -> Callable[[Path], None]:
@@ -298,62 +255,36 @@ def odd_token(folder: Path) -> None:
     (folder / "tokens.bin").write_bytes(contents)
 
 
-def not_json(folder: Path) -> None:
-    (folder / "float32" / "config.json").write_text('{"n_embd": 24,}')
-
-
-def control_characters(folder: Path) -> None:
-    path = folder / "float32" / "model.safetensors"
-    header, data = read(path)
-    header["\033[31mred\nmore"] = header.pop("ln_f.bias")
-    write(path, header, data)
-
-
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda folder: shutil.rmtree(folder / "float32"), "float32: is not a folder, expected one with config.json"),
-        (lambda folder: (folder / "float32/config.json").unlink(), "config.json: cannot be read: No such file"),
-        (lambda folder: (folder / "float32/model.safetensors").unlink(), "model.safetensors: cannot be read: No such"),
-        (shards, "holds its weights in several files"),
-        (interrupted_save, "saving into it was interrupted"),
-        (not_json, "config.json: is not JSON: expected a string at byte 14"),
-        (config_edit(n_embd=25), "config.json"),
-        (config_edit(n_head=5), "n_embd is 24, expected a multiple of n_head"),
-        (config_edit(n_inner=0), "config.json: n_inner is 0, expected an integer from 1 to 2147483647"),
-        (config_edit(n_layer=2**31 - 1), "holds 28 tensors, too few for the 2147483647 layers"),
-        (config_edit(n_layer=1), "tensor h.1.attn.c_attn.bias is not a parameter of the GPT-2 in config.json"),
-        (config_edit(n_positions=2**30), "numbers, too few for the"),
-        (config_edit(vocab_size=64), "tensor wte.weight has shape (65, 24), expected (64, 24)"),
-        (config_edit(tie_word_embeddings=False), "tie_word_embeddings is false, expected true"),
-        (config_edit(activation_function="relu"), 'activation_function is "relu", expected "gelu_new" or'),
-        (config_edit(resid_pdrop=1), "resid_pdrop is 1, expected a number below 1"),
-        (config_edit(layer_norm_epsilon=None), "layer_norm_epsilon is null, expected a number"),
-        (tensor_edit("wpe.weight", dtype="F16"), "tensor wpe.weight has 480 values of 2 bytes, but 1920 bytes"),
-        (tensor_edit("wpe.weight", dtype="U8", shape=[1920]), "tensor wpe.weight has shape (1920), expected (20, 24)"),
-        (tensor_edit("wpe.weight", dtype="I64"), 'dtype "I64", expected F32, F16 or BF16'),
-        (tensor_edit("wpe.weight", shape=[24, 20]), "tensor wpe.weight has shape (24, 20), expected (20, 24)"),
-        (tensor_edit("wpe.weight", shape=[2**62, 4]), "the shape of tensor wpe.weight is not one of sizes"),
-        (tensor_edit("wpe.weight", data_offsets=[0, 1920]), "begins at byte 0 of the data, expected 1920"),
-        (tensor_edit("wpe.weight", data_offsets=[2**40, 2**40 + 1920]), "expected a place within"),
-        (cut("float32/model.safetensors", 4), "is truncated: 4 bytes"),
-        (cut("float32/model.safetensors", 1000), "is truncated: 1000 bytes, expected a header of"),
-        (cut("float32/model.safetensors", -1), "expected a place within"),
-        (cut("float32/config.json", 0), "config.json: is not JSON"),
-        *(
-            (pipe(name), f"{name}: is not a file")
-            for name in ("float32/config.json", "float32/model.safetensors", "tokens.bin")
-        ),
-        (extra_tensor, "tensor h.2.ln_1.bias is not a parameter"),
-        (unequal_head, "tensor lm_head.weight differs from wte.weight"),
-        (control_characters, "tensor ln_f.bias is missing"),
+        (lambda folder: (folder / "float32.bin").unlink(), "float32.bin: cannot be read: No such file"),
+        *((pipe(name), f"{name}: is not a file") for name in ("float32.bin", "tokens.bin")),
+        (cut("float32.bin", 0), "float32.bin: has 0 bytes, expected a header of 1024"),
+        (cut("float32.bin", 1023), "has 1023 bytes, expected a header of 1024"),
+        (cut("float32.bin", -1), "but a model of the sizes in its header takes"),
+        (header_field(0, 20240520), "begins with 20240520, expected 20240326: it is not a model file of llm.c"),
+        (header_field(1, 1), "is a model file of version 1, expected 3 or 5"),
+        (header_field(1, 5), "but a model of the sizes in its header takes"),
+        (header_field(2, 0), "n_positions is 0, expected at least 1"),
+        (header_field(3, 129), "the padded vocab_size is 128, expected at least 129, the vocab_size"),
+        (header_field(4, 2**31 - 1), "but a model of the sizes in its header takes"),
+        (header_field(5, 5), "n_embd is 24, expected a multiple of n_head"),
+        (header_field(6, 2**31 - 1), "but a model of the sizes in its header takes"),
+        (header_field(7, 0), "the padded vocab_size is 0, expected at least 65"),
+        (header_field(8, -1), "n_inner is -1, expected at least 1"),
+        (header_field(9, 0x7FC00000), "layer_norm_epsilon is nan, expected a number above 0"),
+        (header_field(9, 0x7F800000), "layer_norm_epsilon is inf, expected a number above 0"),
+        (header_field(9, -(2**31)), "layer_norm_epsilon is -0, expected a number above 0"),
+        (header_field(15, 7), "field 15 of the header is 7, expected 0"),
+        (header_field(255, -1), "field 255 of the header is -1, expected 0"),
         (lambda folder: (folder / "tokens.bin").unlink(), "tokens.bin: cannot be read: No such file"),
         (cut("tokens.bin", 0), "tokens.bin: has 0 bytes, expected a header of 1024"),
         (cut("tokens.bin", -2), "the header says 87 tokens of 2 bytes, but 172 bytes follow it"),
-        (header_field(0, 20240521), "begins with 20240521, expected 20240520: it is not a token file"),
-        (header_field(1, 7), "is a token file of version 7, expected 1"),
-        (header_field(2, -1), "the header says -1 tokens"),
-        (header_field(2, 2**31 - 1), "the header says 2147483647 tokens"),
+        (header_field(0, 20240521, "tokens.bin"), "begins with 20240521, expected 20240520: it is not a token file"),
+        (header_field(1, 7, "tokens.bin"), "is a token file of version 7, expected 1"),
+        (header_field(2, -1, "tokens.bin"), "the header says -1 tokens"),
+        (header_field(2, 2**31 - 1, "tokens.bin"), "the header says 2147483647 tokens"),
         (odd_token, "tokens.bin: token 5 is 65, expected 0 ... 64"),
     ],
 )  # fmt: skip

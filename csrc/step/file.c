@@ -2,26 +2,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "refuse.h"
 
-int file_open(File *file, const char *folder, const char *name) {
-    size_t size = (folder ? strlen(folder) + 1 : 0) + strlen(name) + 1;
-    *file = (File){.path = malloc(size)};
-    if (!file->path) return refuse("no memory for the path of %s", name);
-    snprintf(file->path, size, "%s%s%s", folder ? folder : "", folder ? "/" : "", name);
-
+int file_open(File *file, const char *path) {
+    *file = (File){.path = path};
     struct stat status;
-    int code = 0, number = open(file->path, O_RDONLY | O_NONBLOCK);   // without waiting for whoever writes to a pipe
+    int code = 0, number = open(path, O_RDONLY | O_NONBLOCK);   // without waiting for whoever writes to a pipe
     int found = number >= 0 && fstat(number, &status) == 0;
     if (found && !S_ISREG(status.st_mode)) {
-        code = refuse("%s: is not a file", file->path);
+        code = refuse("%s: is not a file", path);
     } else if (!found || !(file->stream = fdopen(number, "rb"))) {
-        code = refuse("%s: cannot be read: %s", file->path, strerror(errno));
+        code = refuse("%s: cannot be read: %s", path, strerror(errno));
     }
     if (code) {
         if (number >= 0) close(number);
@@ -42,6 +37,5 @@ int file_read(File *file, void *to, int64_t offset, int64_t bytes) {
 
 void file_close(File *file) {
     if (file->stream) fclose(file->stream);
-    free(file->path);
     *file = (File){0};
 }

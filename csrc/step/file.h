@@ -6,13 +6,12 @@
 #include <stdio.h>
 
 typedef struct {
-    char *path;
+    const char *path;   // the caller's
     FILE *stream;
     int64_t size;
 } File;
 
-/* folder: NULL if name is the whole path. On failure there is nothing to close. */
-int file_open(File *file, const char *folder, const char *name);
+int file_open(File *file, const char *path);   // on failure there is nothing to close
 int file_read(File *file, void *to, int64_t offset, int64_t bytes);
 void file_close(File *file);
 

@@ -35,7 +35,7 @@ typedef struct {
 #define FIELD(name) offsetof(Options, name)
 
 static const Flag FLAGS[] = {
-    {"--model", "FOLDER", TEXT, FIELD(model), 0, 0, "model folder: config.json and model.safetensors"},
+    {"--model", "FILE", TEXT, FIELD(model), 0, 0, "model file (.bin) in llm.c's format"},
     {"--tokens", "FILE", TEXT, FIELD(tokens), 0, 0, "token file (.bin) in llm.c's format"},
     {"--batch-size", "B", INTEGER, FIELD(batch_size), 1, INT32_MAX, "sequences in a batch (4)"},
     {"--seq-len", "T", INTEGER, FIELD(seq_len), 1, INT32_MAX, "tokens in a sequence (64)"},
@@ -45,7 +45,7 @@ static const Flag FLAGS[] = {
     {"--beta1", "X", NUMBER, FIELD(beta1), 0, 1, "AdamW's decay of the first moment (0.9)"},
     {"--beta2", "X", NUMBER, FIELD(beta2), 0, 1, "AdamW's decay of the second moment (0.999)"},
     {"--weight-decay", "X", NUMBER, FIELD(weight_decay), 0, FLT_MAX, "AdamW's decay of matrices (0.01)"},
-    {"--dropout", "P", NUMBER, FIELD(dropout), 0, 1, "probability of dropping, whatever config.json says (0)"},
+    {"--dropout", "P", NUMBER, FIELD(dropout), 0, 1, "probability of dropping, whatever the model says (0)"},
     {"--seed", "N", INTEGER, FIELD(seed), 0, INT32_MAX, "of dropout (0)"},
     {"--kernels", "plain|fast", CHOICE, FIELD(kernels), 0, 0, "plain: the code to read and step through (plain)"},
     {"--dtype", "float32|bfloat16", CHOICE, FIELD(dtype), 0, 0, "operands of matrix products (float32)"},
@@ -114,7 +114,7 @@ int options_parse(Options *options, int argc, char **argv) {
         if (status) return status;
     }
     if (options->help) return 0;
-    if (!options->model) return refuse("--model FOLDER is missing");
+    if (!options->model) return refuse("--model FILE is missing");
     return options->tokens ? 0 : refuse("--tokens FILE is missing");
 }
 

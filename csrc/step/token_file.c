@@ -9,7 +9,7 @@ int token_file_open(TokenFile *t, const char *path) {
     int32_t header[HEADER];
     int64_t data;
     *t = (TokenFile){0};
-    int status = file_open(&t->file, NULL, path);
+    int status = file_open(&t->file, path);
     if (status) return status;
     data = t->file.size - (int64_t)sizeof header;
     if (data < 0) {
