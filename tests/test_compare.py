@@ -32,8 +32,6 @@ FLAGS = ["-std=c11", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast"
 CONFIG = pygpt.GPT2Config(vocab_size=97, n_positions=17, n_embd=48, n_layer=2, n_head=4)
 DROPOUT = replace(CONFIG, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
 
-SCALE = "    float scale = 1.0f / sqrtf((float)HS);\n\n"
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -90,8 +88,8 @@ FAULTS = [
     Fault(
         "no 1/sqrt(HS), forward",
         "layers/attention.c",
-        SCALE + "    #pragma omp parallel for collapse(2) schedule(dynamic)\n",
-        "    float scale = 1.0f;\n\n",
+        "row[u] = scale * dot(q,",
+        "row[u] = dot(q,",
         "h.0.attn.heads (attention), forward, y",
     ),
     Fault(
@@ -186,8 +184,8 @@ FAULTS = [
     Fault(
         "one token seen from the future",
         "layers/attention.c",
-        "yt[i] = 0.0f;\n            for (int64_t u = 0; u <= t; u++) {",
-        "yt[i] = 0.0f;\n            for (int64_t u = 0; u <= t + 1 && u < T; u++) {",
+        "v + u * 3 * C, HS);",
+        "v + (t + 1 < T ? u + 1 : u) * 3 * C, HS);",
         "h.0.attn.heads (attention), forward, y",
     ),
     Fault(

@@ -274,9 +274,10 @@ def test_the_session_in_attention(checkout: Path) -> None:
     model = saved_model(checkout)
     tokens = np.fromfile(checkout / "data" / "license" / "LICENSE_train_000000.bin", "<u2", B * T, offset=1024)
     model.forward(tokens.reshape(B, T))
-    np.testing.assert_allclose(value[5] + np.log(value[4]), model.activations["h.0.attn.lse"][0, 1, 3], rtol=1e-5)
-    np.testing.assert_allclose(value[7], model.attention_probabilities(1)[0, 1, 3, 0], rtol=1e-5)
-    assert abs(sum(value[n] for n in (9, 10, 11, 12))) < 1e-6 * abs(value[8])  # D, which each is a difference from
+    np.testing.assert_allclose(value[3] + np.log(value[5]), model.activations["h.0.attn.lse"][0, 1, 3], rtol=1e-5)
+    np.testing.assert_allclose(value[6], model.attention_probabilities(0)[0, 1, 3, 0], rtol=1e-5)
+    np.testing.assert_allclose(value[8], model.attention_probabilities(1)[0, 1, 3, 0], rtol=1e-5)
+    assert abs(sum(value[n] for n in (10, 11, 12, 13))) < 1e-6 * abs(value[9])  # D, which each is a difference from
 
 
 def saved_model(checkout: Path) -> pygpt.GPT2:

@@ -5,9 +5,9 @@
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
  *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
  *
- * No row of P is stored. The forward pass goes over the keys once with a running softmax: it keeps the largest score so far
- * and sums relative to it, and rescales both when a larger score comes. Of all that only lse_t stays, from which the
- * backward pass computes any P_tu again.
+ * The forward pass goes over the keys of a row once for each step of the softmax: scores, the largest, exponentials and
+ * their sum, weighted values. The exponents are relative to the largest score, so that none overflows. No row of P stays,
+ * only lse_t, from which the backward pass computes any P_tu again. (fast/attention.c goes over the keys once.)
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  */
@@ -38,29 +38,31 @@ void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_
     int64_t C = NH * HS;
     float scale = 1.0f / sqrtf((float)HS);
 
-    #pragma omp parallel for collapse(2) schedule(dynamic)
+    #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
-        for (int64_t t = 0; t < T; t++) {
-            int64_t b = bh / NH, h = bh % NH;
-            const float *q = qkv + (b * T + t) * 3 * C + h * HS;
+        int64_t b = bh / NH, h = bh % NH;
+        float *row = lse + bh * T;   // row t is in its places 0 ... t, before lse_t is; so the last row comes first
+        for (int64_t t = T - 1; t >= 0; t--) {
+            const float *q = qkv + (b * T + t) * 3 * C + h * HS, *k = qkv + b * T * 3 * C + C + h * HS, *v = k + C;
             float *yt = y + (b * T + t) * C + h * HS;
-            float largest = -INFINITY, sum = 0.0f;
+
+            for (int64_t u = 0; u <= t; u++) row[u] = scale * dot(q, k + u * 3 * C, HS);
+
+            float largest = row[0];
+            for (int64_t u = 1; u <= t; u++) largest = row[u] > largest ? row[u] : largest;
+
+            float sum = 0.0f;
+            for (int64_t u = 0; u <= t; u++) {
+                row[u] = expf(row[u] - largest);
+                sum += row[u];
+            }
+
             for (int64_t i = 0; i < HS; i++) yt[i] = 0.0f;
             for (int64_t u = 0; u <= t; u++) {
-                const float *k = qkv + (b * T + u) * 3 * C + C + h * HS, *v = k + C;
-                float score = scale * dot(q, k, HS);
-                if (score > largest) {
-                    float shrink = expf(largest - score);
-                    sum *= shrink;
-                    for (int64_t i = 0; i < HS; i++) yt[i] *= shrink;
-                    largest = score;
-                }
-                float p = expf(score - largest);
-                sum += p;
-                add_scaled(yt, p * factor_of(bh * T + t, u, T, dropout), v, HS);
+                float p = row[u] / sum;
+                add_scaled(yt, p * factor_of(bh * T + t, u, T, dropout), v + u * 3 * C, HS);
             }
-            for (int64_t i = 0; i < HS; i++) yt[i] /= sum;
-            lse[bh * T + t] = largest + logf(sum);
+            row[t] = largest + logf(sum);
         }
     }
 }
