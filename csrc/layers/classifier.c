@@ -4,8 +4,7 @@
  *   backward   dx = dz wte      dwte += dzᵀ x
  *
  * z is (N,V), the largest tensor of the model by far. So it exists for `rows` rows at a time, and the backward pass
- * computes it again, together with the losses, and puts dz in its place: who calls only that spends one product less than
- * with both.
+ * recomputes it, together with the losses, and overwrites it with dz: calling only the backward pass saves one product.
  */
 #include "../internal.h"
 
