@@ -7,21 +7,18 @@ import re
 from pathlib import Path
 
 from pygpt.backends import control_group
-from pygpt.backends.library import device_memory
+from pygpt.backends.devices import DEVICES
 from pygpt.errors import UserError
 
 
 def available_memory(device: str = "cpu") -> int:
     """Bytes that this process may still take: what the machine has, or its control groups (a container) allow.
 
-    Of a CUDA device, what is free there; the emulated one lies in the machine's memory.
+    Of a device with a memory of its own, what is free there; the emulated one lies in the machine's memory.
     """
-    if device == "cuda":
-        return device_memory(device)[0]
-    limits = [_machine(), *_control_groups()]
-    if device == "cuda-emulated":
-        limits.append(device_memory(device)[0])
-    return min(limits)
+    about = DEVICES[device]
+    own = [about.memory()[0]] if about.memory else []
+    return min([*own, _machine(), *_control_groups()] if about.in_host_memory else own)
 
 
 def check_memory(needed: int, advice: str, device: str = "cpu") -> None:
@@ -30,7 +27,8 @@ def check_memory(needed: int, advice: str, device: str = "cpu") -> None:
     if needed <= available:
         return
     sentence = f"{gigabytes(needed)} of memory are needed, and {gigabytes(available)} "
-    free, total = device_memory(device) if device.startswith("cuda") else (0, 0)
+    own = DEVICES[device].memory
+    free, total = own() if own else (0, 0)
     if available != free:
         sentence += "are available"
     elif needed > total:

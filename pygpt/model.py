@@ -6,81 +6,32 @@ Its methods for files and text import what they need, which takes longer than ev
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike
 
-from pygpt.backends.library import (
-    available_cores,
-    cpu_library,
-    default_threads,
-    library_name,
-    usable_cuda_library,
-    use_threads,
-)
-from pygpt.backends.native_layers import NativeLayers
-from pygpt.backends.native_model import NativeGPT2, native_memory
-from pygpt.backends.native_tensors import NativeTensors
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.devices import DEVICES, resolve_device
+from pygpt.backends.interface import Layers, Model, Writable
+from pygpt.backends.library import available_cores, default_threads, use_threads
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference import adamw
-from pygpt.reference.bfloat16 import round_bfloat16
+from pygpt.reference.arrays import Array
 from pygpt.reference.dropout import Dropout
 from pygpt.reference.gpt2 import parameter_shapes
 
-Array = NDArray[Any]
 
-DEVICES = ("cpu", "numpy", "cuda", "cuda-emulated")
-
-# numpy's dtypes by our names; bfloat16 is float32 with rounded operands, as on the CPU
-_NUMPY_DTYPES: dict[str, DTypeLike] = {
-    "float32": np.float32,
-    "bfloat16": np.float32,
-    "float64": np.float64,
-    "complex128": np.complex128,
-}
-
-
-def resolve_device(device: str) -> str:
-    """The device that a name stands for: "auto" is cuda where it can be used, otherwise cpu.
-
-    Raises UserError for an unknown device, and for one that is absent or whose library is.
-    """
-    if device == "auto":
-        try:
-            usable_cuda_library("cuda")
-        except UserError:
-            return "cpu"
-        return "cuda"
-    if device not in DEVICES:
-        raise UserError(f"device is {device!r}, expected auto, {', '.join(DEVICES)}")
-    if device != "numpy":
-        _library(device)
-    return device
-
-
-def _library(device: str) -> Any:
-    return cpu_library() if device == "cpu" else usable_cuda_library(device)
-
-
-def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -> ReferenceLayers | NativeLayers:
+def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -> Layers:
     """Every layer of a device, callable alone; docs/architecture.md lists them.
 
     device: "numpy" computes in the dtype of the arguments, the others in float32; dtype "bfloat16" rounds the operands
     of matrix products, with CUDA the tensors too.  Raises UserError for names that are unknown and libraries that are
     absent.
     """
-    device = resolve_device(device)
-    if device == "numpy":
-        _numpy_dtype(dtype)
-        return ReferenceLayers(round_bfloat16) if dtype == "bfloat16" else ReferenceLayers()
-    return NativeLayers(_library(device), kernels, dtype)
+    return DEVICES[resolve_device(device)].layers(dtype, kernels)
 
 
 def set_threads(threads: int | None, *, beyond_cores: bool = False) -> None:
@@ -113,16 +64,8 @@ def memory_needed(
 
     Raises UserError for sizes that overflow 64 bits.
     """
-    settings: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "training": training}
-    if device == "numpy":
-        # numpy has no such function: C's figure, with the logits, their gradient and each layer's attention whole
-        activations = native_memory(
-            config, cpu_library(), **settings, dtype="float32", kernels="plain", recompute="none"
-        )
-        rows = batch_size * seq_len
-        whole = rows * (2 * config.vocab_size + 3 * config.n_layer * config.n_head * seq_len) * 4
-        return (activations + whole) * np.dtype(_numpy_dtype(dtype)).itemsize // 4
-    return native_memory(config, _library(device), **settings, dtype=dtype, kernels=kernels, recompute=recompute)
+    needed = DEVICES[resolve_device(device)].memory_needed
+    return needed(config, batch_size, seq_len, training, dtype, kernels, recompute)
 
 
 class GPT2:
@@ -155,17 +98,8 @@ class GPT2:
         self.recompute = recompute
         self.seed = seed
         self.steps = 0  # of AdamW
-        self._backend = self._create()
+        self._backend: Model = DEVICES[self.device].model(config, dtype, kernels, recompute)
         self._backend.init_weights(seed)
-
-    def _create(self) -> ReferenceGPT2 | NativeGPT2:
-        if self.device == "numpy":
-            dtype = _numpy_dtype(self.dtype)
-            return ReferenceGPT2(self.config, dtype, *([round_bfloat16] if self.dtype == "bfloat16" else []))
-        library = _library(self.device)
-        if self.device == "cpu" and self.dtype == "bfloat16":
-            _warn_if_converted()
-        return NativeGPT2(self.config, library, dtype=self.dtype, kernels=self.kernels, recompute=self.recompute)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, config: GPT2Config | None = None, **settings: Any) -> GPT2:
@@ -271,8 +205,7 @@ class GPT2:
         for tokens outside the vocabulary, other shapes, and T > n_positions.
         """
         tokens, targets = _integers("tokens", tokens), None if targets is None else _integers("targets", targets)
-        loss: float | None = self._backend.forward(tokens, targets, self._dropout(dropout_step))
-        return loss
+        return self._backend.forward(tokens, targets, self._dropout(dropout_step))
 
     def backward(self, scale: float = 1.0) -> None:
         """gradients += scale * d(loss)/d(parameter), for the latest forward pass; UserError if that had no targets."""
@@ -283,8 +216,7 @@ class GPT2:
     ) -> float:
         """forward() and backward() with the same results, and the head's products computed once instead of twice."""
         tokens, targets = _integers("tokens", tokens), _integers("targets", targets)
-        loss: float = self._backend.forward_backward(tokens, targets, scale, self._dropout(dropout_step))
-        return loss
+        return self._backend.forward_backward(tokens, targets, scale, self._dropout(dropout_step))
 
     def accumulate(
         self, tokens: ArrayLike, targets: ArrayLike, *, scale: float = 1.0, dropout_step: int | None = None
@@ -300,8 +232,7 @@ class GPT2:
     @property
     def summed_loss(self) -> float:
         """Sum of scale * loss over the backward passes since zero_grad(); cheap after clip_grad_norm(), which waits."""
-        loss: float = self._backend.summed_loss
-        return loss
+        return self._backend.summed_loss
 
     def _dropout(self, step: int | None) -> Dropout | None:
         return None if step is None else Dropout(0.0, seed=self.seed, step=step)
@@ -331,8 +262,7 @@ class GPT2:
 
     def clip_grad_norm(self, max_norm: float) -> float:
         """Scale the gradients down to the global norm max_norm; 0 only measures.  Returns the norm before."""
-        norm: float = self._backend.clip_grad_norm(max_norm)
-        return norm
+        return self._backend.clip_grad_norm(max_norm)
 
     def adamw_step(
         self,
@@ -394,25 +324,10 @@ def _restore(
 
 
 def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:
-    if isinstance(tensors, NativeTensors):
+    if isinstance(tensors, Writable):
         tensors.write(name, values)
     else:
         tensors[name][...] = values
-
-
-@cache
-def _warn_if_converted() -> None:
-    """Says, once, that bfloat16 saves no time where the processor, or PYGPT_ISA, has no products of bfloat16."""
-    level = library_name(cpu_library())
-    if not level.endswith("bf16"):
-        sentence = f"{level} has no bfloat16 products: operands are rounded to bfloat16 and multiplied in float32"
-        warnings.warn(sentence, stacklevel=4)
-
-
-def _numpy_dtype(dtype: str) -> DTypeLike:
-    if dtype not in _NUMPY_DTYPES:
-        raise UserError(f"dtype is {dtype!r}, expected {', '.join(_NUMPY_DTYPES)}")
-    return _NUMPY_DTYPES[dtype]
 
 
 def _integers(name: str, values: ArrayLike) -> Array:

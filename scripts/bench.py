@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, w
 from benchmarks.plot import HAVE_PICTURE, plot
 from benchmarks.run import SECTIONS, chosen, run
 from benchmarks.session import ENOUGH_REPEATS, TORCH, Session
+from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
 from pygpt.backends.library import available_cores
 from pygpt.command.cli import positive_int
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser
 from pygpt.errors import UserError
 from pygpt.files.atomic import write_file
-from pygpt.training.settings import DTYPES, KERNELS, RECOMPUTE
 
 
 def main() -> None:

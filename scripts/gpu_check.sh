@@ -115,7 +115,7 @@ stage_build() {
 # run_tests PROCESSES FILE...: with pytest, those for the device
 run_tests() {
     # where the device cannot be used, all of its tests are skipped
-    "$python" -c 'import sys; from pygpt.model import resolve_device; resolve_device(sys.argv[1])' "$device" || return 1
+    "$python" -c 'import sys, pygpt; pygpt.layers(sys.argv[1])' "$device" || return 1
     if ! "$python" -c 'import pytest' 2>/dev/null; then
         echo "pytest is not installed: scripts/compare.py stands in"
         return 77

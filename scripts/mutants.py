@@ -294,7 +294,10 @@ def _targets(copy: Path, check: Check) -> tuple[str, ...]:
 @cache
 def _libraries(copy: Path) -> tuple[str, ...]:
     """What every test opens: an outdated library is an error there."""
-    names = "from pygpt.backends.library import library_path as path; print(path('cpu'), path('cuda-emulated'))"
+    names = (
+        "from pygpt.backends.devices import DEVICES\n"
+        "print(*(DEVICES[name].library_path() for name in ('cpu', 'cuda-emulated')))"
+    )
     paths = _must([sys.executable, "-c", names], copy).split()
     return "pygpt_cpu_baseline", *(Path(path).stem.removeprefix("lib") for path in paths)
 

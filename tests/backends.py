@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from required import fail_if_required
 
 import pygpt
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.interface import DTYPES, Layers
 from pygpt.backends.reference import ReferenceLayers
 from pygpt.comparing.compare import bfloat16_layers
 from pygpt.errors import UserError
@@ -27,13 +29,13 @@ class Backend:
     kernels: str
 
     def __str__(self) -> str:
-        return f"{self.device}-{self.dtype}" + (f"-{self.kernels}" if self.device != "numpy" else "")
+        return f"{self.device}-{self.dtype}" + (f"-{self.kernels}" if len(DEVICES[self.device].kernels) > 1 else "")
 
     @property
     def settings(self) -> dict[str, str]:
         return {"device": self.device, "dtype": self.dtype, "kernels": self.kernels}
 
-    def layers(self) -> Any:
+    def layers(self) -> Layers:
         return pygpt.layers(**self.settings)
 
     def model(self, config: pygpt.GPT2Config, **settings: Any) -> pygpt.GPT2:
@@ -47,7 +49,7 @@ class Backend:
     @property
     def stores_bfloat16(self) -> bool:
         """Whether tensors are bfloat16, and not only the operands of products."""
-        return self.dtype == "bfloat16" and self.device.startswith("cuda")
+        return self.dtype == "bfloat16" and DEVICES[self.device].stores_bfloat16
 
     def stored(self, x: Floats) -> Floats:
         """x as this backend holds it: an input that is rounded before says nothing about the layer."""
@@ -70,12 +72,7 @@ class Backend:
         return None
 
 
-ALL = [
-    Backend(device, dtype, kernels)
-    for device in ("numpy", "cpu", "cuda-emulated", "cuda")
-    for dtype in ("float32", "bfloat16")
-    for kernels in (("plain",) if device == "numpy" else ("plain", "fast"))
-]
+ALL = [Backend(device, dtype, kernels) for device in DEVICES for dtype in DTYPES for kernels in DEVICES[device].kernels]
 ABSENT = {backend: sentence for backend in ALL if (sentence := backend.absence())}
 for absent, reason in ABSENT.items():
     fail_if_required(absent.device, reason)

@@ -28,8 +28,8 @@ from benchmarks.session import TINY, Session
 from benchmarks.steps import PygptSteps, Step, TorchSteps
 from benchmarks.work import flops_per_token
 from benchmarks.worker import Turns, UnavailableError, Worker, take_turns
+from pygpt.backends.interface import DTYPES
 from pygpt.backends.library import available_cores, cpu_library, last_error
-from pygpt.backends.pointers import DTYPES
 from pygpt.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +157,7 @@ def test_peak_of_multiply_adds_is_above_a_product_but_not_far(dtype: str) -> Non
     side, case = PygptProducts(1, dtype, "fast"), Product(384, 384, 384, "y", False)
     run = side.prepare(case)
     assert best_rates_agree(
-        lambda: float(cpu_library().pygpt_peak_flops(DTYPES[dtype], 0.001)),
+        lambda: float(cpu_library().pygpt_peak_flops(DTYPES.index(dtype), 0.001)),
         lambda: case.flops / seconds_of(run),
         lambda peak, found: 0.5 * peak < found < 1.05 * peak,
     )

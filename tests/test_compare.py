@@ -18,7 +18,8 @@ import pytest
 from compiling import digest_source
 
 import pygpt
-from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, ffi, library_name
+from pygpt.backends.devices import DEVICES, native
+from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, cpu_library_path, ffi, library_name
 from pygpt.comparing.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 
@@ -310,7 +311,7 @@ def batch() -> tuple[Array, Array]:
 
 
 def compared(library: Any, config: pygpt.GPT2Config, dtype: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("pygpt.model.cpu_library", lambda: library)
+    monkeypatch.setitem(DEVICES, "cpu", native(lambda: library, cpu_library_path))
     model = pygpt.GPT2(config, dtype=dtype, kernels="plain")
     perturb(model, seed=0)
     return compare(model, pygpt.layers(dtype=dtype, kernels="plain"), *batch())

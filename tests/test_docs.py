@@ -19,6 +19,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, blocks
 
 import pygpt
+from pygpt.backends.interface import Layers
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.reference import ReferenceLayers
 from pygpt.command.flags import Parser
@@ -128,7 +129,7 @@ def documented_signatures() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("owner, method, arguments", documented_signatures(), ids=lambda text: text)
 def test_signatures(owner: str, method: str, arguments: str) -> None:
-    for kind in (NativeLayers, ReferenceLayers) if owner == "ops" else (pygpt.GPT2,):
+    for kind in (Layers, NativeLayers, ReferenceLayers) if owner == "ops" else (pygpt.GPT2,):
         actual = list(inspect.signature(getattr(kind, method)).parameters.values())[1:]
         documented = inspect.signature(eval(f"lambda {arguments}: 0")).parameters.values()
         assert [one.name for one in documented] == [one.name for one in actual]

@@ -13,12 +13,12 @@ from backends import PRESENT, Backend
 
 from pygpt import GPT2, GPT2Config, UserError, memory, memory_needed
 from pygpt.backends import control_group
-from pygpt.backends.library import device_memory
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.interface import RECOMPUTE
 
 ROOT = Path(__file__).parents[1]
 ON_CPU = [backend for backend in PRESENT if backend.device == "cpu" and backend.dtype == "float32"]
 EMULATED = [backend for backend in PRESENT if backend.device == "cuda-emulated"]
-RECOMPUTE = ("none", "cheap", "block")
 CUBLAS_WORKSPACE = 128 << 20  # which the emulation does not need
 
 # A fresh process, so that nothing is taken from what an earlier model gave back; a small model first, for the pages of
@@ -48,6 +48,12 @@ print(resident() - before)
 """
 
 
+def free_memory(backend: Backend) -> int:
+    memory_of = DEVICES[backend.device].memory
+    assert memory_of
+    return memory_of()[0]
+
+
 # ---- what is said before ----
 
 
@@ -72,7 +78,7 @@ def test_model_holds_what_it_was_said_to_need(backend: Backend, recompute: str, 
 @pytest.mark.parametrize("backend", EMULATED, ids=str)
 def test_device_holds_what_it_was_said_to_need(backend: Backend, recompute: str, training: bool) -> None:
     config = GPT2Config(vocab_size=500, n_positions=8, n_embd=64, n_layer=4, n_head=2)
-    before = device_memory(backend.device)[0]
+    before = free_memory(backend)
     model, tokens = backend.model(config, recompute=recompute), np.zeros((4, 8), np.int32)
     if training:
         model.forward_backward(tokens, tokens)
@@ -80,7 +86,7 @@ def test_device_holds_what_it_was_said_to_need(backend: Backend, recompute: str,
         model.adamw_step(lr=1e-3)
     else:
         model.forward(tokens, tokens)
-    held = before - device_memory(backend.device)[0]
+    held = before - free_memory(backend)
     settings = {"batch_size": 4, "seq_len": 8, "training": training, "recompute": recompute}
     said = memory_needed(config, **settings, **backend.settings) - CUBLAS_WORKSPACE
     assert held <= said <= 1.3 * held
@@ -90,11 +96,11 @@ def test_device_holds_what_it_was_said_to_need(backend: Backend, recompute: str,
 def test_device_holds_what_a_wide_feed_forward_layer_was_said_to_need(backend: Backend) -> None:
     """Summing the gradient of its bias takes more scratch memory than anything else does."""
     config = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=1, n_inner=2048)
-    before = device_memory(backend.device)[0]
+    before = free_memory(backend)
     model, tokens = backend.model(config), np.zeros((1, 8), np.int32)
     model.forward_backward(tokens, tokens)
     model.adamw_step(lr=1e-3)
-    held = before - device_memory(backend.device)[0]
+    held = before - free_memory(backend)
     said = memory_needed(config, batch_size=1, seq_len=8, training=True, **backend.settings) - CUBLAS_WORKSPACE
     assert held == said
 
@@ -159,10 +165,10 @@ def test_generation_seldom_needs_new_buffers(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", EMULATED, ids=str)
 def test_generation_seldom_needs_new_buffers_on_a_device(backend: Backend) -> None:
     config = GPT2Config(vocab_size=5, n_positions=32, n_embd=8, n_layer=1, n_head=1)
-    before = device_memory(backend.device)[0]
+    before = free_memory(backend)
     model, free = backend.model(config), []
     for _ in model.generate([1], max_new_tokens=33):
-        free.append(device_memory(backend.device)[0])
+        free.append(free_memory(backend))
     if (backend.dtype, backend.kernels) != ("bfloat16", "plain"):  # each of whose products takes scratch memory
         assert len(set(free)) <= 12
     settings = {"batch_size": 1, "seq_len": 32, "training": False}

@@ -18,7 +18,7 @@ import pytest
 from backends import PRESENT, Backend
 
 import pygpt
-from pygpt import GPT2, GPT2Config, UserError
+from pygpt import GPT2, GPT2Config, UserError, memory_needed
 from pygpt.backends import native_model
 from pygpt.comparing.compare import compare, perturb, verdict
 from pygpt.comparing.metrics import relative_l2
@@ -617,7 +617,7 @@ def test_wrong_input_is_answered_in_a_sentence(backend: Backend, call: Callable[
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"device": "tpu"}, "device is 'tpu', expected auto, cpu, numpy"),
+        ({"device": "tpu"}, "device is 'tpu', expected auto, cpu, cuda, cuda-emulated, numpy"),
         ({"dtype": "float16"}, "dtype is 'float16', expected 'float32' or 'bfloat16'"),
         ({"device": "numpy", "dtype": "float16"}, "dtype is 'float16'"),
         ({"kernels": "fastest"}, "kernels is 'fastest', expected 'plain' or 'fast'"),
@@ -629,6 +629,9 @@ def test_wrong_input_is_answered_in_a_sentence(backend: Backend, call: Callable[
 def test_wrong_settings_are_answered_in_a_sentence(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GPT2(ODD, **settings)
+    if "seed" not in settings:
+        with pytest.raises(UserError, match=message):
+            memory_needed(ODD, batch_size=1, seq_len=1, training=False, **settings)
 
 
 @every_native_backend

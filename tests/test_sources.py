@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pygpt.backends import library, sources
-from pygpt.backends.library import library_path
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.library import cpu_library_path
 from pygpt.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ def copy_libraries(folder: Path, changed: Path) -> Path:
 @pytest.mark.parametrize("device", ["cpu", "cuda-emulated"])
 def test_an_outdated_library_is_not_judged(device: str, tmp_path: Path) -> None:
     try:
-        current = library_path(device)
+        current = DEVICES[device].library_path()
     except UserError as error:
         pytest.skip(str(error))
     copy = copy_libraries(tmp_path, current)
@@ -57,7 +58,7 @@ def test_an_outdated_library_is_not_judged(device: str, tmp_path: Path) -> None:
 
 
 def test_of_several_libraries_one_of_these_sources_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (baseline,) = library_path("cpu").parent.glob("libpygpt_cpu_baseline.*")
+    (baseline,) = cpu_library_path().parent.glob("libpygpt_cpu_baseline.*")
     for name in ("build", "lib"):
         (tmp_path / name).mkdir()
         newest = copy_libraries(tmp_path / name, baseline)
@@ -97,7 +98,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
 )
 def test_every_edit_outdates_a_library(name: str, checkout: Path) -> None:
-    built = library_path("cpu")
+    built = cpu_library_path()
     assert sources.is_current(built)
     text = (checkout / name).read_text(encoding="utf-8")
     (checkout / name).write_text(text + "\n", encoding="utf-8")
@@ -109,7 +110,7 @@ def test_every_edit_outdates_a_library(name: str, checkout: Path) -> None:
 
 
 def test_new_and_lost_sources_outdate_a_library(checkout: Path) -> None:
-    built = library_path("cpu")
+    built = cpu_library_path()
     (checkout / "csrc" / "gpt2.c~").touch()  # an editor's, which no compiler sees
     assert sources.is_current(built)
     (checkout / "cuda" / "layers" / "residual.cu").rename(checkout / "cuda" / "layers" / "sum.cu")
@@ -120,8 +121,8 @@ def test_new_and_lost_sources_outdate_a_library(checkout: Path) -> None:
 def test_an_installed_package_opens_a_build_folder_and_asks_no_questions(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "pygpt", tmp_path / "site" / "pygpt")
     (tmp_path / "build").mkdir()
-    outdated = copy_libraries(tmp_path / "build", library_path("cpu"))
-    program = "import pygpt; from pygpt.backends.library import *; pygpt.layers(); print(library_path('cpu'))"
+    outdated = copy_libraries(tmp_path / "build", cpu_library_path())
+    program = "import pygpt; from pygpt.backends.library import *; pygpt.layers(); print(cpu_library_path())"
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PYGPT_LIB_DIR": str(tmp_path / "build")}
     found = run_python("-c", program, cwd=tmp_path, **environment)
     assert (found.returncode, found.stdout, found.stderr) == (0, f"{outdated}\n", "")

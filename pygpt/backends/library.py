@@ -51,26 +51,15 @@ def cpu_library() -> Any:
     Raises UserError if there is no library, if PYGPT_ISA names none, or if this processor cannot run it.  Warns of an
     OutdatedLibrary.
     """
-    return _open_current(_cpu_name())
+    return _open_current(cpu_library_path())
 
 
-def cuda_library(device: str) -> Any:
-    """The library for "cuda" or "cuda-emulated".  Raises UserError, saying what is missing, where it is absent.
-
-    Warns of an OutdatedLibrary.
-    """
-    return _open_current(_cuda_name(device))
-
-
-def library_path(device: str) -> Path:
-    """The file of what cpu_library or cuda_library opens.  Raises UserError as they do."""
-    return _folder() / _file_name(_cpu_name() if device == "cpu" else _cuda_name(device))
-
-
-def _cpu_name() -> str:
-    best = ffi().string(_open("pygpt_cpu_baseline").pygpt_processor()).decode()
+def cpu_library_path() -> Path:
+    """The file of what cpu_library opens.  Raises UserError as that does."""
+    baseline = _path("pygpt_cpu_baseline")
+    best = ffi().string(_open(baseline).pygpt_processor()).decode()
     if best not in INSTRUCTION_SETS:
-        return "pygpt_cpu_baseline"  # a processor for which one library is built
+        return baseline  # a processor for which one library is built
     runnable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
     asked = os.environ.get("PYGPT_ISA")
     if asked and asked not in INSTRUCTION_SETS:
@@ -78,34 +67,33 @@ def _cpu_name() -> str:
     if asked and asked not in runnable:
         raise UserError(f"PYGPT_ISA is {asked!r}, but this processor runs only {', '.join(runnable)}")
     # A compiler that does not know a level leaves its library out.
-    built = [level for level in runnable if (_folder() / _file_name(f"pygpt_cpu_{level}")).is_file()]
+    built = [level for level in runnable if _path(f"pygpt_cpu_{level}").is_file()]
     if asked and asked not in built:
         raise UserError(f"PYGPT_ISA is {asked!r}, but only {', '.join(built)} were built")
-    return f"pygpt_cpu_{asked or built[0]}"
+    return _path(f"pygpt_cpu_{asked or built[0]}")
 
 
-def _cuda_name(device: str) -> str:
-    name = f"pygpt_{device.replace('-', '_')}"
-    if not (_folder() / _file_name(name)).is_file():
-        if device == "cuda":
-            how = "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it"
-        else:
-            how = "with a C++ compiler installed, `pip install .` builds it"
-        raise UserError(f"device {device!r} needs {_file_name(name)}, which is not in {_folder()}: {how}")
-    return name
+def cuda_library_path(device: str, how: str) -> Path:
+    """The file of what cuda_library opens.  Raises UserError, saying how one comes by it, where there is none."""
+    path = _path(f"pygpt_{device.replace('-', '_')}")
+    if not path.is_file():
+        raise UserError(f"device {device!r} needs {path.name}, which is not in {path.parent}: {how}")
+    return path
 
 
-def usable_cuda_library(device: str) -> Any:
-    """As cuda_library.  Raises UserError also where the library finds no device that it can use."""
-    library = cuda_library(device)
+def cuda_library(device: str, how: str) -> Any:
+    """The library for "cuda" or "cuda-emulated".  Raises UserError where there is none, or it finds no usable device.
+
+    Warns of an OutdatedLibrary.
+    """
+    library = _open_current(cuda_library_path(device, how))
     if not ffi().string(library.pygpt_processor()):
         raise UserError(f"device {device!r} cannot be used: {last_error(library)}")
     return library
 
 
-def device_memory(device: str) -> tuple[int, int]:
-    """Bytes of a CUDA device's memory: those that are free, and all.  Raises UserError where it cannot be used."""
-    library = usable_cuda_library(device)
+def device_memory(library: Any) -> tuple[int, int]:
+    """Bytes of a CUDA device's memory: those that are free, and all."""
     free, total = ffi().new("int64_t *"), ffi().new("int64_t *")
     check(library, library.pygpt_device_memory(free, total))
     return int(free[0]), int(total[0])
@@ -156,13 +144,13 @@ def last_error(library: Any) -> str:
     return text.decode()
 
 
-def _open_current(name: str) -> Any:
-    path = _folder() / _file_name(name)
+@cache
+def _open_current(path: Path) -> Any:
     if not is_current(path):
         how = f"cmake --build {path.parent}" if (path.parent / "CMakeCache.txt").is_file() else "pip install ."
         sentence = f"{path} was not built from the C and CUDA sources in {CHECKOUT}: `{how}` builds it again"
         warnings.warn(sentence, OutdatedLibrary, stacklevel=3)
-    return _open(name)
+    return _open(path)
 
 
 _open_libraries: list[Any] = []
@@ -170,8 +158,8 @@ _threads: int | None = None
 
 
 @cache
-def _open(name: str) -> Any:
-    library = _load(_folder() / _file_name(name))
+def _open(path: Path) -> Any:
+    library = _load(path)
     _open_libraries.append(library)
     if _threads is not None:
         library.pygpt_set_threads(_threads)
@@ -226,6 +214,10 @@ def _load_cublas(path: Path, complaint: str) -> None:
             return
     package = "nvidia-cublas" if major >= 13 else f"nvidia-cublas-cu{major}"
     raise UserError(f"{path.name} needs {name}, cuBLAS of CUDA {major}, which was not found: `pip install {package}`")
+
+
+def _path(name: str) -> Path:
+    return _folder() / _file_name(name)
 
 
 def _file_name(name: str) -> str:

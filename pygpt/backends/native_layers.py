@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pygpt.backends.interface import Layers
 from pygpt.backends.library import last_error
 from pygpt.backends.pointers import (
     Floats,
@@ -24,12 +25,10 @@ from pygpt.errors import UserError
 from pygpt.reference.dropout import Dropout
 
 
-class NativeLayers:
-    """Every layer alone, in float32.  Shapes as in ReferenceLayers; other dtypes are converted.
+class NativeLayers(Layers):
+    """Every layer alone, in float32; other dtypes are converted, but gradients to add to must be contiguous float32.
 
-    Gradients that are added to (csrc/pygpt.h) may be given: contiguous float32, changed in place and returned; one that
-    is not given starts at zero.  Raises UserError for shapes that do not fit, tokens outside the vocabulary, and
-    failures of a device.
+    Raises UserError for shapes that do not fit, tokens outside the vocabulary, and failures of a device.
     """
 
     def __init__(self, library: Any, kernels: str = "fast", dtype: str = "float32") -> None:
@@ -48,7 +47,6 @@ class NativeLayers:
             raise UserError(sentence)
 
     def matmul(self, a: Floats, b: Floats, transpose_a: bool = False, transpose_b: bool = False) -> Floats:
-        """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
         a, b = as_floats(a), as_floats(b)
         M, K = a.shape[::-1] if transpose_a else a.shape
         K_b, N = b.shape[::-1] if transpose_b else b.shape
@@ -60,7 +58,6 @@ class NativeLayers:
         return c
 
     def embedding_forward(self, tokens: Integers, wte: Floats, wpe: Floats) -> Floats:
-        """tokens: (B,T); wte: (V,C); wpe: (>=T,C).  Returns x: (B,T,C)."""
         tokens, wte, wpe = as_integers(tokens), as_floats(wte), as_floats(wpe)
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
@@ -78,7 +75,6 @@ class NativeLayers:
         dwte: Floats | None = None,
         dwpe: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C)."""
         dx, tokens = as_floats(dx), as_integers(tokens)
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
@@ -91,7 +87,6 @@ class NativeLayers:
     def layernorm_forward(
         self, x: Floats, weight: Floats, bias: Floats, eps: float = 1e-5
     ) -> tuple[Floats, Floats, Floats]:
-        """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
         x, weight, bias = as_floats(x), as_floats(weight), as_floats(bias)
         N, C = _rows(x), x.shape[-1]
         expect_shape("weight", weight, (C,))
@@ -114,7 +109,6 @@ class NativeLayers:
         dweight: Floats | None = None,
         dbias: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
-        """dy, x: (...,C); mean, rstd: (...).  Returns dx: (...,C), dweight, dbias: (C,)."""
         dy, x, weight, mean, rstd = map(as_floats, (dy, x, weight, mean, rstd))
         N, C = _rows(x), x.shape[-1]
         expect_shape("dy", dy, x.shape)
@@ -130,7 +124,6 @@ class NativeLayers:
         return dx, dweight, dbias
 
     def linear_forward(self, x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
-        """x: (...,IC); weight: (IC,OC); bias: (OC,) or None.  Returns y: (...,OC)."""
         x, weight = as_floats(x), as_floats(weight)
         bias = None if bias is None else as_floats(bias)
         IC, OC = weight.shape
@@ -150,7 +143,6 @@ class NativeLayers:
         dweight: Floats | None = None,
         dbias: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
-        """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
         dy, x, weight = as_floats(dy), as_floats(x), as_floats(weight)
         IC, OC = weight.shape
         expect_shape("x", x, (*x.shape[:-1], IC))
@@ -163,7 +155,6 @@ class NativeLayers:
         return dx, dweight, dbias
 
     def attention_forward(self, qkv: Floats, n_head: int, dropout: Dropout | None = None) -> tuple[Floats, Floats]:
-        """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
         qkv = as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         y, lse = np.empty((B, T, C), np.float32), np.empty((B, n_head, T), np.float32)
@@ -176,7 +167,6 @@ class NativeLayers:
     def attention_backward(
         self, dy: Floats, y: Floats, lse: Floats, qkv: Floats, n_head: int, dropout: Dropout | None = None
     ) -> Floats:
-        """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
         dy, y, lse, qkv = map(as_floats, (dy, y, lse, qkv))
         B, T, C = _attention_sizes(qkv, n_head)
         expect_shape("dy", dy, (B, T, C))
@@ -189,7 +179,6 @@ class NativeLayers:
         return dqkv
 
     def attention_probabilities(self, lse: Floats, qkv: Floats, n_head: int) -> Floats:
-        """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
         lse, qkv = as_floats(lse), as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         expect_shape("lse", lse, (B, n_head, T))
@@ -199,7 +188,6 @@ class NativeLayers:
         return p
 
     def gelu_forward(self, x: Floats) -> Floats:
-        """x: any shape.  Returns y of the same shape."""
         x = as_floats(x)
         y = np.empty_like(x)
         self._table.gelu_forward(floats(y), floats(x), x.size)
@@ -207,7 +195,6 @@ class NativeLayers:
         return y
 
     def gelu_backward(self, dy: Floats, x: Floats) -> Floats:
-        """dy, x: any one shape.  Returns dx of the same shape."""
         dy, x = as_floats(dy), as_floats(x)
         expect_shape("dy", dy, x.shape)
         dx = np.empty_like(x)
@@ -216,7 +203,6 @@ class NativeLayers:
         return dx
 
     def residual_forward(self, x1: Floats, x2: Floats) -> Floats:
-        """x1, x2: any one shape.  Returns y of the same shape."""
         x1, x2 = as_floats(x1), as_floats(x2)
         expect_shape("x2", x2, x1.shape)
         y = np.empty_like(x1)
@@ -225,7 +211,6 @@ class NativeLayers:
         return y
 
     def residual_backward(self, dy: Floats) -> tuple[Floats, Floats]:
-        """dy: any shape.  Returns dx1, dx2 of the same shape."""
         dy = as_floats(dy)
         dx1, dx2 = np.empty_like(dy), np.empty_like(dy)
         self._table.residual_backward(floats(dx1), floats(dx2), floats(dy), dy.size)
@@ -233,7 +218,6 @@ class NativeLayers:
         return dx1, dx2
 
     def dropout_forward(self, x: Floats, dropout: Dropout) -> Floats:
-        """x: any shape.  Returns y of the same shape."""
         x = as_floats(x)
         y = np.empty_like(x)
         self._table.dropout_forward(floats(y), floats(x), x.size, c_dropout(dropout))
@@ -241,7 +225,6 @@ class NativeLayers:
         return y
 
     def dropout_backward(self, dy: Floats, dropout: Dropout) -> Floats:
-        """dy: any shape.  Returns dx of the same shape."""
         dy = as_floats(dy)
         dx = np.empty_like(dy)
         self._table.dropout_backward(floats(dx), floats(dy), dy.size, c_dropout(dropout))
@@ -249,7 +232,6 @@ class NativeLayers:
         return dx
 
     def cross_entropy_forward(self, logits: Floats, targets: Integers, vocab_size: int | None = None) -> Floats:
-        """logits: (N,Vp), Vp >= vocab_size; targets: (N,).  Returns losses: (N,)."""
         logits, targets = as_floats(logits), as_integers(targets)
         N, V, Vp = _logits_sizes(logits, targets, vocab_size)
         losses = np.empty(N, np.float32)
@@ -260,7 +242,6 @@ class NativeLayers:
     def cross_entropy_backward(
         self, dlosses: Floats, logits: Floats, targets: Integers, vocab_size: int | None = None
     ) -> Floats:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), 0 in the padding."""
         dlosses, logits, targets = as_floats(dlosses), as_floats(logits), as_integers(targets)
         N, V, Vp = _logits_sizes(logits, targets, vocab_size)
         expect_shape("dlosses", dlosses, (N,))
@@ -273,7 +254,6 @@ class NativeLayers:
     def cross_entropy_in_place(
         self, dlosses: Floats, logits: Floats, targets: Integers, vocab_size: int | None = None
     ) -> tuple[Floats, Floats]:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns losses: (N,), dlogits: (N,Vp), 0 in the padding."""
         dlosses, dlogits, targets = as_floats(dlosses), as_floats(logits).copy(), as_integers(targets)
         N, V, Vp = _logits_sizes(dlogits, targets, vocab_size)
         expect_shape("dlosses", dlosses, (N,))
@@ -284,7 +264,6 @@ class NativeLayers:
         return losses, dlogits
 
     def classifier_forward(self, x: Floats, wte: Floats, targets: Integers, rows: int | None = None) -> Floats:
-        """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
         x, wte, targets = as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
         losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
@@ -302,7 +281,6 @@ class NativeLayers:
         rows: int | None = None,
         dwte: Floats | None = None,
     ) -> tuple[Floats, Floats, Floats]:
-        """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
         dlosses, x, wte, targets = as_floats(dlosses), as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
         expect_shape("dlosses", dlosses, (N,))
@@ -327,7 +305,6 @@ class NativeLayers:
         weight_decay: float,
         step: int,
     ) -> None:
-        """One update of w, m and v in place, any one shape; step counts from 1."""
         w, m, v = (gradient(array, w.shape, name) for array, name in ((w, "w"), (m, "m"), (v, "v")))
         dw = as_floats(dw)
         expect_shape("dw", dw, w.shape)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
 from pygpt.backends.library import check, ffi, last_error
 from pygpt.backends.native_tensors import (
     ACTIVATION,
@@ -18,8 +19,6 @@ from pygpt.backends.native_tensors import (
     NativeTensors,
 )
 from pygpt.backends.pointers import (
-    DTYPES,
-    KERNELS,
     Floats,
     as_integers,
     c_dropout,
@@ -27,26 +26,18 @@ from pygpt.backends.pointers import (
     floats,
     integers,
     kernel_table,
+    number,
 )
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.reference.arrays import Array
 from pygpt.reference.dropout import Dropout
-
-RECOMPUTE = {"none": 0, "cheap": 1, "block": 2}
 
 
 class NativeGPT2:
-    """A model in a native library; the methods and their errors are those of ReferenceGPT2."""
+    """A model in a native library: an interface.Model."""
 
-    def __init__(
-        self,
-        config: GPT2Config,
-        library: Any,
-        *,
-        dtype: str = "float32",
-        kernels: str = "fast",
-        recompute: str = "none",
-    ) -> None:
+    def __init__(self, config: GPT2Config, library: Any, dtype: str, kernels: str, recompute: str) -> None:
         self.config = config
         self.library = library
         kernel_table(library, kernels, dtype)
@@ -61,39 +52,41 @@ class NativeGPT2:
         self.activation_gradients = NativeTensors(library, self.handle, ACTIVATION_GRADIENT)
 
     def init_weights(self, seed: int) -> None:
-        """Draw fresh parameters, the same as every backend draws from this seed."""
         check(self.library, self.library.gpt2_init_weights(self.handle, seed))
 
-    def forward(self, tokens: Any, targets: Any = None, dropout: Dropout | None = None) -> float | None:
-        """tokens, targets: (B,T) integers; of dropout, the seed and the step are used.  Returns the loss or None."""
+    def forward(self, tokens: Array, targets: Array | None = None, dropout: Dropout | None = None) -> float | None:
         loss = ffi().new("float *")
         self._run(self.library.gpt2_forward, loss, tokens, targets, dropout)
         return None if targets is None else float(loss[0])
 
     def backward(self, scale: float = 1.0) -> None:
-        """gradients += scale * d(loss)/d(parameter), for the latest forward pass."""
         self.activation_gradients.forget()
         check(self.library, self.library.gpt2_backward(self.handle, scale))
 
-    def forward_backward(self, tokens: Any, targets: Any, scale: float = 1.0, dropout: Dropout | None = None) -> float:
-        """Both passes with the same bits, and the head's products computed once; returns the loss."""
+    def forward_backward(
+        self, tokens: Array, targets: Array, scale: float = 1.0, dropout: Dropout | None = None
+    ) -> float:
         loss = ffi().new("float *")
         self._run(self.library.gpt2_forward_backward, loss, tokens, targets, dropout, scale)
         return float(loss[0])
 
-    def accumulate(self, tokens: Any, targets: Any, scale: float = 1.0, dropout: Dropout | None = None) -> None:
-        """forward_backward() without waiting for its loss, which is in summed_loss."""
+    def accumulate(self, tokens: Array, targets: Array, scale: float = 1.0, dropout: Dropout | None = None) -> None:
         self._run(self.library.gpt2_forward_backward, ffi().NULL, tokens, targets, dropout, scale)
 
     @property
     def summed_loss(self) -> float:
-        """Sum of scale * loss over the backward passes since zero_grad()."""
         loss = ffi().new("double *")
         check(self.library, self.library.gpt2_summed_loss(self.handle, loss))
         return float(loss[0])
 
     def _run(
-        self, call: Callable[..., int], loss: Any, tokens: Any, targets: Any, dropout: Dropout | None, *more: float
+        self,
+        call: Callable[..., int],
+        loss: Any,
+        tokens: Array,
+        targets: Array | None,
+        dropout: Dropout | None,
+        *more: float,
     ) -> None:
         tokens = as_integers(tokens)
         if tokens.ndim != 2:
@@ -108,7 +101,6 @@ class NativeGPT2:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """B and T of the latest forward pass; 0 and 0 before it."""
         sizes = ffi().new("int64_t[2]")
         check(self.library, self.library.gpt2_shape(self.handle, sizes, sizes + 1))
         return sizes[0], sizes[1]
@@ -121,40 +113,31 @@ class NativeGPT2:
         return counts[0], counts[1]
 
     def logits(self, first: int, count: int) -> Floats:
-        """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
         logits = np.empty((max(count, 0), self.config.vocab_size), np.float32)
         check(self.library, self.library.gpt2_logits(self.handle, floats(logits), first, count))
         return logits
 
     def attention_probabilities(self, layer: int) -> Floats:
-        """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
         B, T = self.shape
         p = np.empty((B, self.config.n_head, T, T), np.float32)
         check(self.library, self.library.gpt2_attention(self.handle, floats(p), layer, p.size))
         return p
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero."""
         check(self.library, self.library.gpt2_zero_grad(self.handle))
 
     def clip_grad_norm(self, max_norm: float) -> float:
-        """Scale the gradients to the norm max_norm if they exceed it; max_norm <= 0 only measures.
-
-        Returns the norm before.
-        """
         norm = ffi().new("double *")
         check(self.library, self.library.gpt2_clip_grad_norm(self.handle, norm, max_norm))
         return float(norm[0])
 
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
-        """Update all parameters; only matrices decay; step counts from 1."""
         check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
 
 
 def native_memory(
     config: GPT2Config,
     library: Any,
-    *,
     batch_size: int,
     seq_len: int,
     training: bool,
@@ -179,7 +162,5 @@ def _c_config(config: GPT2Config) -> Any:
 
 
 def _c_options(dtype: str, kernels: str, recompute: str) -> Any:
-    if recompute not in RECOMPUTE:
-        raise UserError(f"recompute is {recompute!r}, expected {' or '.join(map(repr, RECOMPUTE))}")
-    values = {"dtype": DTYPES[dtype], "kernels": KERNELS[kernels], "recompute": RECOMPUTE[recompute]}
-    return ffi().new("GPT2Options *", values)
+    given = (("dtype", dtype, DTYPES), ("kernels", kernels, KERNELS), ("recompute", recompute, RECOMPUTE))
+    return ffi().new("GPT2Options *", {name: number(name, value, known) for name, value, known in given})

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.backends.library import ffi, last_error
 from pygpt.errors import UserError
 from pygpt.reference.dropout import Dropout
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
-
-DTYPES = {"float32": 0, "bfloat16": 1}
-KERNELS = {"plain": 0, "fast": 1}
 
 
 def as_floats(array: ArrayLike) -> Floats:
@@ -61,12 +59,16 @@ def c_dropout(dropout: Dropout | None) -> Any:
     return ffi().new("Dropout *", values)
 
 
+def number(name: str, value: str, known: tuple[str, ...]) -> int:
+    """What pygpt.h calls one of the known values.  Raises UserError for another."""
+    if value not in known:
+        raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")
+    return known.index(value)
+
+
 def kernel_table(library: Any, kernels: str, dtype: str) -> Any:
     """The library's function table.  Raises UserError for names that are unknown, and sets that it does not have."""
-    for name, value, known in (("kernels", kernels, KERNELS), ("dtype", dtype, DTYPES)):
-        if value not in known:
-            raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")
-    table = library.pygpt_kernels(KERNELS[kernels], DTYPES[dtype])
+    table = library.pygpt_kernels(number("kernels", kernels, KERNELS), number("dtype", dtype, DTYPES))
     if table == ffi().NULL:
         raise UserError(last_error(library) or f"the library has no kernels {kernels!r} with dtype {dtype!r}")
     return table

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.backends.library import library_path
+from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.sources import OutdatedLibrary
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
+from pygpt.command.machine import add_machine_flags
 from pygpt.command.programs import call
 from pygpt.comparing.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
@@ -25,12 +26,11 @@ from pygpt.files.atomic import write_file
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.memory import check_memory
-from pygpt.model import GPT2, layers, memory_needed, resolve_device, set_threads
+from pygpt.model import GPT2, layers, memory_needed, set_threads
 from pygpt.reference.arrays import Array
 from pygpt.text.batches import TokenDataset
 from pygpt.text.prepare import ensure
 from pygpt.text.tokenizer import load_tokenizer
-from pygpt.training.settings import DEVICES, DTYPES, KERNELS
 
 SEQ_LEN = 29  # no multiple of any block
 BYTES = 256
@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = _fresh_config(flags, data) if folder is None else read_config(folder)
     seq_len = flags.seq_len or min(SEQ_LEN, config.n_positions)
     device = resolve_device(flags.device)
-    sets = (flags.kernels,) if flags.kernels else KERNELS[:1] if device == "numpy" else KERNELS  # numpy has one set
+    sets = (flags.kernels,) if flags.kernels else DEVICES[device].kernels
     backends = {kernels: {"device": device, "dtype": flags.dtype, "kernels": kernels} for kernels in sets}
     for backend in backends.values():
         _check_memory(config, flags.batch_size, seq_len, backend)
-    if device == "cpu":
+    if DEVICES[device].has_threads:
         set_threads(flags.threads)
 
     found = {
@@ -99,9 +99,10 @@ def _judge(
 
 def _library(device: str) -> str:
     """The end of a line: which file is judged, and when it was built."""
-    if device == "numpy":
+    library_path = DEVICES[device].library_path
+    if library_path is None:
         return ""
-    path = library_path(device)
+    path = library_path()
     return f": {path}, built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
@@ -121,12 +122,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--dropout", type=float, default=0.0, metavar="X", help="of the model of random numbers")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights, tokens and dropout")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
-    parser.add_argument("--kernels", choices=KERNELS, help="only these; plain: the code to read and step through")
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, or all cores)"
-    )
+    add_machine_flags(parser, all_kernels=True)
     parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
     return parser
 
@@ -151,9 +147,10 @@ def _check_memory(config: GPT2Config, batch_size: int, seq_len: int, backend: di
     if backend["dtype"] == "bfloat16":
         models.append({"device": "numpy", "dtype": "float32"})
     advice, needed = "take a smaller batch or a smaller model", [memory_needed(config, **sizes, **m) for m in models]
-    if backend["device"].startswith("cuda"):
+    device = DEVICES[backend["device"]]
+    if device.memory:
         check_memory(needed[0], advice, backend["device"])
-    check_memory(sum(needed[1:] if backend["device"] == "cuda" else needed), advice)
+    check_memory(sum(needed if device.in_host_memory else needed[1:]), advice)
 
 
 def _random_batch(vocab_size: int, batch_size: int, seq_len: int, seed: int) -> tuple[Array, Array]:

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
+from pygpt.command.machine import add_machine_flags
 from pygpt.command.programs import call
 from pygpt.config import GPT2Config
 from pygpt.files.checkpoint import read_config
@@ -17,10 +19,9 @@ from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import generate_samples, printable, start_token
 from pygpt.generation.sampling import check_sampling
 from pygpt.memory import check_memory
-from pygpt.model import GPT2, memory_needed, resolve_device, set_threads
+from pygpt.model import GPT2, memory_needed, set_threads
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer import Tokenizer, load_tokenizer
-from pygpt.training.settings import DEVICES, DTYPES, KERNELS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,12 +75,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--stop-at-eot", action=argparse.BooleanOptionalAction, default=True, help="end at the end-of-text token"
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it can be used, else cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="operands of matrix products")
-    parser.add_argument("--kernels", choices=KERNELS, default="fast", help="plain: the code to read and step through")
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, or all cores)"
-    )
+    add_machine_flags(parser)
     return parser
 
 
@@ -97,7 +93,7 @@ def _load(folder: Path, config: GPT2Config, flags: argparse.Namespace) -> GPT2:
     options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
     needed = memory_needed(config, training=False, batch_size=flags.num_samples, seq_len=config.n_positions, **options)
     check_memory(needed, "take fewer samples or a smaller model", device)
-    if device == "cpu":
+    if DEVICES[device].has_threads:
         set_threads(flags.threads)
     return GPT2.from_pretrained(folder, config=config, **options)
 

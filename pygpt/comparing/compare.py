@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.interface import Layers
 from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
 from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls
@@ -40,7 +42,7 @@ class Row:
         return f"{self.name} ({self.layer}), {self.direction}, {self.output}"
 
 
-def compare(model: GPT2, ops: Any, tokens: Array, targets: Array) -> list[Row]:
+def compare(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> list[Row]:
     """Every output of every layer in the order of computation: up from the embedding, and down again from the losses.
 
     model: with recompute="none", and dtype float32 or bfloat16; its gradients are replaced. ops: pygpt.layers() of the
@@ -53,8 +55,8 @@ def compare(model: GPT2, ops: Any, tokens: Array, targets: Array) -> list[Row]:
 
 
 def bfloat16_layers(device: str) -> ReferenceLayers:
-    """What rounds to bfloat16 where a device does: the operands of products, and with CUDA what is stored."""
-    return ReferenceLayers(round_bfloat16, round_bfloat16 if device.startswith("cuda") else exact)
+    """What rounds to bfloat16 where a device does: the operands of products, and where it stores bfloat16 all else."""
+    return ReferenceLayers(round_bfloat16, round_bfloat16 if DEVICES[device].stores_bfloat16 else exact)
 
 
 def perturb(model: GPT2, seed: int) -> None:
@@ -103,7 +105,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [finite(asdict(row)) for row in rows]
 
 
-def _rows(model: GPT2, ops: Any, tokens: Array, targets: Array) -> Iterator[Row]:
+def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[Row]:
     drop = Dropout(0.0, seed=model.seed, step=0)
     parameters = {name: np.asarray(value, np.float32) for name, value in model.parameters.items()}
     found = _pass(model, tokens, targets)

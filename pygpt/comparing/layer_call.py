@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pygpt.backends.interface import Layers
 from pygpt.backends.reference import ReferenceLayers
 from pygpt.comparing.metrics import Difference, difference
 from pygpt.reference.arrays import Array, Operands, exact
@@ -35,7 +36,7 @@ class LayerCall:
         return tuple(name for name in self.outputs if name in arguments and name not in self.inputs)
 
     def run(
-        self, ops: Any, dtype: DTypeLike = np.float32, buffers: Mapping[str, Array] | None = None
+        self, ops: Layers, dtype: DTypeLike = np.float32, buffers: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
         """What ops = pygpt.layers(...) makes of the inputs, in this dtype, by name.
 
@@ -58,7 +59,7 @@ class LayerCall:
             return self
         return replace(self, inputs={name: _stored(name, value, stored) for name, value in self.inputs.items()})
 
-    def differences(self, ops: Any, emulation: ReferenceLayers | None = None) -> dict[str, Difference]:
+    def differences(self, ops: Layers, emulation: ReferenceLayers | None = None) -> dict[str, Difference]:
         """Each output of ops against float64.
 
         emulation: of bfloat16, for ρ; what it stores is rounded before all three, so that the rounding of the inputs is
@@ -68,14 +69,14 @@ class LayerCall:
         stored = emulation.stored if emulation else exact
         return self.stored(stored)._differences(ops, emulation, stored)
 
-    def _differences(self, ops: Any, emulation: ReferenceLayers | None, stored: Operands) -> dict[str, Difference]:
+    def _differences(self, ops: Layers, emulation: ReferenceLayers | None, stored: Operands) -> dict[str, Difference]:
         right = self.exact
         rng = np.random.default_rng(0)
         start = {
             name: (rng.normal(size=right[name].shape) * _rms(right[name])).astype(np.float32) for name in self.gradients
         }
 
-        def added(layers: Any) -> dict[str, Array]:
+        def added(layers: Layers) -> dict[str, Array]:
             found = self.run(layers, np.float32, {name: value.copy() for name, value in start.items()})
             return {
                 name: value - start[name].astype(np.float64) if name in start else value

@@ -8,11 +8,12 @@ text, alone or in a batch, and a text that is continued with the same seed goes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.generation.sampling import check_integer, check_sampling, sample
 from pygpt.reference import philox
@@ -22,8 +23,17 @@ _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n
 _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
+class Predictor(Protocol):
+    """What predicts the next token: of a pygpt.GPT2, what is used here."""
+
+    @property
+    def config(self) -> GPT2Config: ...
+    def forward(self, tokens: NDArray[np.int32], /) -> object: ...
+    def last_logits(self) -> NDArray[Any]: ...
+
+
 def generate(
-    model: Any,
+    model: Predictor,
     prompt_tokens: ArrayLike,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -46,7 +56,7 @@ def generate(
 
 
 def generate_samples(
-    model: Any,
+    model: Predictor,
     prompt_tokens: ArrayLike,
     num_samples: int,
     max_new_tokens: int,

@@ -19,7 +19,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,8 @@ from pygpt.errors import UserError, explained, reading, writing
 from pygpt.files import atomic, checkpoint
 from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.files.tensor_file import read_tensors, write_tensors
+from pygpt.model import GPT2
+from pygpt.reference.arrays import Array
 from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
@@ -143,11 +145,11 @@ class RunFolder:
         with atomic.write_file(self.path / SETTINGS_FILE) as file:
             file.write(format_settings(settings).encode())
 
-    def save_best(self, model: Any, tokenizer: Tokenizer) -> None:
+    def save_best(self, model: GPT2, tokenizer: Tokenizer) -> None:
         """Keep the model as the best one.  Raises UserError, with the former one intact, when it cannot be written."""
         checkpoint.save_parameters(self.best, model.config, model.parameters, extra=tokenizer.save)
 
-    def save_last(self, model: Any, tokenizer: Tokenizer, state: TrainingState) -> None:
+    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState) -> None:
         """Save a checkpoint to resume from, and the log up to it.
 
         Raises UserError, with the former checkpoint intact, when it cannot be written.
@@ -178,7 +180,7 @@ class RunFolder:
             raise UserError(f"{path}: is not the state of a training run")
         return TrainingState(**values)
 
-    def load_moments(self, model: Any) -> None:
+    def load_moments(self, model: GPT2) -> None:
         """Read AdamW's moments of the latest checkpoint into the model.  Raises UserError when they are damaged."""
         path = self.last / OPTIMIZER_FILE
         tensors = read_tensors(path)
@@ -232,17 +234,17 @@ class RunFolder:
         return records
 
 
-class _Moments(Mapping[str, Any]):
+class _Moments(Mapping[str, Array]):
     """AdamW's moments of a model under the names of the file: first_moments.wte.weight, ..."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: GPT2) -> None:
         self._model = model
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Array:
         kind, parameter = name.split(".", 1)
         return getattr(self._model, kind)[parameter]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(_moment_shapes(self._model.config))
 
     def __len__(self) -> int:

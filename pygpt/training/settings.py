@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
 from pygpt.command.flags import Parser, nearest
 from pygpt.command.programs import call
 from pygpt.config import MODEL_SIZES
@@ -34,10 +36,6 @@ else:
     import tomli as tomllib
 
 SETTINGS_FILE = "settings.toml"
-DEVICES = ("auto", "cpu", "cuda", "cuda-emulated", "numpy")
-DTYPES = ("float32", "bfloat16")
-KERNELS = ("plain", "fast")
-RECOMPUTE = ("none", "cheap", "block")
 
 
 def _setting(
@@ -138,7 +136,9 @@ class TrainSettings:
         0, "run", "of weights, order of the data, dropout and sample", low=0, high=2**63 - 1, fixed=True
     )
 
-    device: str = _setting("auto", "machine", "auto: cuda where it can be used, otherwise cpu", choices=DEVICES)
+    device: str = _setting(
+        "auto", "machine", "auto: cuda where it can be used, otherwise cpu", choices=("auto", *DEVICES)
+    )
     dtype: str = _setting("float32", "machine", "operands of matrix products", choices=DTYPES)
     kernels: str = _setting("fast", "machine", "plain: the code to read and step through", choices=KERNELS)
     recompute: str = _setting(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pygpt.backends.devices import DEVICES
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import checkpoint
@@ -121,7 +122,7 @@ def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
             too_large = middle
         middle = (fits + too_large) // 2
     advice = f"--batch-size {fits} would fit" if fits else "even --batch-size 1 would not fit; take a smaller model"
-    if settings.recompute != "block" and settings.device != "numpy":
+    if settings.recompute != "block" and DEVICES[settings.device].recomputes:
         advice += ", and --recompute block needs less"
     check_memory(needed, advice, settings.device)
 
@@ -136,7 +137,7 @@ def create_model(config: GPT2Config, settings: TrainSettings, source: Path | Non
     """The model with the weights of the folder `source`, or with fresh ones."""
     names = ("device", "dtype", "kernels", "recompute", "seed")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    if settings.device == "cpu":
+    if DEVICES[settings.device].has_threads:
         set_threads(settings.threads)
     if source is None:
         return GPT2(config, **options)
@@ -146,7 +147,7 @@ def create_model(config: GPT2Config, settings: TrainSettings, source: Path | Non
 def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Path) -> str:
     """What will be done, in a few lines."""
     vocabulary = f"vocabulary of {data.tokenizer.vocab_size:,} ({data.tokenizer.name})"
-    kernels = "" if settings.device == "numpy" else f", {settings.kernels} kernels"
+    kernels = f", {settings.kernels} kernels" if len(DEVICES[settings.device].kernels) > 1 else ""
     needed, available = memory_of_run(config, settings, settings.batch_size), available_memory(settings.device)
     batch = f"{settings.batch_size} x {settings.seq_len} tokens"
     if settings.grad_accum > 1:

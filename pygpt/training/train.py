@@ -15,12 +15,13 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
+from pygpt.backends.devices import resolve_device
 from pygpt.command.programs import call
 from pygpt.errors import DeviceError, UserError
 from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import generate, printable, start_token
-from pygpt.model import GPT2, resolve_device
+from pygpt.model import GPT2
 from pygpt.training import plot
 from pygpt.training.interruption import Interruption
 from pygpt.training.progress import Progress

@@ -34,12 +34,12 @@ from benchmarks.gpu_sides import (
 )
 from benchmarks.session import TINY, TINY_TILES
 from benchmarks.steps import Step
+from pygpt.backends.interface import DTYPES
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser
 from pygpt.errors import UserError
 from pygpt.files.atomic import write_file
 from pygpt.model import GPT2
-from pygpt.training.settings import DTYPES
 
 RESULT = "RESULT "  # before a row in the output of a process
 SIDES = ("rates", "pygpt", "torch", "kernels")

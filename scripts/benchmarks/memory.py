@@ -10,7 +10,7 @@ from benchmarks.session import Session
 from benchmarks.steps import PygptSteps, Step, TorchSteps
 from benchmarks.table import number, ratio, render
 from benchmarks.worker import Side, UnavailableError, Worker, take_turns
-from pygpt.training.settings import RECOMPUTE
+from pygpt.backends.interface import RECOMPUTE
 
 DTYPE = "float32"
 

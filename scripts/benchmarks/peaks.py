@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import render
 from benchmarks.worker import take_turns
+from pygpt.backends.interface import DTYPES
 from pygpt.backends.library import cpu_library, last_error
-from pygpt.backends.pointers import DTYPES
 from pygpt.model import set_threads
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Peaks:
         library = cpu_library()
         seconds = 0.002 if self.quick else 0.1
         if case in RATES:
-            return lambda: float(library.pygpt_peak_flops(DTYPES[case], seconds))
+            return lambda: float(library.pygpt_peak_flops(DTYPES.index(case), seconds))
         size = 2**22 if self.quick else 2**28  # several times the last cache
 
         def bandwidth() -> float:

@@ -9,12 +9,12 @@ from typing import Any
 
 from benchmarks.peaks import Peaks
 from benchmarks.worker import Turns, Worker
+from pygpt.backends.interface import DTYPES
 from pygpt.backends.library import available_cores
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
 from pygpt.memory import check_memory
 from pygpt.model import memory_needed
-from pygpt.training.settings import DTYPES
 
 ENOUGH_REPEATS = 5  # for a claim
 TORCH = ("all", "eager", "none")
