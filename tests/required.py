@@ -28,7 +28,7 @@ def skip(kind: str, sentence: str) -> NoReturn:
 
 
 def module(name: str) -> Any:
-    """torch or transformers, with what belongs to it."""
+    """torch or transformers, or what comes with them, with what belongs to it."""
     try:
         return pytest.importorskip(name)
     except pytest.skip.Exception as absence:

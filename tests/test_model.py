@@ -677,7 +677,7 @@ def test_bfloat16_without_its_products_says_so_once() -> None:
 
 def test_import_is_quick() -> None:
     """It loads neither what reads and downloads files nor what shows anything: those take longer than all else."""
-    slow = ["matplotlib", "safetensors", "tiktoken", "tqdm", "urllib.request"]
+    slow = ["huggingface_hub", "matplotlib", "safetensors", "tiktoken", "tqdm", "urllib.request"]
     program = f"import pygpt, sys; print([name for name in {slow} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import os
 import re
-import shutil
-import urllib.error
-import urllib.parse
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from pygpt.command.programs import call
 from pygpt.config import MODEL_SIZES, GPT2Config
@@ -23,16 +18,15 @@ from pygpt.text import vocabulary_files
 from pygpt.text.text_ends import GENERATION_FILE
 
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-_TIMEOUT = 30.0  # seconds without a byte
-_CHUNK = 2**20
+_SMALL_FILES = (CONFIG_FILE, INDEX_FILE, GENERATION_FILE, *vocabulary_files.DOWNLOADS)
 
 
 def resolve_folder(name_or_path: str | Path) -> Path:
     """The folder of a model that is given as a folder or as a name on huggingface.co, such as "gpt2".
 
-    A name is looked for in Hugging Face's cache, then among what was downloaded before, and else downloaded there:
-    into the folder pygpt/models of XDG_CACHE_HOME (~/.cache). HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_ENDPOINT
-    mean what they mean to Hugging Face's own programs.
+    A name is looked for in Hugging Face's cache, then among what earlier versions of pygpt downloaded (the folder
+    pygpt/models of XDG_CACHE_HOME, ~/.cache), and is else downloaded into the former by huggingface_hub, which obeys
+    HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and its other variables.
     Raises UserError when there is no such folder or name, or it cannot be downloaded.
     """
     path, name = Path(name_or_path), str(name_or_path)
@@ -49,12 +43,9 @@ def resolve_folder(name_or_path: str | Path) -> Path:
         raise UserError(f"{name}: no such folder")
     downloaded = _cache_home() / "pygpt" / "models" / name.replace("/", "--")
     for folder in (*_huggingface_snapshots(name), downloaded):
-        if _holds_model(folder):
+        if all((folder / file).is_file() for file in (CONFIG_FILE, *_weights_files(folder))):
             return folder
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}:
-        raise UserError(f"{name}: no such folder, and not in the Hugging Face cache; HF_HUB_OFFLINE forbids a download")
-    _download(name, downloaded)
-    return downloaded
+    return _download(name)
 
 
 def _suggest_model_in(folder: Path) -> None:
@@ -68,73 +59,84 @@ def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _huggingface_snapshots(name: str) -> list[Path]:
-    """Folders in Hugging Face's cache that may hold the model, the latest revision first."""
+def _huggingface_cache() -> Path:
     home = Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def _huggingface_snapshots(name: str) -> list[Path]:
+    """Folders in Hugging Face's cache that may hold the model, the latest revision of each."""
     names = [name, f"openai-community/{name}"] if name in MODEL_SIZES else [name]
     folders = []
     for full_name in names:
-        model = cache / ("models--" + full_name.replace("/", "--"))
+        model = _huggingface_cache() / ("models--" + full_name.replace("/", "--"))
         revision = model / "refs" / "main"
         if revision.is_file():
             folders.append(model / "snapshots" / revision.read_text(errors="replace").strip()[:100])
     return folders
 
 
-def _holds_model(folder: Path) -> bool:
-    if folder.is_dir():
-        atomic.finish(folder)
-    return (folder / CONFIG_FILE).is_file() and ((folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file())
+def _weights_files(folder: Path) -> list[str]:
+    """The names of the files with the weights, which need not be there yet."""
+    index = folder / INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return [WEIGHTS_FILE]
+    return sorted(set(read_weight_map(index).values()))
 
 
-def _download(name: str, folder: Path) -> None:
-    """Fetch a model's files into `folder`, which appears when all are there."""
-    with atomic.write_files(folder) as saving:
-        if not _fetch(name, CONFIG_FILE, saving):
-            raise UserError(f"{name}: no such folder, and no model of this name on {_endpoint()}")
-        GPT2Config.from_json(saving / CONFIG_FILE)  # before gigabytes of something else arrive
-        for file in (*vocabulary_files.DOWNLOADS, GENERATION_FILE):
-            _fetch(name, file, saving)
-        if _fetch(name, WEIGHTS_FILE, saving):
-            return
-        if not _fetch(name, INDEX_FILE, saving):
-            raise UserError(f"{name}: its folder on {_endpoint()} holds no {WEIGHTS_FILE}")
-        for shard in sorted(set(read_weight_map(saving / INDEX_FILE).values())):
-            if not _fetch(name, shard, saving):
-                raise UserError(f"{name}: its {INDEX_FILE} names {shard}, which is not on {_endpoint()}")
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def _fetch(name: str, file: str, folder: Path) -> bool:
-    """Download one file with a progress bar; False when there is none of this name."""
-    url = f"{_endpoint()}/{name}/resolve/main/{file}"
+def _download(name: str) -> Path:
+    """Fetch a model into Hugging Face's cache, the weights last, so that nothing is missing where they are."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-            size = response.length or 0
-            if size > shutil.disk_usage(folder).free:
-                raise UserError(f"{name}: {file} has {size} bytes, more than the device of {folder.parent} has left")
-            with (
-                (folder / file).open("wb") as out,
-                tqdm(total=size or None, unit="B", unit_scale=True, desc=file, leave=False) as bar,
-            ):
-                while chunk := response.read(_CHUNK):
-                    out.write(chunk)
-                    bar.update(len(chunk))
-                received = out.tell()
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403, 404}:  # 401 stands for a repository that does not exist
-            return False
-        raise UserError(f"{name}: {url} answers {error.code} {error.reason}") from None
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        reason = getattr(reason, "strerror", None) or reason
+        from huggingface_hub import constants, hf_hub_download, model_info, snapshot_download
+    except ImportError:
         raise UserError(
-            f"{name}: no such folder, not in the Hugging Face cache, and no download from {_endpoint()}: {reason}"
+            f"{name}: no such folder, and not on this machine; pip install 'pygpt[hub]' makes pygpt download it, or "
+            f"download the model's files yourself and give the path of their folder"
         ) from None
-    if received < size:
-        raise UserError(f"{name}: the download of {file} broke off after {received} of {size} bytes")
-    return True
+    cache = _huggingface_cache()
+    with _downloading(name):
+        files = {file.rfilename for file in model_info(name).siblings or ()}
+    for names in ((CONFIG_FILE,), (WEIGHTS_FILE, INDEX_FILE)):
+        if not files.intersection(names):
+            raise UserError(f"{name}: its folder on {constants.ENDPOINT} holds no {names[0]}")
+    with _downloading(name):
+        folder = Path(snapshot_download(name, allow_patterns=list(_SMALL_FILES), cache_dir=cache))
+    GPT2Config.from_json(folder / CONFIG_FILE)  # before gigabytes of something else arrive
+    for file in _weights_files(folder):
+        with _downloading(name):  # not in a snapshot, which heeds Ctrl-C only when the files that it fetches are there
+            hf_hub_download(name, file, revision=folder.name, cache_dir=cache)
+    return folder
+
+
+@contextlib.contextmanager
+def _downloading(name: str) -> Iterator[None]:
+    """A block in which huggingface_hub downloads, and whatever goes wrong becomes a sentence."""
+    from huggingface_hub import constants, errors
+
+    where = constants.ENDPOINT
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{name}: is a gated model: ask for access on {where}/{name}, and set HF_TOKEN to a token of yours"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name}: no such folder, and no model of this name on {where}; a private one needs your token in HF_TOKEN"
+        ) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UserError(
+            f"{name}: no such folder, not on this machine, and HF_HUB_OFFLINE forbids a download"
+        ) from error
+    except Exception as error:  # of the network, the disk, and libraries below: they have no base in common
+        raise UserError(
+            f"{name}: no such folder, not on this machine, and cannot be downloaded from {where} "
+            f"into {_huggingface_cache()}: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What began a chain of errors, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)).partition("\n")[0] or type(error).__name__
