@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_the_commands_are_listed() -> None:
         ([], "pygpt stands alone, expected one of train, generate, prepare, export, compare after it"),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
+        (["--print-completion", "ksh"], "--print-completion: invalid choice: 'ksh'"),
         (["compare", "--seqlen", "3"], "--seqlen is not a flag; did you mean --seq-len?"),
         (["prepare", "--data", "no/such/text"], "no/such/text: there is no such file or folder"),
     ],
@@ -123,6 +125,60 @@ def test_messages_name_the_program_in_the_same_way(argv0: str, words: list[str],
 def test_messages_of_an_installed_package_name_no_script(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(programs, "CHECKOUT", tmp_path)
     assert programs.call("train") == ["pygpt", "train"]
+
+
+# ---- completion ----
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script for bash, in a folder with a text and a run."""
+    folder = tmp_path_factory.mktemp("completion")
+    (folder / "output.txt").touch()
+    (folder / "out" / "stdlib").mkdir(parents=True)
+    script = run_pygpt("--print-completion", "bash")
+    assert (script.returncode, script.stderr) == (0, "")
+    (folder / "script").write_text(script.stdout)
+    return folder / "script"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pygpt tr", "train"),
+        ("pygpt ", "train generate prepare export compare"),
+        ("pygpt train --pre", "--preset"),
+        ("pygpt train --preset shakespeare-char-", "shakespeare-char-gpu"),
+        ("pygpt train --device ", "auto cpu cuda cuda-emulated numpy"),
+        ("pygpt generate --device ", "auto cpu cuda cuda-emulated numpy"),
+        ("pygpt train --overwrite --dtype b", "bfloat16"),
+        ("pygpt prepare --tokenizer ", "byte char gpt2"),
+        ("pygpt compare --se", "--seq-len --seed"),
+        ("pygpt train --data out", "out output.txt"),
+        ("pygpt train --resume out", "out"),
+        ("pygpt generate --model out/", "out/stdlib"),
+        ("pygpt export out", "out output.txt"),
+        ("pygpt train --max-iters ", ""),
+        ("pygpt train --learning-rate ", ""),
+        ("pygpt generate --model out ", ""),
+    ],
+)
+def test_bash_completes(line: str, expected: str, completion: Path) -> None:
+    """What TAB at the end of a line calls, where no program can be called: it does not start Python."""
+    function = re.search(r"^complete .*-F (\w+) pygpt$", completion.read_text(), re.MULTILINE)
+    words = [*line.split(), *([""] if line.endswith(" ") else [])]
+    code = f'source ./script; COMP_LINE="$*" COMP_POINT={len(line)} COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))\n'
+    code += f'{function[1]} pygpt "${{@:$#}}" "${{@:$#-1:1}}"; printf "%s\n" "${{COMPREPLY[@]}}"'
+    command = [shutil.which("bash"), "--norc", "-c", code, "bash", *words]
+    done = subprocess.run(command, cwd=completion.parent, env={"PATH": ""}, capture_output=True, text=True, check=True)
+    assert (sorted(done.stdout.split()), done.stderr) == (sorted(expected.split()), "")
+
+
+@pytest.mark.parametrize(("shell", "registration"), [("zsh", "#compdef pygpt\n"), ("fish", "complete -c pygpt ")])
+def test_other_shells_complete(shell: str, registration: str) -> None:
+    script = run_pygpt("--print-completion", shell)
+    assert (script.returncode, script.stderr) == (0, "")
+    assert registration in script.stdout and "default shakespeare-char shakespeare-char-gpu gpt2" in script.stdout
 
 
 def test_faults_of_the_program_keep_their_traceback():

@@ -38,7 +38,7 @@ BYTES = 256
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as a command line asks for.  Returns the exit status."""
-    flags = _parser().parse(argv)
+    flags = make_parser().parse(argv)
     warnings.simplefilter("error", OutdatedLibrary)  # what an edit has outdated is not judged
     folder = None if flags.model is None else resolve_folder(flags.model)
     data = None if flags.data is None else _open_data(flags.data, folder)
@@ -106,7 +106,8 @@ def _library(device: str) -> str:
     return f": {path}, built {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """The flags of the command."""
     parser = Parser(
         prog=" ".join(call("compare")),
         description=__doc__,

@@ -17,16 +17,7 @@ from pygpt.text.tokenizer import load_tokenizer
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write what a command line asks for."""
-    parser = Parser(
-        prog=" ".join(call("export")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("source", help="model folder, a name on huggingface.co, or a model file of llm.c")
-    parser.add_argument("target", help="the file to write, or the folder if the source is a file")
-    parser.add_argument("--dtype", choices=list(VERSIONS), default="float32", help="of what is written")
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="whose tokenizer is written too, into a folder")
-    flags = parser.parse(argv)
+    flags = make_parser().parse(argv)
     target = Path(flags.target)
     if Path(flags.source).is_file():
         config, parameters = read_model(flags.source)
@@ -44,3 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         parameters = dict(load_parameters(folder, config))
         write_model(target, config, parameters, flags.dtype)
     print(f"{target}: {config.num_parameters:,} parameters in {flags.dtype}")
+
+
+def make_parser() -> Parser:
+    """The flags of the command."""
+    parser = Parser(
+        prog=" ".join(call("export")),
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("source", help="model folder, a name on huggingface.co, or a model file of llm.c")
+    parser.add_argument("target", help="the file to write, or the folder if the source is a file")
+    parser.add_argument("--dtype", choices=list(VERSIONS), default="float32", help="of what is written")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="whose tokenizer is written too, into a folder")
+    return parser

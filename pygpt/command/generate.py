@@ -26,7 +26,7 @@ from pygpt.text.tokenizer import Tokenizer, load_tokenizer
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the text that a command line asks for."""
-    flags = _parser().parse(argv)
+    flags = make_parser().parse(argv)
     check_sampling(flags.temperature, flags.top_k, flags.top_p)
     folder = resolve_folder(flags.model)
     tokenizer = load_tokenizer(folder)
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print(samples, flags.num_samples, prompt, tokenizer)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """The flags of the command."""
     parser = Parser(
         prog=" ".join(call("generate")),
         description=__doc__,

@@ -13,6 +13,8 @@ from pygpt.command.flags import Parser, nearest
 from pygpt.command.programs import PROGRAMS
 from pygpt.errors import UserError
 
+SHELLS = ("bash", "zsh", "fish")
+
 
 def main() -> NoReturn:
     """Run the program that the command line names, and exit with its status."""
@@ -25,8 +27,11 @@ def dispatch(argv: Sequence[str]) -> int | None:
     if not argv:
         raise UserError(f"pygpt stands alone, expected one of {names} after it; pygpt --help says what they do")
     name, *flags = argv
-    if name.startswith("-"):
-        _parser().parse([name])
+    if name.startswith("-") and (shell := _parser().parse(argv).print_completion):
+        from pygpt.command.completion import completion
+
+        print(completion(_parser(), shell))
+        return None
     if name not in PROGRAMS:
         raise UserError(f"{name!r} is not a command of pygpt, expected one of {names}{nearest(name, list(PROGRAMS))}")
     status: int | None = importlib.import_module(f"pygpt.command.{name}").main(flags)
@@ -34,12 +39,14 @@ def dispatch(argv: Sequence[str]) -> int | None:
 
 
 def _parser() -> Parser:
-    """For --help: the flags after a program's name are for the program's own parser."""
+    """Without the programs: the flags after a program's name are for the program's own parser."""
     programs = "\n".join(f"  {name:10}{program.summary}" for name, program in PROGRAMS.items())
-    return Parser(
+    parser = Parser(
         prog="pygpt",
         usage="pygpt COMMAND [FLAG...]",
         description=f"GPT-2: to study, to step through, and to train with.\n\ncommands:\n{programs}",
         epilog="pygpt COMMAND --help lists the flags of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--print-completion", choices=SHELLS, help="print what makes TAB complete in this shell")
+    return parser

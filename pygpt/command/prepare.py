@@ -14,6 +14,27 @@ from pygpt.text.tokenizer import NAMES
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the text that a command line names."""
+    flags = make_parser().parse(argv)
+    folder = prepare(
+        flags.data,
+        flags.tokenizer,
+        flags.out_dir,
+        vocab=flags.vocab,
+        from_file=flags.from_file,
+        eot_in_text=flags.eot_in_text,
+        val_fraction=flags.val_fraction,
+        shard_size=flags.shard_size,
+        workers=flags.workers,
+    )
+    meta = read_meta(folder)
+    print(f"{folder}: {meta.train.tokens:,} tokens for training and {meta.val.tokens:,} for validation")
+    print(f"tokenizer  {meta.tokenizer.name}, {meta.tokenizer.vocab_size:,} tokens")
+    print(f"source     {meta.source}")
+    print(f"licence    {meta.licence}")
+
+
+def make_parser() -> Parser:
+    """The flags of the command."""
     parser = Parser(prog=" ".join(call("prepare")), description=__doc__)
     parser.add_argument(
         "--data", default="stdlib", metavar="NAME|PATH", help="stdlib, shakespeare, or a file or folder of text"
@@ -36,20 +57,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="most tokens in a file (default: %(default)s)",
     )
     parser.add_argument("--workers", type=positive_int, metavar="N", help="threads (default: one a processor)")
-    flags = parser.parse(argv)
-    folder = prepare(
-        flags.data,
-        flags.tokenizer,
-        flags.out_dir,
-        vocab=flags.vocab,
-        from_file=flags.from_file,
-        eot_in_text=flags.eot_in_text,
-        val_fraction=flags.val_fraction,
-        shard_size=flags.shard_size,
-        workers=flags.workers,
-    )
-    meta = read_meta(folder)
-    print(f"{folder}: {meta.train.tokens:,} tokens for training and {meta.val.tokens:,} for validation")
-    print(f"tokenizer  {meta.tokenizer.name}, {meta.tokenizer.vocab_size:,} tokens")
-    print(f"source     {meta.source}")
-    print(f"licence    {meta.licence}")
+    return parser

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pygpt.training.settings import parse
+from pygpt.training.settings import make_parser, parse
 from pygpt.training.train import train
+
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -237,7 +237,7 @@ class Request:
 
 def parse(argv: Sequence[str] | None = None) -> Request:
     """The settings of a command line.  Raises UserError when they are wrong; --help prints and exits."""
-    flags = vars(_parser().parse(argv))
+    flags = vars(make_parser().parse(argv))
     preset, config = flags.pop("preset"), flags.pop("config")
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     if preset not in PRESETS:
@@ -349,7 +349,8 @@ def _full_path(field: dataclasses.Field[Any], value: Any) -> Any:
     return value if found is None else str(found)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """The flags of the command train."""
     parser = Parser(
         prog=" ".join(call("train")),
         description="Train a GPT-2. Without flags: a small byte-level one on the sources of Python's standard library.",
@@ -357,9 +358,7 @@ def _parser() -> Parser:
         argument_default=argparse.SUPPRESS,
         words_for="--data",
     )
-    parser.add_argument(
-        "--preset", default="default", metavar="NAME", help=f"settings to start from: {', '.join(PRESETS)}"
-    )
+    parser.add_argument("--preset", default="default", metavar="|".join(PRESETS), help="settings to start from")
     parser.add_argument(
         "--config", default=None, metavar="FILE", help="settings in TOML, such as a run's settings.toml"
     )
