@@ -11,6 +11,7 @@ from typing import Any
 
 from pygpt.errors import UserError, show
 from pygpt.files.json_file import read_json_object, write_json_object
+from pygpt.parameters import parameter_count
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
 _OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
@@ -59,11 +60,6 @@ class GPT2Config:
             self._set("n_inner", _size("n_inner", self.n_inner))
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd is {self.n_embd}, expected a multiple of n_head, which is {self.n_head}")
-        if self.num_parameters >= 2**61:
-            raise UserError(
-                f"vocab_size, n_positions, n_embd, n_layer and n_inner ask for {self.num_parameters} parameters, "
-                f"expected less than 2^61, so that their bytes are counted in 63 bits"
-            )
         if self.activation_function not in ACTIVATION_FUNCTIONS:
             raise UserError(
                 f"activation_function is {show(self.activation_function)}, expected "
@@ -81,6 +77,11 @@ class GPT2Config:
         for name in ("bos_token_id", "eos_token_id"):
             if getattr(self, name) is not None:
                 self._set(name, _token(name, getattr(self, name), self.vocab_size))
+        if self.num_parameters >= 2**61:
+            raise UserError(
+                f"vocab_size, n_positions, n_embd, n_layer and n_inner ask for {self.num_parameters} parameters, "
+                f"expected less than 2^61, so that their bytes are counted in 63 bits"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -98,11 +99,7 @@ class GPT2Config:
     @property
     def num_parameters(self) -> int:
         """How many numbers the model learns; the head is wte again and counts once."""
-        c, inner = self.n_embd, self.inner
-        attention = (c * 3 * c + 3 * c) + (c * c + c)
-        feed_forward = (c * inner + inner) + (inner * c + c)
-        block = 2 * c + attention + 2 * c + feed_forward
-        return self.vocab_size * c + self.n_positions * c + self.n_layer * block + 2 * c
+        return parameter_count(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPT2Config:

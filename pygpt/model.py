@@ -18,10 +18,10 @@ from pygpt.backends.interface import Layers, Model, Writable
 from pygpt.backends.library import available_cores, default_threads, use_threads
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.parameters import parameter_shapes
 from pygpt.reference import adamw
 from pygpt.reference.arrays import Array
 from pygpt.reference.dropout import Dropout
-from pygpt.reference.gpt2 import parameter_shapes
 
 
 def layers(device: str = "cpu", dtype: str = "float32", kernels: str = "fast") -> Layers:

@@ -16,8 +16,8 @@ from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.tensor_file import read_tensors, write_tensors
+from pygpt.parameters import parameter_shapes
 from pygpt.reference.bfloat16 import round_bfloat16
-from pygpt.reference.gpt2 import parameter_shapes
 
 Parameters = dict[str, NDArray[Any]]
 

@@ -23,7 +23,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.llmc import read_model, write_model
-from pygpt.reference.gpt2 import parameter_shapes
+from pygpt.parameters import parameter_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=4, n_layer=1, n_head=2)
 MEMORY = 256 * 2**20  # what a process may take beyond what it had when it started

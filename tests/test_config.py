@@ -7,7 +7,7 @@ import pytest
 
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError
-from pygpt.reference.gpt2 import parameter_table
+from pygpt.parameters import parameter_table
 
 # What OpenAI's gpt2 has on the hub, without the keys of other tasks.
 HUB_CONFIG = {
@@ -44,6 +44,11 @@ def test_published_parameter_counts(name: str, count: int) -> None:
 def test_parameter_count_is_that_of_the_table(inner: int | None) -> None:
     config = GPT2Config(vocab_size=65, n_positions=9, n_embd=6, n_layer=3, n_head=2, n_inner=inner)
     assert config.num_parameters == sum(int(np.prod(parameter.shape)) for parameter in parameter_table(config))
+
+
+def test_parameters_of_absurdly_many_blocks_are_counted_without_a_table_of_them() -> None:
+    one, two, many = (GPT2Config(n_layer=n_layer).num_parameters for n_layer in (1, 2, 2**31 - 1))
+    assert many == one + (2**31 - 2) * (two - one)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.hub import resolve_folder
-from pygpt.reference.gpt2 import parameter_shapes
+from pygpt.parameters import parameter_shapes
 
 CONFIG = GPT2Config(vocab_size=5, n_positions=4, n_embd=4, n_layer=1, n_head=2)
 

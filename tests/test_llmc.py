@@ -15,8 +15,8 @@ from pygpt.command.export import main
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.llmc import read_model, write_model
+from pygpt.parameters import parameter_shapes
 from pygpt.reference.bfloat16 import round_bfloat16
-from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.text.tokenizer import ByteTokenizer, load_tokenizer
 
 CONFIG = pygpt.GPT2Config(vocab_size=130, n_positions=5, n_embd=6, n_layer=3, n_head=2)

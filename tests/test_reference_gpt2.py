@@ -10,7 +10,7 @@ import pytest
 from pygpt.backends.reference import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.reference import gpt2
+from pygpt.parameters import parameter_table
 from pygpt.reference.dropout import Dropout
 
 Array = np.ndarray[Any, Any]
@@ -248,19 +248,19 @@ def test_dropout_only_when_asked_for_and_the_same_for_the_same_step() -> None:
 
 
 def test_parameter_table() -> None:
-    names = [parameter.name for parameter in gpt2.parameter_table(TINY)]
+    names = [parameter.name for parameter in parameter_table(TINY)]
     block = ["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"]
     layers = ["wte", "wpe"] + [f"h.{layer}.{part}" for layer in range(2) for part in block] + ["ln_f"]
     expected = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     assert names == [name for name in expected if name not in ("wte.bias", "wpe.bias")]
-    table = {parameter.name: parameter for parameter in gpt2.parameter_table(TINY)}
+    table = {parameter.name: parameter for parameter in parameter_table(TINY)}
     assert table["h.1.attn.c_attn.weight"].shape == (4, 12)
     assert table["h.1.mlp.c_proj.weight"].shape == (6, 4)
     assert {name for name in names if not table[name].weight_decay} == {
         name for name in names if name.endswith("bias") or "ln_" in name
     }
     # the sizes of GPT-2 124M, and its number of parameters
-    assert sum(np.prod(parameter.shape) for parameter in gpt2.parameter_table(GPT2Config())) == 124_439_808
+    assert sum(np.prod(parameter.shape) for parameter in parameter_table(GPT2Config())) == 124_439_808
 
 
 @pytest.mark.parametrize(

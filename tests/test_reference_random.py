@@ -11,7 +11,8 @@ import pytest
 from pygpt.backends.reference import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.reference import dropout, gpt2, philox
+from pygpt.parameters import parameter_table
+from pygpt.reference import dropout, philox
 from pygpt.reference.dropout import Dropout
 
 
@@ -119,7 +120,7 @@ def test_fresh_weights_follow_the_recipe() -> None:
     model = ReferenceGPT2(config, np.float32)
     seed = (3 << 32) + 2
     model.init_weights(seed)
-    for k, parameter in enumerate(gpt2.parameter_table(config)):
+    for k, parameter in enumerate(parameter_table(config)):
         value = model.parameters[parameter.name].reshape(-1)
         std = float(np.float32(0.02)) / (2.0 if "c_proj" in parameter.name else 1.0)  # √(2 L) = 2
         for i in (0, 1, 2, 3, 4, value.size - 1):

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.parameters import parameter_table
 from pygpt.reference import (
     adamw,
     attention,
@@ -326,7 +327,7 @@ class ReferenceGPT2:
 
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
         """Update all parameters; only matrices decay; step counts from 1."""
-        for parameter in gpt2.parameter_table(self.config):
+        for parameter in parameter_table(self.config):
             tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
             w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
             decay = weight_decay if parameter.weight_decay else 0.0

@@ -21,7 +21,7 @@ from pygpt.errors import UserError
 from pygpt.files import atomic
 from pygpt.files.json_file import read_json_object
 from pygpt.files.tensor_file import READABLE, StoredTensor, bytes_per_value, read_tensors, write_tensors
-from pygpt.reference.gpt2 import parameter_shapes
+from pygpt.parameters import parameter_shapes
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -25,7 +25,7 @@ from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.files.atomic import write_file
 from pygpt.files.tensor_file import DTYPES, StoredTensor, bytes_per_value, encode
-from pygpt.reference.gpt2 import parameter_shapes
+from pygpt.parameters import parameter_shapes
 
 VERSIONS = {"float32": 3, "bfloat16": 5}
 

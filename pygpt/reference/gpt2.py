@@ -1,20 +1,20 @@
-"""GPT-2 (Radford et al. 2019): the table of parameters, and the forward and backward pass of the whole model.
+"""GPT-2 (Radford et al. 2019): the forward and backward pass of the whole model.
 
-Parameters have Hugging Face's names and layout; an activation that a layer with parameters puts out has that layer's
-name. `docs/architecture.md` lists the activations.
+Parameters have Hugging Face's names and layout (pygpt/parameters.py); an activation that a layer with parameters puts
+out has that layer's name. `docs/architecture.md` lists the activations.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pygpt.config import GPT2Config
+from pygpt.parameters import parameter_shapes, parameter_table
 
 from . import attention, classifier, dropout, embedding, gelu, layernorm, linear, philox, residual
 from .arrays import Array, Operands, exact
@@ -22,61 +22,6 @@ from .dropout import Dropout
 
 HEAD_ROWS = 256
 """Rows of logits that exist at a time."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor of the model; fresh, its elements are normally distributed with this mean and std."""
-
-    name: str
-    shape: tuple[int, ...]
-    mean: float
-    std: float
-
-    @property
-    def weight_decay(self) -> bool:
-        """AdamW decays matrices, and neither biases nor LayerNorm's weights."""
-        return len(self.shape) == 2
-
-
-def parameter_table(config: GPT2Config) -> list[Parameter]:
-    """Every parameter in the order of the table; the head is wte.weight again and not listed.
-
-    Projections onto the residual stream start smaller by √(2L), the number of them (Radford et al. 2019, section 2.3).
-    """
-    C, inner = config.n_embd, config.inner
-    std = float(np.float32(config.initializer_range))  # as the native libraries hold it
-    residual_std = std / math.sqrt(2 * config.n_layer)
-    table = []
-
-    def matrix(name: str, rows: int, columns: int, std: float = std) -> None:
-        table.append(Parameter(f"{name}.weight", (rows, columns), 0.0, std))
-
-    def affine(name: str, rows: int, columns: int, std: float = std) -> None:
-        matrix(name, rows, columns, std)
-        table.append(Parameter(f"{name}.bias", (columns,), 0.0, 0.0))
-
-    def norm(name: str) -> None:
-        table.append(Parameter(f"{name}.weight", (C,), 1.0, 0.0))
-        table.append(Parameter(f"{name}.bias", (C,), 0.0, 0.0))
-
-    matrix("wte", config.vocab_size, C)
-    matrix("wpe", config.n_positions, C)
-    for layer in range(config.n_layer):
-        h = f"h.{layer}"
-        norm(f"{h}.ln_1")
-        affine(f"{h}.attn.c_attn", C, 3 * C)
-        affine(f"{h}.attn.c_proj", C, C, residual_std)
-        norm(f"{h}.ln_2")
-        affine(f"{h}.mlp.c_fc", C, inner)
-        affine(f"{h}.mlp.c_proj", inner, C, residual_std)
-    norm("ln_f")
-    return table
-
-
-def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, in the order of the table."""
-    return {parameter.name: parameter.shape for parameter in parameter_table(config)}
 
 
 def zeros(config: GPT2Config, dtype: DTypeLike) -> dict[str, Array]:

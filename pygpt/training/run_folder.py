@@ -30,8 +30,8 @@ from pygpt.files import atomic, checkpoint
 from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.files.tensor_file import read_tensors, write_tensors
 from pygpt.model import GPT2
+from pygpt.parameters import parameter_shapes
 from pygpt.reference.arrays import Array
-from pygpt.reference.gpt2 import parameter_shapes
 from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
