@@ -12,7 +12,7 @@ from required import fail_if_required
 import pygpt
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import DTYPES, Layers
-from pygpt.backends.reference import ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.comparing.compare import bfloat16_layers
 from pygpt.errors import UserError
 from pygpt.reference.bfloat16 import round_bfloat16

@@ -21,7 +21,7 @@ from documents import DOCUMENTS, ROOT, blocks
 import pygpt
 from pygpt.backends.interface import Layers
 from pygpt.backends.native_layers import NativeLayers
-from pygpt.backends.reference import ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.command.flags import Parser
 from pygpt.command.main import main
 from pygpt.text.tokenizer import ByteTokenizer

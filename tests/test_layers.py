@@ -13,7 +13,7 @@ from cases import CASES, Case, integers, normal, targets_of
 from numpy.typing import DTypeLike
 
 import pygpt
-from pygpt.backends.reference import ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.comparing.metrics import TEACHER_FORCED, relative_l2
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout

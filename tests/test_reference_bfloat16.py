@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.reference.bfloat16 import round_bfloat16
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygpt.backends.reference import ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.reference import attention
 from pygpt.reference.dropout import Dropout
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygpt.backends.reference import ReferenceGPT2
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.parameters import parameter_table

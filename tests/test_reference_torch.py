@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.reference.dropout import Dropout
 

@@ -11,7 +11,7 @@ import required
 from numpy.typing import NDArray
 
 import pygpt
-from pygpt.backends.reference import ReferenceGPT2
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 

@@ -24,7 +24,8 @@ from pygpt.backends.library import (
 )
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference.arrays import exact

@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike
 
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import Layers
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls
 from pygpt.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pygpt.backends.interface import Layers
-from pygpt.backends.reference import ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.comparing.metrics import Difference, difference
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.bfloat16 import FLOAT32
