@@ -20,8 +20,11 @@ from compiling import digest_source
 import pygpt
 from pygpt.backends.devices import DEVICES, native
 from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, cpu_library_path, ffi, library_name
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.comparing.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.comparing.model_calls import Pass, backward_calls, forward_calls
+from pygpt.reference.dropout import Dropout
 
 Array = np.ndarray[Any, Any]
 
@@ -365,8 +368,37 @@ def test_table_has_every_layer_in_the_order_of_computation() -> None:
     assert set(backward) == set(expected)
     assert len(table(rows, "float32").splitlines()) == len(rows) + 4
     assert verdict(rows) == f"all {len(rows)} outputs are within the bounds"
+    assert [row.name for row in forward[-4:]] == ["ln_f", "logits", "losses", "loss"]
+    # the gradient of the residual stream is complete in LayerNorm's dx, and the losses are those of the forward pass
+    not_seen = {(row.layer, row.output) for row in rows if row.free_running is None}
+    assert not_seen == {("residual", "dx1"), ("classifier", "losses")}
     every_gradient = {f"{row.name}.{row.output.removeprefix('d')}" for row in rows if row.free_running}
     assert every_gradient >= {name for name in model.parameters if not name.startswith(("wte", "wpe"))}
+
+
+def test_the_head_s_part_is_not_seen_where_every_token_is_in_the_batch() -> None:
+    tokens = np.array([[0, 1, 0], [1, 1, 0]])
+    rows = compare(pygpt.GPT2(replace(CONFIG, vocab_size=2)), pygpt.layers(), tokens, 1 - tokens)
+    seen = {(row.layer, row.output): row.free_running is not None for row in rows if row.direction == "backward"}
+    assert not seen["classifier", "dwte"] and seen["embedding", "dwte"]
+
+
+def test_inputs_of_each_call_are_rounded_to_float32() -> None:
+    reference, (tokens, targets), drop = ReferenceGPT2(DROPOUT), batch(), Dropout(0.0)
+    reference.init_weights(0)
+    p = {name: value.astype(np.float32) for name, value in reference.parameters.items()}
+    loss = reference.forward_backward(tokens, targets, dropout=drop)
+    held = Pass(
+        loss,
+        reference.logits(0, tokens.size),
+        reference.activations,
+        reference.activation_gradients,
+        reference.gradients,
+    )
+    for calls in (forward_calls, backward_calls):
+        for made in calls(DROPOUT, p, held, tokens, targets, drop):
+            arrays = {name: value for name, value in made.call.inputs.items() if isinstance(value, np.ndarray)}
+            assert all(value.dtype.name in ("float32", "int64") for value in arrays.values()), made.name
 
 
 def rounded(x: Array, bits: int) -> Array:

@@ -20,7 +20,8 @@ from pygpt import GPT2, GPT2Config, UserError, memory, memory_needed
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.interface import Device, Layers, Model
 from pygpt.backends.library import cpu_library
-from pygpt.backends.reference import ReferenceGPT2, ReferenceLayers
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.command import compare, generate
 from pygpt.files.checkpoint import save_parameters
 from pygpt.reference.bfloat16 import round_bfloat16

@@ -8,7 +8,8 @@ import pytest
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
-from pygpt.reference.bfloat16 import round_bfloat16
+from pygpt.reference.bfloat16 import FLOAT32, round_bfloat16
+from pygpt.reference.dropout import Dropout
 
 
 def bits(*patterns: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -79,3 +80,18 @@ def test_bf16_model_is_near_the_exact_one_but_not_equal() -> None:
         assert cosine >= 0.999, name
         assert error > 1e-4, name  # eight bits of significand cannot give more
     assert models[1].activations["h.1.mlp.act"].dtype == np.float32
+
+
+def test_what_the_model_stores_is_rounded_and_statistics_are_not() -> None:
+    config = GPT2Config(
+        vocab_size=65, n_positions=16, n_embd=32, n_layer=2, n_head=4, embd_pdrop=0.1, attn_pdrop=0.1, resid_pdrop=0.1
+    )
+    model = ReferenceGPT2(config, np.float32, round_bfloat16, round_bfloat16)
+    model.init_weights(0)
+    tokens, targets = np.random.default_rng(0).integers(0, 65, (2, 2, 16))
+    model.forward_backward(tokens, targets, dropout=Dropout(0.0, seed=1))
+    for kind in (model.activations, model.activation_gradients):
+        for name, value in kind.items():
+            if name != "losses" or kind is model.activations:  # d(losses) is one number
+                stays = name.rpartition(".")[2] in FLOAT32
+                assert np.array_equal(value, round_bfloat16(value)) != stays, name

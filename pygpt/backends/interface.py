@@ -104,12 +104,12 @@ class Layers(Protocol):
         """dlosses, targets: (N,); logits: (N,Vp).  Returns losses: (N,), dlogits: (N,Vp), 0 in the padding."""
 
     def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
-        """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
+        """x: (...,C); wte: (V,C); targets: (...); rows: of logits that exist at a time.  Returns losses: (...)."""
 
     def classifier_backward(
         self, dlosses: Array, x: Array, wte: Array, targets: Array, rows: int | None = None, dwte: Array | None = None
     ) -> tuple[Array, Array, Array]:
-        """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
+        """dlosses, targets: (...); x: (...,C); wte: (V,C).  Returns losses: (...), dx: (...,C), dwte: (V,C)."""
 
     def adamw_step(
         self,

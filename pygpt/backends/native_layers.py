@@ -266,7 +266,7 @@ class NativeLayers(Layers):
     def classifier_forward(self, x: Floats, wte: Floats, targets: Integers, rows: int | None = None) -> Floats:
         x, wte, targets = as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
-        losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
+        losses, logits = np.empty(targets.shape, np.float32), np.empty((rows, V), np.float32)
         inputs = floats(x), floats(wte), integers(targets)
         self._library.classifier_forward(self._table, floats(losses), *inputs, floats(logits), rows, N, C, V)
         self._done()
@@ -283,8 +283,8 @@ class NativeLayers(Layers):
     ) -> tuple[Floats, Floats, Floats]:
         dlosses, x, wte, targets = as_floats(dlosses), as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
-        expect_shape("dlosses", dlosses, (N,))
-        losses, logits = np.empty(N, np.float32), np.empty((rows, V), np.float32)
+        expect_shape("dlosses", dlosses, targets.shape)
+        losses, logits = np.empty(targets.shape, np.float32), np.empty((rows, V), np.float32)
         dx, dwte = np.empty_like(x), gradient(dwte, wte.shape, "dwte")
         outputs = floats(losses), floats(dx), floats(dwte)
         inputs = floats(dlosses), floats(x), floats(wte), integers(targets)
@@ -342,10 +342,10 @@ def _logits_sizes(logits: Floats, targets: Integers, vocab_size: int | None) -> 
 
 
 def _classifier_sizes(x: Floats, wte: Floats, targets: Integers, rows: int | None) -> tuple[int, int, int, int]:
-    if x.ndim != 2 or wte.ndim != 2 or x.shape[1] != wte.shape[1]:
-        raise UserError(f"x has shape {x.shape} and wte {wte.shape}, expected (N, C) and (V, C)")
-    (N, C), V = x.shape, wte.shape[0]
-    expect_shape("targets", targets, (N,))
+    if x.ndim < 1 or wte.ndim != 2 or x.shape[-1] != wte.shape[1]:
+        raise UserError(f"x has shape {x.shape} and wte {wte.shape}, expected (..., C) and (V, C)")
+    N, (V, C) = _rows(x), wte.shape
+    expect_shape("targets", targets, x.shape[:-1])
     if N and targets.max() >= V:
         raise UserError(f"targets go up to {targets.max()}, expected at most {V - 1}")
     return N, C, V, max(N, 1) if rows is None else rows

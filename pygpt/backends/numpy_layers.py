@@ -130,7 +130,7 @@ class ReferenceLayers:
         return losses, cross_entropy.backward(dlosses, logits, targets, vocab_size)
 
     def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
-        """x: (N,C); wte: (V,C); targets: (N,); rows: of logits that exist at a time.  Returns losses: (N,)."""
+        """x: (...,C); wte: (V,C); targets: (...); rows: of logits that exist at a time.  Returns losses: (...)."""
         return classifier.forward(x, wte, targets, rows, self.operands, self.stored)
 
     def classifier_backward(
@@ -142,7 +142,7 @@ class ReferenceLayers:
         rows: int | None = None,
         dwte: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """dlosses, targets: (N,); x: (N,C); wte: (V,C).  Returns losses: (N,), dx: (N,C), dwte: (V,C)."""
+        """dlosses, targets: (...); x: (...,C); wte: (V,C).  Returns losses: (...), dx: (...,C), dwte: (V,C)."""
         losses, dx, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands, self.stored)
         return losses, dx, _add(dwte, to_wte)
 

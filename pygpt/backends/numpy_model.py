@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.parameters import parameter_table
-from pygpt.reference import adamw, attention, classifier, clipping, gpt2, linear
+from pygpt.reference import clipping, gpt2
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.dropout import Dropout
 
@@ -19,7 +20,7 @@ from pygpt.reference.dropout import Dropout
 class ReferenceGPT2:
     """GPT-2 in numpy, in float32, float64 or complex128.  Parameters are zero until they are set or drawn.
 
-    operands, stored: what pygpt.reference.gpt2 applies to operands of products, and to tensors that it keeps.
+    operands: applied to those of products; stored: to tensors that are kept (pygpt/reference/gpt2.py).
     """
 
     def __init__(
@@ -31,8 +32,7 @@ class ReferenceGPT2:
     ) -> None:
         self.config = config
         self.dtype = np.dtype(dtype)
-        self.operands = operands
-        self.stored = stored
+        self.ops = ReferenceLayers(operands, stored)
         self.parameters = gpt2.zeros(config, dtype)
         self.summed_loss: Any = 0.0  # of scale * loss over the backward passes since zero_grad()
         self.activations: dict[str, Array] = {}
@@ -70,7 +70,7 @@ class ReferenceGPT2:
         self._check(tokens, targets)
         self._tokens, self._targets, self._dropout = tokens, targets, dropout
         self.activations = gpt2.forward(
-            self.parameters, self.config, tokens, targets, dropout, self.operands, self.stored
+            self.ops, self.parameters, self.config, tokens, targets, dropout, self.ops.stored
         )
         return None if targets is None else self._loss(targets)
 
@@ -98,17 +98,18 @@ class ReferenceGPT2:
     def _backward(self, scale: float) -> None:
         if self._tokens is None or self._targets is None:
             raise UserError("the backward pass needs a forward pass with targets before it")
-        self.activation_gradients = gpt2.backward(
+        dlosses = gpt2.mean_loss_backward(self._targets, scale, self.dtype)
+        self.activations["losses"], self.activation_gradients = gpt2.backward(
+            self.ops,
             self.parameters,
             self.gradients,
             self.activations,
             self.config,
             self._tokens,
             self._targets,
+            dlosses,
             self._dropout,
-            scale,
-            self.operands,
-            self.stored,
+            self.ops.stored,
         )
         self.summed_loss += scale * self._loss(self._targets)
 
@@ -123,18 +124,18 @@ class ReferenceGPT2:
 
     def logits(self, first: int, count: int) -> Array:
         """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
-        x = linear.rows(self._activation("ln_f"))
+        x = self._activation("ln_f").reshape(-1, self.config.n_embd)
         if first < 0 or count < 0 or first + count > len(x):
             raise UserError(f"logits of rows {first} to {first + count - 1}: the latest forward pass has {len(x)} rows")
-        wte = self.stored(self.parameters["wte.weight"])
-        return self.stored(classifier.logits(x[first : first + count], wte, self.operands))
+        wte = self.ops.stored(self.parameters["wte.weight"])
+        return self.ops.stored(self.ops.matmul(x[first : first + count], wte, transpose_b=True))
 
     def attention_probabilities(self, layer: int) -> Array:
         """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
         if not 0 <= layer < self.config.n_layer:
             raise UserError(f"layer is {layer}, expected 0 to {self.config.n_layer - 1}")
         lse, qkv = self._activation(f"h.{layer}.attn.lse"), self._activation(f"h.{layer}.attn.c_attn")
-        return attention.probabilities(lse, qkv, self.config.n_head)
+        return self.ops.attention_probabilities(lse, qkv, self.config.n_head)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
@@ -155,7 +156,7 @@ class ReferenceGPT2:
             tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
             w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
             decay = weight_decay if parameter.weight_decay else 0.0
-            adamw.update(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
+            self.ops.adamw_step(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
 
     def _activation(self, name: str) -> Array:
         if not self.activations:

@@ -1,8 +1,9 @@
 """bfloat16, emulated in float32: the upper half of a float32, 8 bits of significand.
 
 There are two kinds of bf16 model, and an emulation of each. On the CPU only the operands of matrix products are
-bfloat16: `operands=round_bfloat16` in linear.py, classifier.py and gpt2.py. A CUDA device keeps its tensors in bfloat16
-too, weights, activations and their gradients: `stored=round_bfloat16`. Sums are in float32 in both.
+bfloat16: `operands=round_bfloat16` in linear.py and classifier.py. A CUDA device keeps its tensors in bfloat16 too,
+weights, activations and their gradients: `stored=round_bfloat16` in classifier.py and gpt2.py. Sums are in float32 in
+both.
 """
 
 from __future__ import annotations

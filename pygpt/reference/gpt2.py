@@ -2,13 +2,17 @@
 
 Parameters have Hugging Face's names and layout (pygpt/parameters.py); an activation that a layer with parameters puts
 out has that layer's name. `docs/architecture.md` lists the activations.
+
+The layers are methods of `ops`: numpy's compute (pygpt/backends/numpy_layers.py calls the files beside this one), those
+of a native library do too, and pygpt/backends/recorder.py only notes which are called. A gradient with several sources
+is given to each of them, which adds to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,9 +20,12 @@ from numpy.typing import DTypeLike
 from pygpt.config import GPT2Config
 from pygpt.parameters import parameter_shapes, parameter_table
 
-from . import attention, classifier, dropout, embedding, gelu, layernorm, linear, philox, residual
+from . import philox
 from .arrays import Array, Operands, exact
 from .dropout import Dropout
+
+if TYPE_CHECKING:
+    from pygpt.backends.numpy_layers import ReferenceLayers
 
 HEAD_ROWS = 256
 """Rows of logits that exist at a time."""
@@ -39,25 +46,26 @@ def init_weights(parameters: Mapping[str, Array], config: GPT2Config, seed: int)
             value[...] = numbers.astype(np.float32).reshape(value.shape)
 
 
-def sites(
-    config: GPT2Config, layer: int, drop: Dropout | None
-) -> tuple[Dropout | None, Dropout | None, Dropout | None]:
-    """The dropouts of one block: attention probabilities, attention branch, feed-forward branch."""
-    if drop is None:
-        return None, None, None
-    probabilities = replace(drop, p=config.attn_pdrop, site=1 + 3 * layer)
-    attention_branch = replace(drop, p=config.resid_pdrop, site=2 + 3 * layer)
-    feed_forward_branch = replace(drop, p=config.resid_pdrop, site=3 + 3 * layer)
-    return probabilities, attention_branch, feed_forward_branch
+def dropout_at(site: int, p: float, drop: Dropout | None) -> Dropout:
+    """The dropout of one place in the model; without drop, as in evaluation, it drops nothing."""
+    return replace(drop, p=p, site=site) if drop else Dropout(0.0)
+
+
+def block_dropouts(config: GPT2Config, layer: int, drop: Dropout | None) -> tuple[Dropout | None, Dropout, Dropout]:
+    """Those of one block: attention probabilities (None for nothing), attention branch, feed-forward branch."""
+    probabilities = dropout_at(1 + 3 * layer, config.attn_pdrop, drop)
+    attention_branch = dropout_at(2 + 3 * layer, config.resid_pdrop, drop)
+    feed_forward_branch = dropout_at(3 + 3 * layer, config.resid_pdrop, drop)
+    return probabilities if probabilities.p else None, attention_branch, feed_forward_branch
 
 
 def forward(
+    ops: ReferenceLayers,
     p: Mapping[str, Array],
     config: GPT2Config,
     tokens: Array,
     targets: Array | None = None,
     drop: Dropout | None = None,
-    operands: Operands = exact,
     stored: Operands = exact,
 ) -> dict[str, Array]:
     """Run the model.
@@ -75,130 +83,129 @@ def forward(
 
     def norm(name: str, x: Array) -> Array:
         w, b = p[f"{name}.weight"], p[f"{name}.bias"]
-        y, mean, rstd = layernorm.forward(x, w, b, config.layer_norm_epsilon)
+        y, mean, rstd = ops.layernorm_forward(x, w, b, config.layer_norm_epsilon)
         y = keep(name, y)
         a[f"{name}.mean"], a[f"{name}.rstd"] = mean, rstd
         return y
 
     def affine(name: str, x: Array) -> Array:
-        return keep(name, linear.forward(x, p[f"{name}.weight"], p[f"{name}.bias"], operands))
+        return keep(name, ops.linear_forward(x, p[f"{name}.weight"], p[f"{name}.bias"]))
 
-    x = keep("embd", embedding.forward(tokens, p["wte.weight"], p["wpe.weight"]))
+    x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], p["wpe.weight"]))
     if config.embd_pdrop:
-        x = keep("drop", dropout.forward(x, drop and replace(drop, p=config.embd_pdrop, site=0)))
+        x = keep("drop", ops.dropout_forward(x, dropout_at(0, config.embd_pdrop, drop)))
 
     for layer in range(config.n_layer):
         h = f"h.{layer}"
-        probabilities_drop, attention_drop, feed_forward_drop = sites(config, layer, drop)
+        probabilities_drop, attention_drop, feed_forward_drop = block_dropouts(config, layer, drop)
 
         y = norm(f"{h}.ln_1", x)
         qkv = affine(f"{h}.attn.c_attn", y)
-        y, a[f"{h}.attn.lse"] = attention.forward(qkv, config.n_head, probabilities_drop)
+        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, config.n_head, probabilities_drop)
         y = keep(f"{h}.attn.heads", y)
         y = affine(f"{h}.attn.c_proj", y)
         if config.resid_pdrop:
-            y = keep(f"{h}.attn.resid_dropout", dropout.forward(y, attention_drop))
-        x = keep(f"{h}.resid_mid", residual.forward(x, y))
+            y = keep(f"{h}.attn.resid_dropout", ops.dropout_forward(y, attention_drop))
+        x = keep(f"{h}.resid_mid", ops.residual_forward(x, y))
 
         y = norm(f"{h}.ln_2", x)
         y = affine(f"{h}.mlp.c_fc", y)
-        y = keep(f"{h}.mlp.act", gelu.forward(y))
+        y = keep(f"{h}.mlp.act", ops.gelu_forward(y))
         y = affine(f"{h}.mlp.c_proj", y)
         if config.resid_pdrop:
-            y = keep(f"{h}.mlp.dropout", dropout.forward(y, feed_forward_drop))
-        x = keep(f"{h}.resid_post", residual.forward(x, y))
+            y = keep(f"{h}.mlp.dropout", ops.dropout_forward(y, feed_forward_drop))
+        x = keep(f"{h}.resid_post", ops.residual_forward(x, y))
 
     x = norm("ln_f", x)
     if targets is not None:
-        a["losses"] = classifier.forward(x, p["wte.weight"], targets, HEAD_ROWS, operands, stored)
+        a["losses"] = ops.classifier_forward(x, p["wte.weight"], targets, HEAD_ROWS)
     return a
 
 
 def mean_loss(losses: Array, targets: Array) -> Any:
     """Mean of the losses, (B,T), over the targets that are not negative; 0 if all are."""
-    return losses.sum() / max(1, counted(targets))
+    return losses.sum() / max(1, _counted(targets))
 
 
-def counted(targets: Array) -> int:
+def mean_loss_backward(targets: Array, scale: float, dtype: DTypeLike) -> Array:
+    """scale * d(mean loss)/d(losses): (B,T); 0 if all targets are negative."""
+    return np.full(targets.shape, scale / _counted(targets) if _counted(targets) else 0, dtype)
+
+
+def _counted(targets: Array) -> int:
     """How many targets are not negative."""
     return int((targets >= 0).sum())
 
 
 def backward(
+    ops: ReferenceLayers,
     p: Mapping[str, Array],
     dp: Mapping[str, Array],
-    a: dict[str, Array],
+    a: Mapping[str, Array],
     config: GPT2Config,
     tokens: Array,
     targets: Array,
+    dlosses: Array,
     drop: Dropout | None = None,
-    scale: float = 1.0,
-    operands: Operands = exact,
     stored: Operands = exact,
-) -> dict[str, Array]:
-    """Add scale * d(mean loss)/d(parameter) to the gradients dp; nothing where all targets are negative.
+) -> tuple[Array, dict[str, Array]]:
+    """Add the gradient of Σ dlosses * losses, both (B,T), to the gradients of the parameters, dp.
 
-    a: the activations that forward returned for the same tokens and drop; the head runs again here and fills in its
-    `losses`, so a forward pass without targets is enough.  stored: as in forward, and of the gradients of activations.
-    Returns the gradient of each activation by name (none for mean, rstd and lse, through which the formulas of the
-    layers go in one step).
+    a: the activations that forward returned for the same tokens and drop, with or without losses, because the head runs
+    again here.  stored: as in forward, and of the gradients of activations.  Returns the losses, and the gradient of
+    each activation by name (none for mean, rstd and lse, through which the formulas of the layers go in one step).
     """
     p = {name: stored(value) for name, value in p.items()}
-    da: dict[str, Array] = {}
+    da = {"losses": dlosses}
 
-    def norm(name: str, x: str) -> Array:
+    def keep(name: str, dx: Array) -> Array:
+        da[name] = stored(dx)
+        return da[name]
+
+    def norm(name: str, x: str, dx: Array | None = None) -> None:
+        """dx: what the residual connection past it gives x, to which LayerNorm adds."""
+        w, b = f"{name}.weight", f"{name}.bias"
         mean, rstd = a[f"{name}.mean"], a[f"{name}.rstd"]
-        dx, dw, db = layernorm.backward(da[name], a[x], p[f"{name}.weight"], mean, rstd)
-        dp[f"{name}.weight"][...] += dw
-        dp[f"{name}.bias"][...] += db
-        return dx
+        dx, _, _ = ops.layernorm_backward(da[name], a[x], p[w], mean, rstd, dx, dp[w], dp[b])
+        keep(x, dx)
 
     def affine(name: str, x: str) -> None:
-        dx, dw, db = linear.backward(da[name], a[x], p[f"{name}.weight"], operands)
-        da[x] = stored(dx)
-        dp[f"{name}.weight"][...] += dw
-        dp[f"{name}.bias"][...] += db
+        w, b = f"{name}.weight", f"{name}.bias"
+        dx, _, _ = ops.linear_backward(da[name], a[x], p[w], dp[w], dp[b])
+        keep(x, dx)
 
-    da["losses"] = np.full(targets.shape, scale / counted(targets) if counted(targets) else 0, a["ln_f"].dtype)
-    wte = p["wte.weight"]
-    a["losses"], dx, dwte = classifier.backward(da["losses"], a["ln_f"], wte, targets, HEAD_ROWS, operands, stored)
-    da["ln_f"] = stored(dx)
-    dp["wte.weight"][...] += dwte
+    wte, dwte = p["wte.weight"], dp["wte.weight"]
+    losses, dx, _ = ops.classifier_backward(dlosses, a["ln_f"], wte, targets, HEAD_ROWS, dwte)
+    keep("ln_f", dx)
     embedded = "drop" if config.embd_pdrop else "embd"
     inputs = [embedded] + [f"h.{layer}.resid_post" for layer in range(config.n_layer)]
-    da[inputs[-1]] = stored(norm("ln_f", inputs[-1]))
+    norm("ln_f", inputs[-1])
 
     for layer in reversed(range(config.n_layer)):
-        h, x = f"h.{layer}", inputs[layer]
-        probabilities_drop, attention_drop, feed_forward_drop = sites(config, layer, drop)
+        h = f"h.{layer}"
+        probabilities_drop, attention_drop, feed_forward_drop = block_dropouts(config, layer, drop)
 
-        dx, dy = residual.backward(da[f"{h}.resid_post"])
+        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
         if config.resid_pdrop:
-            da[f"{h}.mlp.dropout"] = dy
-            dy = stored(dropout.backward(dy, feed_forward_drop))
-        da[f"{h}.mlp.c_proj"] = dy
+            dy = ops.dropout_backward(keep(f"{h}.mlp.dropout", dy), feed_forward_drop)
+        keep(f"{h}.mlp.c_proj", dy)
         affine(f"{h}.mlp.c_proj", f"{h}.mlp.act")
-        da[f"{h}.mlp.c_fc"] = stored(gelu.backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
+        keep(f"{h}.mlp.c_fc", ops.gelu_backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
         affine(f"{h}.mlp.c_fc", f"{h}.ln_2")
-        da[f"{h}.resid_mid"] = stored(dx + norm(f"{h}.ln_2", f"{h}.resid_mid"))
+        norm(f"{h}.ln_2", f"{h}.resid_mid", dx)
 
-        dx, dy = residual.backward(da[f"{h}.resid_mid"])
+        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
         if config.resid_pdrop:
-            da[f"{h}.attn.resid_dropout"] = dy
-            dy = stored(dropout.backward(dy, attention_drop))
-        da[f"{h}.attn.c_proj"] = dy
+            dy = ops.dropout_backward(keep(f"{h}.attn.resid_dropout", dy), attention_drop)
+        keep(f"{h}.attn.c_proj", dy)
         affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
         y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", "c_attn"))
-        dy = da[f"{h}.attn.heads"]
-        dqkv = attention.backward(dy, y, lse, qkv, config.n_head, probabilities_drop)
-        da[f"{h}.attn.c_attn"] = stored(dqkv)
+        dqkv = ops.attention_backward(da[f"{h}.attn.heads"], y, lse, qkv, config.n_head, probabilities_drop)
+        keep(f"{h}.attn.c_attn", dqkv)
         affine(f"{h}.attn.c_attn", f"{h}.ln_1")
-        da[x] = stored(dx + norm(f"{h}.ln_1", x))
+        norm(f"{h}.ln_1", inputs[layer], dx)
 
     if config.embd_pdrop:
-        on_embedding = drop and replace(drop, p=config.embd_pdrop, site=0)
-        da["embd"] = stored(dropout.backward(da["drop"], on_embedding))
-    dwte, dwpe = embedding.backward(da["embd"], tokens, wte, p["wpe.weight"])
-    dp["wte.weight"][...] += dwte
-    dp["wpe.weight"][...] += dwpe
-    return da
+        keep("embd", ops.dropout_backward(da["drop"], dropout_at(0, config.embd_pdrop, drop)))
+    ops.embedding_backward(da["embd"], tokens, wte, p["wpe.weight"], dwte, dp["wpe.weight"])
+    return losses, da
