@@ -9,6 +9,7 @@ input is read once, each output written once, and a gradient that is added to is
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,10 @@ from benchmarks.session import Session
 from benchmarks.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, PygptSteps, Step
 from benchmarks.table import number, percent, render
 from benchmarks.worker import Worker, take_turns
+from pygpt.backends import recorder
 from pygpt.backends.library import cpu_library, ffi
-from pygpt.backends.pointers import as_integers, floats, integers, kernel_table
+from pygpt.backends.pointers import kernel_table
+from pygpt.config import GPT2Config
 
 FLOAT = 4  # bytes
 LOGITS = 2**26  # that the head makes at a time, as in csrc/model.c
@@ -82,115 +85,61 @@ class Cost:
 
 def _calls(side: PygptSteps, tokens: Any, targets: Any) -> Iterator[Call]:
     """The step as csrc/gpt2.c has it, without dropout, every activation kept."""
-    model, config = side.model, side.config
-    k = kernel_table(cpu_library(), side.kernels, side.dtype)
-    p, g, a, d = model.parameters, model.gradients, model.activations, model.activation_gradients
-    (B, T), C, NH, V = tokens.shape, config.n_embd, config.n_head, config.vocab_size
-    N, eps, L = B * T, config.layer_norm_epsilon, config.n_layer
-    tokens = ffi().from_buffer("int32_t[]", as_integers(tokens))  # keeps it alive, as the model does its tensors
-    targets = as_integers(targets)
-    scores = B * T * (T + 1) / 2 * C * 2  # FLOPs of one product of (T,HS) and (T,HS) in each head, causal
-
-    def norm(name: str, x: str, number_of_block: str) -> tuple[Call, Call]:
-        full = number_of_block + name
-        w, b = f"{full}.weight", f"{full}.bias"
-        statistics_of = floats(a[f"{full}.mean"]), floats(a[f"{full}.rstd"])
-        forward = partial(
-            k.layernorm_forward, floats(a[full]), *statistics_of, floats(a[x]), floats(p[w]), floats(p[b]), N, C, eps
-        )
-        gradients = floats(d[x]), floats(g[w]), floats(g[b])
-        inputs = floats(d[full]), floats(a[x]), floats(p[w])
-        backward = partial(k.layernorm_backward, *gradients, *inputs, *statistics_of, N, C)
-        return Call(name, "forward", forward, 0, 2 * N * C), Call(name, "backward", backward, 0, 4 * N * C)
-
-    def linear(name: str, x: str, number_of_block: str) -> tuple[Call, Call]:
-        full = number_of_block + name
-        w, b = f"{full}.weight", f"{full}.bias"
-        IC, OC = p[w].shape
-        forward = partial(k.linear_forward, floats(a[full]), floats(a[x]), floats(p[w]), floats(p[b]), N, IC, OC)
-        gradients = floats(d[x]), floats(g[w]), floats(g[b])
-        backward = partial(k.linear_backward, *gradients, floats(d[full]), floats(a[x]), floats(p[w]), N, IC, OC)
-        flops, weight = 2.0 * N * IC * OC, IC * OC
-        return (
-            Call(name, "forward", forward, flops, N * (IC + OC) + weight),
-            Call(name, "backward", backward, 2 * flops, N * (2 * IC + OC) + 3 * weight),
-        )
-
-    def attention(h: str) -> tuple[Call, Call]:
-        y, lse, qkv = f"{h}attn.heads", f"{h}attn.lse", f"{h}attn.c_attn"
-        sizes = B, T, NH, C // NH, ffi().NULL
-        forward = partial(k.attention_forward, floats(a[y]), floats(a[lse]), floats(a[qkv]), *sizes)
-        inputs = floats(d[y]), floats(a[y]), floats(a[lse]), floats(a[qkv])
-        backward = partial(k.attention_backward, floats(d[qkv]), *inputs, *sizes)
-        # backward: dv, dp, dq, dk and the scores again, because nothing of size T x T is kept
-        return (
-            Call("attn.heads", "forward", forward, 2 * scores, 4 * N * C),
-            Call("attn.heads", "backward", backward, 5 * scores, 8 * N * C),
-        )
-
-    def gelu(h: str) -> tuple[Call, Call]:
-        x, y = f"{h}mlp.c_fc", f"{h}mlp.act"
-        n = a[x].size
-        forward = partial(k.gelu_forward, floats(a[y]), floats(a[x]), n)
-        backward = partial(k.gelu_backward, floats(d[x]), floats(d[y]), floats(a[x]), n)
-        return Call("mlp.act", "forward", forward, 0, 2 * n), Call("mlp.act", "backward", backward, 0, 3 * n)
-
-    def residual(name: str, x1: str, x2: str, h: str) -> tuple[Call, Call]:
-        y, n = h + name, N * C
-        forward = partial(k.residual_forward, floats(a[y]), floats(a[x1]), floats(a[x2]), n)
-        backward = partial(k.residual_backward, floats(d[x1]), floats(d[x2]), floats(d[y]), n)
-        return Call(name, "forward", forward, 0, 3 * n), Call(name, "backward", backward, 0, 3 * n)
-
-    pairs: list[tuple[Call, Call]] = []
-    x = "embd"
-    for layer in range(L):
-        h = f"h.{layer}."
-        pairs += [norm("ln_1", x, h), linear("attn.c_attn", f"{h}ln_1", h), attention(h)]
-        pairs += [linear("attn.c_proj", f"{h}attn.heads", h), residual("resid_mid", x, f"{h}attn.c_proj", h)]
-        pairs += [norm("ln_2", f"{h}resid_mid", h), linear("mlp.c_fc", f"{h}ln_2", h), gelu(h)]
-        pairs += [linear("mlp.c_proj", f"{h}mlp.act", h)]
-        pairs += [residual("resid_post", f"{h}resid_mid", f"{h}mlp.c_proj", h)]
-        x = f"{h}resid_post"
-    pairs.append(norm("ln_f", x, ""))
-
-    yield Call("zero_grad", "update", model.zero_grad, 0, config.num_parameters)
-    embedding = partial(
-        k.embedding_forward,
-        floats(a["embd"]),
-        tokens,
-        floats(p["wte.weight"]),
-        floats(p["wpe.weight"]),
-        B,
-        T,
-        C,
-    )
-    yield Call("embd", "forward", embedding, 0, 3 * N * C)
-    yield from (forward for forward, _ in pairs)
-    yield _classifier(k, p, g, a, d, targets, N, C, V)
-    yield from (backward for _, backward in reversed(pairs))
-    gradients = floats(g["wte.weight"]), floats(g["wpe.weight"])
-    embedding = partial(k.embedding_backward, *gradients, floats(d["embd"]), tokens, B, T, C)
-    yield Call("embd", "backward", embedding, 0, 3 * N * C + 2 * T * C)
+    model, parameters = side.model, side.config.num_parameters
+    yield Call("zero_grad", "update", model.zero_grad, 0, parameters)
+    for call in recorder.record(side.config, model.parameters, tokens, targets):
+        if call.operation != "classifier_forward":  # the backward pass computes the losses too
+            yield _layer(side, call, *tokens.shape)
     scaled = model.clip_grad_norm(0) > LARGEST_NORM
     clip = partial(model.clip_grad_norm, LARGEST_NORM)
-    yield Call("clip_grad_norm", "update", clip, 0, (3 if scaled else 1) * config.num_parameters)
+    yield Call("clip_grad_norm", "update", clip, 0, (3 if scaled else 1) * parameters)
     adamw = partial(model.adamw_step, LEARNING_RATE, BETAS, weight_decay=WEIGHT_DECAY)
-    yield Call("adamw_step", "update", adamw, 0, 7 * config.num_parameters)
+    yield Call("adamw_step", "update", adamw, 0, 7 * parameters)
 
 
-def _classifier(k: Any, p: Any, g: Any, a: Any, d: Any, targets: Any, N: int, C: int, V: int) -> Call:
-    """The head forward and backward in one, in chunks of rows."""
-    chunks = math.ceil(N / max(LOGITS // V, 64))  # as csrc/model.c has it
-    rows = math.ceil(N / chunks)
-    scratch = np.empty((rows, V), np.float32)
-    dlosses = np.full(N, 1 / N, np.float32)
+def _layer(side: PygptSteps, call: recorder.Call, B: int, T: int) -> Call:
+    """A call of the kernel itself: outputs first, inputs after, sizes last, as csrc/pygpt.h has it."""
+    kernels, name = kernel_table(cpu_library(), side.kernels, side.dtype), re.sub(r"^h\.\d+\.", "", call.name)
+    sizes, flops, floats = _work(side.config, call, B, T)
+    values = [*call.outputs.values(), *call.inputs.values()]
+    tensors = [value.read(side.model) if isinstance(value, recorder.Place) else value for value in values]
+    arrays = [tensor for tensor in tensors if isinstance(tensor, np.ndarray)]
+    if call.layer == "classifier":
+        name, rows = call.layer, sizes[0]
+        arrays = [side.model.activations["losses"], *arrays, np.empty((rows, side.config.vocab_size), np.float32)]
+        kernel = partial(cpu_library().classifier_backward, kernels)
+    else:
+        kernel = getattr(kernels, call.operation)
+    if call.operation == "embedding_backward":
+        arrays = arrays[:-2]  # wte and wpe are there for their shapes
+    pointers = (ffi().from_buffer("int32_t[]" if x.dtype == np.int32 else "float[]", x) for x in arrays)  # kept alive
+    return Call(name, call.direction, partial(kernel, *pointers, *sizes), flops, floats)
 
-    def run() -> None:
-        outputs = floats(a["losses"]), floats(d["ln_f"]), floats(g["wte.weight"])
-        inputs = floats(dlosses), floats(a["ln_f"]), floats(p["wte.weight"]), integers(targets)
-        cpu_library().classifier_backward(k, *outputs, *inputs, floats(scratch), rows, N, C, V)
 
-    return Call("classifier", "backward", run, 6.0 * N * V * C, 2 * N * C + 3 * V * C)
+def _work(config: GPT2Config, call: recorder.Call, B: int, T: int) -> tuple[tuple[Any, ...], float, float]:
+    """The sizes that the kernel is told, and FLOPs and floats as in Call."""
+    N, C, V, eps = B * T, config.n_embd, config.vocab_size, config.layer_norm_epsilon
+    n, inner, rows = N * C, N * config.inner, math.ceil(N / math.ceil(N / max(LOGITS // V, 64)))  # as csrc/model.c
+    IC, OC = call.inputs["weight"].shape if call.layer == "linear" else (0, 0)
+    heads = B, T, config.n_head, config.head_size, ffi().NULL
+    scores = B * T * (T + 1) / 2 * C * 2  # FLOPs of one product of (T,HS) and (T,HS) in each head, causal
+    work: dict[str, tuple[tuple[Any, ...], float, float]] = {
+        "embedding_forward": ((B, T, C), 0, 3 * n),
+        "embedding_backward": ((B, T, C), 0, 3 * n + 2 * T * C),
+        "layernorm_forward": ((N, C, eps), 0, 2 * n),
+        "layernorm_backward": ((N, C), 0, 4 * n),
+        "linear_forward": ((N, IC, OC), 2.0 * N * IC * OC, N * (IC + OC) + IC * OC),
+        "linear_backward": ((N, IC, OC), 4.0 * N * IC * OC, N * (2 * IC + OC) + 3 * IC * OC),
+        "attention_forward": (heads, 2 * scores, 4 * n),
+        # dv, dp, dq, dk and the scores again, because nothing of size T x T is kept
+        "attention_backward": (heads, 5 * scores, 8 * n),
+        "gelu_forward": ((inner,), 0, 2 * inner),
+        "gelu_backward": ((inner,), 0, 3 * inner),
+        "residual_forward": ((n,), 0, 3 * n),
+        "residual_backward": ((n,), 0, 3 * n),
+        "classifier_backward": ((rows, N, C, V), 6.0 * N * V * C, 2 * n + 3 * V * C),
+    }
+    return work[call.operation]
 
 
 def measure(session: Session) -> dict[str, Any]:
