@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pygpt.backends.interface import Layers
 from pygpt.reference import adamw, attention, classifier, cross_entropy, embedding, gelu, layernorm, linear, residual
 from pygpt.reference import dropout as dropout_layer
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.dropout import Dropout
 
 
-class ReferenceLayers:
+class ReferenceLayers(Layers):
     """Every layer alone, in the dtype of its arguments, complex too.
 
     Gradients that are added to (csrc/pygpt.h) may be given: they are changed in place and returned; one that is not
@@ -23,23 +24,19 @@ class ReferenceLayers:
         self.stored = stored
 
     def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-        """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
         a, b = self.operands(a), self.operands(b)
         return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
     def embedding_forward(self, tokens: Array, wte: Array, wpe: Array) -> Array:
-        """tokens: (B,T); wte: (V,C); wpe: (>=T,C).  Returns x: (B,T,C)."""
         return embedding.forward(tokens, wte, wpe)
 
     def embedding_backward(
         self, dx: Array, tokens: Array, wte: Array, wpe: Array, dwte: Array | None = None, dwpe: Array | None = None
     ) -> tuple[Array, Array]:
-        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C)."""
         to_wte, to_wpe = embedding.backward(dx, tokens, wte, wpe)
         return _add(dwte, to_wte), _add(dwpe, to_wpe)
 
     def layernorm_forward(self, x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
-        """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
         return layernorm.forward(x, weight, bias, eps)
 
     def layernorm_backward(
@@ -53,12 +50,10 @@ class ReferenceLayers:
         dweight: Array | None = None,
         dbias: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """dy, x: (...,C); mean, rstd: (...).  Returns dx: (...,C), dweight, dbias: (C,)."""
         to_x, to_weight, to_bias = layernorm.backward(dy, x, weight, mean, rstd)
         return _add(dx, to_x), _add(dweight, to_weight), _add(dbias, to_bias)
 
     def linear_forward(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """x: (...,IC); weight: (IC,OC); bias: (OC,) or None.  Returns y: (...,OC)."""
         return linear.forward(x, weight, bias, self.operands)
 
     def linear_backward(
@@ -69,68 +64,54 @@ class ReferenceLayers:
         dweight: Array | None = None,
         dbias: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
         dx, to_weight, to_bias = linear.backward(dy, x, weight, self.operands)
         return dx, _add(dweight, to_weight), _add(dbias, to_bias)
 
     def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
-        """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
         return attention.forward(qkv, n_head, dropout)
 
     def attention_backward(
         self, dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None
     ) -> Array:
-        """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
         return attention.backward(dy, y, lse, qkv, n_head, dropout)
 
     def attention_probabilities(self, lse: Array, qkv: Array, n_head: int) -> Array:
-        """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
         return attention.probabilities(lse, qkv, n_head)
 
     def gelu_forward(self, x: Array) -> Array:
-        """x: any shape.  Returns y of the same shape."""
         return gelu.forward(x)
 
     def gelu_backward(self, dy: Array, x: Array) -> Array:
-        """dy, x: any one shape.  Returns dx of the same shape."""
         return gelu.backward(dy, x)
 
     def residual_forward(self, x1: Array, x2: Array) -> Array:
-        """x1, x2: any one shape.  Returns y of the same shape."""
         return residual.forward(x1, x2)
 
     def residual_backward(self, dy: Array) -> tuple[Array, Array]:
-        """dy: any shape.  Returns dx1, dx2 of the same shape."""
         dx1, dx2 = residual.backward(dy)
         return dx1.copy(), dx2.copy()
 
     def dropout_forward(self, x: Array, dropout: Dropout) -> Array:
-        """x: any shape.  Returns y of the same shape."""
         return dropout_layer.forward(x, dropout).copy()
 
     def dropout_backward(self, dy: Array, dropout: Dropout) -> Array:
-        """dy: any shape.  Returns dx of the same shape."""
         return dropout_layer.backward(dy, dropout).copy()
 
     def cross_entropy_forward(self, logits: Array, targets: Array, vocab_size: int | None = None) -> Array:
-        """logits: (N,Vp), Vp >= vocab_size; targets: (N,).  Returns losses: (N,)."""
         return cross_entropy.forward(logits, targets, vocab_size)
 
     def cross_entropy_backward(
         self, dlosses: Array, logits: Array, targets: Array, vocab_size: int | None = None
     ) -> Array:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns dlogits: (N,Vp), 0 in the padding."""
         return cross_entropy.backward(dlosses, logits, targets, vocab_size)
 
     def cross_entropy_in_place(
         self, dlosses: Array, logits: Array, targets: Array, vocab_size: int | None = None
     ) -> tuple[Array, Array]:
-        """dlosses, targets: (N,); logits: (N,Vp).  Returns losses: (N,), dlogits: (N,Vp), 0 in the padding."""
         losses = cross_entropy.forward(logits, targets, vocab_size)
         return losses, cross_entropy.backward(dlosses, logits, targets, vocab_size)
 
     def classifier_forward(self, x: Array, wte: Array, targets: Array, rows: int | None = None) -> Array:
-        """x: (...,C); wte: (V,C); targets: (...); rows: of logits that exist at a time.  Returns losses: (...)."""
         return classifier.forward(x, wte, targets, rows, self.operands, self.stored)
 
     def classifier_backward(
@@ -142,7 +123,6 @@ class ReferenceLayers:
         rows: int | None = None,
         dwte: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """dlosses, targets: (...); x: (...,C); wte: (V,C).  Returns losses: (...), dx: (...,C), dwte: (V,C)."""
         losses, dx, to_wte = classifier.backward(dlosses, x, wte, targets, rows, self.operands, self.stored)
         return losses, dx, _add(dwte, to_wte)
 
@@ -159,7 +139,6 @@ class ReferenceLayers:
         weight_decay: float,
         step: int,
     ) -> None:
-        """w, m, v, dw: any one shape; w, m and v are updated in place; step counts from 1."""
         adamw.update(w, m, v, dw, lr, beta1, beta2, eps, weight_decay, step)
 
 

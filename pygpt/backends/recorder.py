@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.backends.interface import Layers
 from pygpt.config import GPT2Config
 from pygpt.reference import gpt2
 from pygpt.reference.arrays import Array
@@ -110,7 +110,7 @@ class _Recorder:
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def note(*values: Any) -> Any:
-            inputs = signature(getattr(ReferenceLayers, operation)).bind(self, *values).arguments
+            inputs = signature(getattr(Layers, operation)).bind(self, *values).arguments
             del inputs["self"]
             outputs = {name: inputs.pop(name, None) or _Tensor() for name in OUTPUTS[operation]}
             self.calls.append((operation, inputs, outputs))

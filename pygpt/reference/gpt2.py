@@ -25,7 +25,7 @@ from .arrays import Array, Operands, exact
 from .dropout import Dropout
 
 if TYPE_CHECKING:
-    from pygpt.backends.numpy_layers import ReferenceLayers
+    from pygpt.backends.interface import Layers
 
 HEAD_ROWS = 256
 """Rows of logits that exist at a time."""
@@ -60,7 +60,7 @@ def block_dropouts(config: GPT2Config, layer: int, drop: Dropout | None) -> tupl
 
 
 def forward(
-    ops: ReferenceLayers,
+    ops: Layers,
     p: Mapping[str, Array],
     config: GPT2Config,
     tokens: Array,
@@ -138,7 +138,7 @@ def _counted(targets: Array) -> int:
 
 
 def backward(
-    ops: ReferenceLayers,
+    ops: Layers,
     p: Mapping[str, Array],
     dp: Mapping[str, Array],
     a: Mapping[str, Array],
