@@ -175,6 +175,8 @@ def _shard(**changes):
         (lambda v: v["train"].update(shards={}), "shards is {}, expected a list"),
         (lambda v: v["train"].update(shards=[3]), "file is None"),
         (lambda v: v["train"].update(shards=[]), "holds no train tokens"),
+        (lambda v: v["train"].update(bytes=-3), "bytes is -3, expected an integer from 1"),
+        (lambda v: v["train"].update(bytes="12"), "bytes is 12, expected an integer from 1"),
         (lambda v: v.update(eot_in_text=1), "eot_in_text is 1, expected true or false"),
         (_shard(file="../x_train_000000.bin"), "is not a file's name in this folder"),
         (_shard(file="/etc/passwd"), "is not a file's name in this folder"),
@@ -197,7 +199,7 @@ def test_wrong_descriptions(dataset, change, sentence):
 
 def test_a_description_of_an_older_version(dataset):
     values = json.loads((dataset.folder / "meta.json").read_text())
-    del values["eot_in_text"]
+    del values["eot_in_text"], values["train"]["bytes"], values["val"]["bytes"]
     (dataset.folder / "meta.json").write_text(json.dumps(values))
     assert TokenDataset(dataset.folder, "train").meta == dataset.meta
 

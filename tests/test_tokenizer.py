@@ -10,6 +10,7 @@ import pytest
 import required
 
 from pygpt.errors import UserError
+from pygpt.reference.bpe import PATTERN
 from pygpt.text import bpe
 from pygpt.text.tokenizer import (
     FILE_NAME,
@@ -553,7 +554,7 @@ def test_gpt2_by_tiktoken(gpt2, tmp_path, monkeypatch):
     """What is saved of the tokenizer that tiktoken makes by name equals the published files."""
     tiktoken = pytest.importorskip("tiktoken")
     ranks, special_tokens = gpt2._vocabulary.ranks, gpt2._vocabulary.special_tokens
-    by_tiktoken = tiktoken.Encoding("gpt2", pat_str=bpe.PATTERN, mergeable_ranks=ranks, special_tokens=special_tokens)
+    by_tiktoken = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special_tokens)
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: {"gpt2": by_tiktoken}[name])
     by_name = GPT2Tokenizer.from_tiktoken()
     assert by_name.fingerprint == gpt2.fingerprint

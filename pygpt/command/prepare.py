@@ -39,7 +39,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--data", default="stdlib", metavar="NAME|PATH", help="stdlib, shakespeare, or a file or folder of text"
     )
-    parser.add_argument("--tokenizer", default="byte", metavar="|".join(NAMES), help="(default: byte)")
+    parser.add_argument(
+        "--tokenizer", default="byte", metavar="|".join(NAMES), help="or a folder that holds one (default: byte)"
+    )
     parser.add_argument("--vocab", metavar="FOLDER", help="with GPT-2's vocabulary, so that no download is needed")
     parser.add_argument("--from", dest="from_file", metavar="FILE", help="a copy of what would be downloaded")
     parser.add_argument(

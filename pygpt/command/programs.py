@@ -19,6 +19,7 @@ PROGRAMS = {
     "train": Program("train.py", "train a model, fine-tune one, or go on with a run"),
     "generate": Program("generate.py", "write text with a model"),
     "prepare": Program("prepare_data.py", "turn text into token files to train on"),
+    "tokenizer": Program("train_tokenizer.py", "train a vocabulary of byte pair encoding on text"),
     "export": Program("export_weights.py", "turn a model folder into a model file of llm.c, or back"),
     "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
 }

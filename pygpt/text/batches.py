@@ -34,11 +34,11 @@ class TokenDataset:
         self.folder = Path(folder)
         self.split = split
         self.meta = meta.read_meta(folder)
-        described = {"train": self.meta.train, "val": self.meta.val}[split]
-        if not described.shards:
+        self.described = {"train": self.meta.train, "val": self.meta.val}[split]
+        if not self.described.shards:
             raise UserError(f"{self.folder}: holds no {split} tokens")
         self._shards = []
-        for shard in described.shards:
+        for shard in self.described.shards:
             tokens = read_tokens(self.folder / shard.file)
             if len(tokens) != shard.tokens:
                 raise UserError(
@@ -125,7 +125,7 @@ class TokenDataset:
         row, column = np.argwhere(rows >= self.vocab_size)[0]
         position = int(starts[row] + column)
         shard = int(np.searchsorted(self._ends, position, side="right"))
-        file = (self.meta.train if self.split == "train" else self.meta.val).shards[shard].file
+        file = self.described.shards[shard].file
         position -= int(self._ends[shard]) - len(self._shards[shard])
         raise UserError(
             f"{self.folder / file}: token {position} is {rows[row, column]}, outside the vocabulary of "

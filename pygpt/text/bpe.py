@@ -1,40 +1,31 @@
-"""GPT-2's byte pair encoding (Sennrich, Haddow & Birch 2016; Radford et al. 2019, section 2.2).
-
-A text is cut into words by a pattern, and each word, a sequence of bytes, is merged pair by pair: always the pair
-that stands first in the list of merges. tiktoken does that; here is what it is built from.
-"""
+"""GPT-2's byte pair encoding, by tiktoken: what it is built from.  The encoding itself: pygpt/reference/bpe.py."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pygpt.errors import UserError
+from pygpt.reference.bpe import BYTES, PATTERN, PRINTABLE, Pair, merge
 
 if TYPE_CHECKING:
     import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
 
-# What belongs together: a contraction's ending, letters, digits or other signs (each with a space before), white space.
-# White space before a word leaves its last character to the word.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-
 LONGEST_RUN = 100_000  # characters of white space; tiktoken goes back over a run, which ends in an error at a million
 
 _WHITE_SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # \s in PATTERN; Python's has more
 
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-_CHARACTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
+_CHARACTER_OF_BYTE = {
+    byte[0]: chr(byte[0] if number < len(PRINTABLE) else 256 + number - len(PRINTABLE))
+    for number, byte in enumerate(BYTES)
+}
 _BYTE_OF_CHARACTER = {character: byte for byte, character in _CHARACTER_OF_BYTE.items()}
 
-BYTES = [bytes([byte]) for byte in range(256)]
-
-Merges = list[tuple[bytes, bytes]]
+Merges = list[Pair]
 
 
 @dataclass(frozen=True)
@@ -77,11 +68,7 @@ def derive_merges(ranks: dict[bytes, int]) -> Merges:
     """The pair that makes each token: what merging its bytes leaves when only earlier merges are allowed."""
     merges: Merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            pairs = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
-            first = min(range(len(pairs)), key=pairs.__getitem__)
-            parts[first : first + 2] = [parts[first] + parts[first + 1]]
+        parts = merge(token, ranks, below=rank)
         if len(parts) == 2:
             merges.append((parts[0], parts[1]))
     return merges

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pygpt.command.programs import call
 from pygpt.errors import UserError, reading
 from pygpt.files.atomic import write_file
 from pygpt.text.meta import is_token_folder, read_meta
@@ -77,11 +76,11 @@ def find_corpus(data: str) -> Corpus:
     return _path(Path(data))
 
 
-def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, tokenizer: str) -> tuple[Path, ...]:
+def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, advice: str) -> tuple[Path, ...]:
     """The corpus's files, the checksum of a downloaded one verified.
 
-    folder: where a download is kept; from_file: a copy that makes the download unnecessary; tokenizer: what is prepared
-    for, so that an error can tell how to do it with a copy.
+    folder: where a download is kept; from_file: a copy that makes the download unnecessary; advice: how to do it with a
+    copy, for an error.
     Raises UserError when the download fails, or is not what it should be.
     """
     if corpus.download is None:
@@ -90,7 +89,6 @@ def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, tokenizer:
         return corpus.files
     path = folder / corpus.download.file_name if from_file is None else Path(from_file)
     if from_file is None and not path.is_file():
-        advice = f"{' '.join(call('prepare'))} --data {corpus.name} --tokenizer {tokenizer} --from FILE takes a copy"
         _fetch_file(corpus.download, path, advice)
     _verify(corpus.download, path)
     return (path,)

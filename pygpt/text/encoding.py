@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from pygpt.errors import UserError
 from pygpt.text.bpe import END_OF_TEXT
@@ -20,6 +21,11 @@ from pygpt.text.tokenizer import ByteTokenizer, Tokenizer, Tokens
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 Bar = Any  # tqdm's, which has no types
+
+
+def progress(what: str, size: int) -> Bar:
+    """A bar on a terminal, for so many bytes of text."""
+    return tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=None)
 
 
 def cuts_for(tokenizer: Tokenizer | None) -> Cuts:

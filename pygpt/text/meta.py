@@ -14,6 +14,7 @@ from pygpt.text.token_file import HEADER_BYTES, LARGEST_SHARD, LARGEST_VOCAB, NA
 FILE_NAME = "meta.json"
 
 _GPT2_VOCAB = 50257
+_LARGEST_TEXT = 2**63 - 1  # bytes
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,16 @@ class Shard:
 class Split:
     shards: tuple[Shard, ...]
     sha256: str  # of the tokens as the files hold them, without headers; "" where it is not known
+    bytes: int = 0  # of the text that the tokens stand for; 0 where it is not known
 
     @property
     def tokens(self) -> int:
         return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def tokens_per_byte(self) -> float | None:
+        """By which a loss in nats per token is one in nats per byte; None where it is not known."""
+        return self.tokens / self.bytes if self.bytes else None
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ def _parse_split(path: Path, values: dict[str, Any]) -> Split:
         if Path(name).name != name or name in {"", ".."} or "\0" in name:
             raise UserError(f"{path}: the shard {name!r} is not a file's name in this folder")
         shards.append(Shard(name, _get(path, entry, "tokens", int, LARGEST_SHARD)))
-    return Split(tuple(shards), _get(path, values, "sha256", str))
+    size = _get(path, values, "bytes", int, _LARGEST_TEXT) if values.get("bytes") else 0  # older files lack it
+    return Split(tuple(shards), _get(path, values, "sha256", str), size)
 
 
 def _get(path: Path, values: Any, key: str, kind: type, largest: int = 0) -> Any:

@@ -13,18 +13,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pygpt.command.programs import call
 from pygpt.errors import UserError
 from pygpt.files.atomic import write_files
 from pygpt.text import meta
 from pygpt.text.corpora import NAMES as NAMED_CORPORA
 from pygpt.text.corpora import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
-from pygpt.text.encoding import Bar, Encoder, characters, cuts_for
+from pygpt.text.encoding import Encoder, characters, cuts_for, progress
 from pygpt.text.pieces import Piece, split_files
 from pygpt.text.text_files import select_texts
 from pygpt.text.token_file import LARGEST_VOCAB, ShardWriter
-from pygpt.text.tokenizer import NAMES, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, Tokens
+from pygpt.text.tokenizer import (
+    NAMES,
+    ByteTokenizer,
+    CharTokenizer,
+    GPT2Tokenizer,
+    Tokenizer,
+    Tokens,
+    holds_tokenizer,
+    load_tokenizer,
+)
 
 VAL_FRACTION = 0.1
 SHARD_SIZE = 10**8  # tokens
@@ -81,7 +90,7 @@ def prepare(
     """Write the tokens of a text, with meta.json and the tokenizer, into a folder: everything or nothing.
 
     data: the name of a corpus, or a file or folder of text.
-    tokenizer: "byte", "char" (its vocabulary is what the text holds), "gpt2", or one that exists.
+    tokenizer: "byte", "char" (its vocabulary is what the text holds), "gpt2", a folder that holds one, or one itself.
     out_dir: the folder, by default ROOT/NAME-TOKENIZER; token files that it holds are replaced.
     root: also where downloads are kept.
     vocab: a folder with GPT-2's vocabulary; from_file: a copy of what would be downloaded.
@@ -104,11 +113,13 @@ def prepare(
             f"a fraction of {val_fraction} was asked for"
         )
     known = _open_tokenizer(tokenizer, vocab)
+    kind = _name(known or tokenizer)
     if eot_in_text and (known is None or known.eot_token is None):
-        raise UserError(f"--eot-in-text needs an end-of-text token, as gpt2 has; {_name(tokenizer)} tokens have none")
+        raise UserError(f"--eot-in-text needs an end-of-text token, as gpt2 has; {kind} tokens have none")
     folder = _default_folder(corpus, tokenizer, Path(root)) if out_dir is None else Path(out_dir)
-    files = fetch(corpus, Path(root) / "download", from_file, _name(tokenizer))
-    files = select_texts(files, corpus.source, corpus.left_out, any_bytes=_name(tokenizer) == "byte")
+    advice = f"{' '.join(call('prepare'))} --data {corpus.name} --tokenizer {_name(tokenizer)} --from FILE takes a copy"
+    files = fetch(corpus, Path(root) / "download", from_file, advice)
+    files = select_texts(files, corpus.source, corpus.left_out, any_bytes=kind == "byte")
     parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, cuts_for(known))
     workers = workers or os.cpu_count() or 1
     chosen = known or _char_tokenizer(corpus, parts, workers)
@@ -118,8 +129,8 @@ def prepare(
     encoder = Encoder(chosen, eot_in_text, workers)
     size = sum(piece.size for part in parts for piece in part)
     before = _shard_files(folder)
-    needed = 2 * size if chosen.name == "byte" else 0  # not known for the others
-    with write_files(folder, needed) as saving, _progress(f"{corpus.name}: {chosen.name} tokens", size) as bar:
+    needed = 2 * size if kind == "byte" else 0  # not known for the others
+    with write_files(folder, needed) as saving, progress(f"{corpus.name}: {kind} tokens", size) as bar:
         if tiny_shakespeare:
             train, val = _llmc_shakespeare(chosen, files[0])
         else:
@@ -129,9 +140,9 @@ def prepare(
             source=corpus.source,
             source_digest=corpus.digest,
             licence=corpus.licence,
-            tokenizer=meta.TokenizerMeta(chosen.name, chosen.vocab_size, chosen.fingerprint),
-            train=_write_split(ShardWriter(saving, f"{corpus.name}_train", shard_size), train, corpus),
-            val=_write_split(ShardWriter(saving, f"{corpus.name}_val", shard_size), val, corpus),
+            tokenizer=meta.TokenizerMeta(kind, chosen.vocab_size, chosen.fingerprint),
+            train=_write_split(ShardWriter(saving, f"{corpus.name}_train", shard_size), train, chosen, corpus),
+            val=_write_split(ShardWriter(saving, f"{corpus.name}_val", shard_size), val, chosen, corpus),
             eot_in_text=eot_in_text,
         ).save(saving)
         chosen.save(saving)
@@ -153,13 +164,16 @@ def _name(tokenizer: str | Tokenizer) -> str:
 
 
 def _open_tokenizer(tokenizer: str | Tokenizer, vocab: str | Path | None) -> Tokenizer | None:
-    """The tokenizer of this name; None for "char", which needs the text."""
+    """The tokenizer of this name, or in this folder; None for "char", which needs the text."""
     if vocab is not None and tokenizer != "gpt2":
         raise UserError(f"--vocab is for gpt2 tokens, but {_name(tokenizer)} tokens are asked for")
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if tokenizer not in NAMES:
-        raise UserError(f"{tokenizer}: there is no tokenizer of this name ({', '.join(NAMES)})")
+        if not holds_tokenizer(tokenizer):
+            names = ", ".join(NAMES)
+            raise UserError(f"{tokenizer}: there is no tokenizer of this name ({names}), and no folder that holds one")
+        return load_tokenizer(tokenizer)
     if tokenizer == "byte":
         return ByteTokenizer()
     if tokenizer == "gpt2":
@@ -169,12 +183,13 @@ def _open_tokenizer(tokenizer: str | Tokenizer, vocab: str | Path | None) -> Tok
 
 def _default_folder(corpus: Corpus, tokenizer: str | Tokenizer, root: Path) -> Path:
     """ROOT/NAME-TOKENIZER; with a digest in the name where this holds another text that has the same name."""
-    folder = root / f"{corpus.name}-{_name(tokenizer)}"
+    label = _name(tokenizer) if _name(tokenizer) in NAMES else Path(_name(tokenizer)).resolve().name
+    folder = root / f"{corpus.name}-{label}"
     found = _try_meta(folder)
     if corpus.name in NAMED_CORPORA or found is None or found.source == corpus.source:
         return folder
     digest = hashlib.sha256(corpus.source.encode("utf-8", "surrogateescape")).hexdigest()
-    return root / f"{corpus.name}-{digest[:8]}-{_name(tokenizer)}"
+    return root / f"{corpus.name}-{digest[:8]}-{label}"
 
 
 def _is_prepared(folder: Path, corpus: Corpus, tokenizer: str | Tokenizer, eot_in_text: bool) -> bool:
@@ -204,7 +219,7 @@ def _shard_files(folder: Path) -> set[str]:
 def _char_tokenizer(corpus: Corpus, parts: Iterable[Sequence[Piece]], workers: int) -> CharTokenizer:
     """The tokenizer with all characters of the text."""
     pieces = [piece for part in parts for piece in part]
-    with _progress(f"{corpus.name}: characters", sum(piece.size for piece in pieces)) as bar:
+    with progress(f"{corpus.name}: characters", sum(piece.size for piece in pieces)) as bar:
         return CharTokenizer(characters(pieces, workers, bar))
 
 
@@ -218,14 +233,12 @@ def _llmc_shakespeare(tokenizer: Tokenizer, path: Path) -> Sequence[Iterable[Tok
     return [tokens[_LLMC_VAL_TOKENS:]], [tokens[:_LLMC_VAL_TOKENS]]
 
 
-def _write_split(writer: ShardWriter, stream: Iterable[Tokens], corpus: Corpus) -> meta.Split:
+def _write_split(writer: ShardWriter, stream: Iterable[Tokens], tokenizer: Tokenizer, corpus: Corpus) -> meta.Split:
+    size, lengths = 0, tokenizer.byte_lengths()
     with writer:
         for tokens in stream:
             writer.write(tokens)
+            size += int(lengths[tokens].sum())
     if not writer.shards:
         raise UserError(f"{corpus.source}: is too short to be divided into a part for training and one for validation")
-    return meta.Split(tuple(meta.Shard(name, count) for name, count in writer.shards), writer.sha256)
-
-
-def _progress(what: str, size: int) -> Bar:
-    return tqdm(total=size, desc=what, unit="B", unit_scale=True, disable=None)
+    return meta.Split(tuple(meta.Shard(name, count) for name, count in writer.shards), writer.sha256, size)

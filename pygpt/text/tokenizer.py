@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pygpt.errors import UserError
 from pygpt.files.atomic import finish, write_file
 from pygpt.files.json_file import read_json_object
+from pygpt.reference.bpe import BYTES, ESCAPED_BYTE, PATTERN
 from pygpt.text import bpe
 from pygpt.text.vocabulary_files import SAVED as VOCABULARY_FILES
 from pygpt.text.vocabulary_files import holds_vocabulary, read_vocabulary, save_vocabulary
@@ -27,7 +28,6 @@ from pygpt.text.vocabulary_files import holds_vocabulary, read_vocabulary, save_
 NAMES = ("byte", "char", "gpt2")
 FILE_NAME = "pygpt_tokenizer.json"
 SAVED = (FILE_NAME, *VOCABULARY_FILES)  # what save() may write
-_ESCAPED_BYTE = "[\udc80-\udcff]"  # a byte that is not UTF-8, as surrogateescape decodes it
 
 Tokens = NDArray[np.int32]
 
@@ -48,6 +48,10 @@ class Tokenizer(ABC):
     def known_tokens(self) -> Tokens:
         """The numbers that have a token, ascending: not all below vocab_size where a vocabulary has holes."""
         return np.arange(self.vocab_size, dtype=np.int32)
+
+    @abstractmethod
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """How many bytes of a text each token stands for, 0 for a special one: (vocab_size,)."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text, with U+FFFD where it is not valid UTF-8.  Raises UserError for unknown tokens."""
@@ -92,6 +96,9 @@ class ByteTokenizer(Tokenizer):
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
         return _in_vocabulary(tokens, self).astype(np.uint8).tobytes()
 
+    def byte_lengths(self) -> NDArray[np.int64]:
+        return np.ones(self.vocab_size, np.int64)
+
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(b"byte").hexdigest()
@@ -131,6 +138,9 @@ class CharTokenizer(Tokenizer):
         codes = self._codes[_in_vocabulary(tokens, self)]
         return codes.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
 
+    def byte_lengths(self) -> NDArray[np.int64]:
+        return np.array([len(self.decode_bytes([token])) for token in range(self.vocab_size)])
+
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(b"char" + self._codes.tobytes()).hexdigest()
@@ -155,9 +165,9 @@ class GPT2Tokenizer(Tokenizer):
         self._bytes |= {number: token.encode() for token, number in others.items()}
         self.vocab_size = max(self._bytes) + 1
         self._encoding = vocabulary.encoding()
-        self._single_bytes = b"".join(byte for byte in bpe.BYTES if byte in vocabulary.ranks)
+        self._single_bytes = b"".join(byte for byte in BYTES if byte in vocabulary.ranks)
         added = sorted(filter(None, vocabulary.added_tokens), key=len, reverse=True)  # of two that fit, the longer
-        self._units = re.compile("(" + "|".join([_ESCAPED_BYTE, *map(re.escape, added)]) + ")")
+        self._units = re.compile("(" + "|".join([ESCAPED_BYTE, *map(re.escape, added)]) + ")")
 
     @classmethod
     def from_tiktoken(cls) -> GPT2Tokenizer:
@@ -200,9 +210,16 @@ class GPT2Tokenizer(Tokenizer):
         except KeyError as error:
             raise UserError(f"token {error} is not in the vocabulary of {self.vocab_size} gpt2 tokens") from error
 
+    def byte_lengths(self) -> NDArray[np.int64]:
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for number, token in self._bytes.items():
+            lengths[number] = len(token)
+        lengths[list(self._vocabulary.special_tokens.values())] = 0
+        return lengths
+
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(bpe.PATTERN.encode())
+        digest = hashlib.sha256(PATTERN.encode())
         added = self._vocabulary.added_tokens.values()
         for number, token in sorted(self._bytes.items()):
             kind = 2 if number in added else token in self._vocabulary.ranks

@@ -21,6 +21,7 @@ from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.files.atomic import write_file
 from pygpt.files.json_file import read_json_object
+from pygpt.reference.bpe import BYTES
 from pygpt.text import bpe
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer_json import FILE_NAME, LARGEST_FILE, TokenizerJson, format_tokenizer_json, read_tokenizer_json
@@ -126,7 +127,7 @@ def _rank(path: Path, merges_path: Path, vocab: dict[str, int], merges: Sequence
                 f"{path}: token {following!r} has number {vocab[following]}, expected more than "
                 f"{vocab[previous]}, because {merges_path.name} makes it after {previous!r}"
             )
-    single = [character for character in map(bpe.to_text, bpe.BYTES) if character in vocab]
+    single = [character for character in map(bpe.to_text, BYTES) if character in vocab]
     if not single:
         raise UserError(f"{path}: has no token for any byte, expected those of GPT-2's encoding")
     ranks = {bpe.to_bytes(token): vocab[token] for token in (*single, *merged)}

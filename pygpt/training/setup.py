@@ -38,8 +38,7 @@ class Data:
     def fingerprint(self) -> str:
         """The same only for the same tokens, as far as the description beside them tells."""
         parts = [self.tokenizer.fingerprint]
-        for dataset, split in ((self.train, self.train.meta.train), (self.val, self.val.meta.val)):
-            parts.append(f"{split.sha256} {len(dataset)}")
+        parts += [f"{dataset.described.sha256} {len(dataset)}" for dataset in (self.train, self.val)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
