@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_tokenizer import write_vocabulary
 
 from pygpt import memory
@@ -34,6 +35,7 @@ from pygpt.model import GPT2, memory_needed
 from pygpt.reference.dropout import Dropout
 from pygpt.text.batches import TokenDataset
 from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
+from pygpt.training import progress
 from pygpt.training import setup as run_setup
 from pygpt.training import train as training
 from pygpt.training.interruption import Interruption
@@ -121,7 +123,7 @@ def test_a_run_leaves_everything_in_its_folder(capsys):
 
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == list(range(1, 61))
-    assert steps[0].keys() == {"step", "loss", "lr", "grad_norm"}
+    assert steps[0].keys() == {"step", "loss", "loss_per_byte", "lr", "grad_norm"}
     assert steps[0]["loss"] == pytest.approx(np.log(256), rel=0.05)
     assert steps[-1]["loss"] < 2.5
     assert steps[2]["lr"] == pytest.approx(1e-2 * 3 / 4)  # in the warm-up
@@ -146,13 +148,79 @@ def test_a_run_leaves_everything_in_its_folder(capsys):
     assert sample.rstrip() in out
     means = [np.mean([record["loss"] for record in steps[first : first + 5]]) for first in range(0, 60, 5)]
     said = re.findall(
-        r"^step (\d+): validation loss [\d.]+(?:, the best so far)?(?:, training loss ([\d.]+))?$", out, re.M
+        r"^step (\d+): validation loss [\d.]+ \([\d.]+ per byte\)(?:, the best so far)?"
+        r"(?:, training loss ([\d.]+) \([\d.]+ per byte\))?$",
+        out,
+        re.M,
     )
     assert said == [("0", ""), *((str(5 * n), f"{mean:.4f}") for n, mean in enumerate(means, start=1))]
     assert "60 steps in " in out
     assert f"{model.num_parameters:,} parameters" in out
     assert "GB needed" in out
-    assert f"{validations[best]:.4f} at best" in out
+    assert f"{validations[best]:.4f} ({validations[best]:.4f} per byte) at best" in out
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """The figures of the loss curves that are saved."""
+    figures = []
+
+    def save(figure, file, format):
+        figure.canvas.draw()
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return figures
+
+
+def test_losses_are_shown_per_byte_too(monkeypatch, capsys, pictures):
+    """In the log, as they come, at the end and in the picture; for each split by its own text."""
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_READINGS", 0.0)
+    Path("text.txt").write_text("aéb" * 1800 + "日本é" * 100, encoding="utf-8")
+    train.main(flags(out_dir="a", tokenizer="char", learning_rate=1e-2))
+    ratio, val_ratio = 3 / 4, 3 / 8
+    out, records = capsys.readouterr().out, log("a")
+    for record in records:
+        if "loss" in record:
+            assert record["loss_per_byte"] == pytest.approx(record["loss"] * ratio, rel=1e-12)
+            shown = f"loss {record['loss']:.4f} ({record['loss_per_byte']:.4f} per byte), "
+            assert f"step {record['step']}/12: {shown}" in out
+        else:
+            assert record["val_loss_per_byte"] == pytest.approx(record["val_loss"] * val_ratio, rel=1e-12)
+            shown = f"{record['val_loss']:.4f} ({record['val_loss_per_byte']:.4f} per byte)"
+            assert f"step {record['step']}: validation loss {shown}" in out
+    mean = np.mean([record["loss"] for record in records if record["step"] in range(1, 6) and "loss" in record])
+    assert f"training loss {mean:.4f} ({mean * ratio:.4f} per byte)\n" in out
+    best = min((record for record in records if "val_loss" in record), key=lambda record: record["val_loss"])
+    shown = f"{best['val_loss']:.4f} ({best['val_loss_per_byte']:.4f} per byte) at "
+    assert f"validation loss {shown}best, at step" in out
+    (axes,) = pictures[0].axes
+    assert f"best {shown}step {best['step']}" in axes.get_legend().get_texts()[1].get_text()
+    (right,) = axes.child_axes
+    assert "per byte" in right.get_ylabel()
+    np.testing.assert_allclose(right.get_ylim(), np.multiply(axes.get_ylim(), val_ratio))
+
+
+def test_token_files_that_do_not_know_their_bytes(capsys, pictures):
+    """Those of an earlier version: nothing is shown per byte."""
+    train.main(flags(out_dir="a"))
+    path = Path("data/text-byte/meta.json")
+    values = json.loads(path.read_text())
+    for split in ("train", "val"):
+        del values[split]["bytes"]
+    path.write_text(json.dumps(values))
+    capsys.readouterr()
+    train.main(flags(out_dir="b"))
+    assert "per byte" not in capsys.readouterr().out + Path("b/log.jsonl").read_text()
+    assert [record for record in log("b") if "loss" in record] == [
+        {name: value for name, value in record.items() if name != "loss_per_byte"}
+        for record in log("a")
+        if "loss" in record
+    ]
+    (axes,) = pictures[1].axes
+    assert not axes.child_axes and "per byte" not in axes.get_legend().get_texts()[1].get_text()
+    assert train.main(["--resume", "a", "--max-iters", "13"]) == 0  # the tokens are the same
 
 
 def test_the_files_are_there_before_the_sample_is_printed(monkeypatch):
@@ -585,7 +653,8 @@ def test_a_run_may_begin_from_the_model_that_it_overwrites():
     best = GPT2.from_pretrained("a/best", device="numpy")
     assert train.main([*flags(out_dir="a", init_from="a/best", max_iters=1), "--overwrite"]) == 0
     batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
-    assert log("a")[0] == {"step": 0, "val_loss": pytest.approx(np.mean([best.forward(*b) for b in batches]))}
+    loss = pytest.approx(np.mean([best.forward(*b) for b in batches]))
+    assert log("a")[0] == {"step": 0, "val_loss": loss, "val_loss_per_byte": loss}
 
 
 def test_a_text_that_is_smaller_than_a_batch():
@@ -723,7 +792,8 @@ def test_fine_tuning_begins_with_the_weights_of_the_folder(pretrained):
     argv = flags(n_layer=None, n_head=None, n_embd=None, init_from="pretrained")
     assert train.main([*argv, "--out-dir", "a"]) == 0
     batches = TokenDataset("data/text-byte", "val").validation_batches(4, 16, 2)
-    assert log("a")[0] == {"step": 0, "val_loss": pytest.approx(np.mean([pretrained.forward(*b) for b in batches]))}
+    loss = pytest.approx(np.mean([pretrained.forward(*b) for b in batches]))
+    assert log("a")[0] == {"step": 0, "val_loss": loss, "val_loss_per_byte": loss}
     tuned = GPT2.from_pretrained("a/last", device="numpy")
     assert tuned.config == pretrained.config
     assert not np.array_equal(tuned.parameters["wte.weight"], pretrained.parameters["wte.weight"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygpt.files import atomic
+from pygpt.training.progress import loss_text
 
 
 def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) -> None:
@@ -35,8 +37,15 @@ def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) 
         axes.plot(steps[middle : middle + mean.size], mean, color="tab:blue", label="training")
     if val_steps.size:
         best = val_losses.argmin()
-        label = f"validation, best {val_losses[best]:.4f} at step {val_steps[best]:.0f}"
+        per_byte = "val_loss_per_byte"
+        ratio = next((record[per_byte] / record["val_loss"] for record in records if per_byte in record), None)
+        label = f"validation, best {loss_text(val_losses[best], ratio)} at step {val_steps[best]:.0f}"
         axes.plot(val_steps, val_losses, color="tab:red", marker="o", markersize=4, label=label)
+        if ratio is not None:
+            right = axes.secondary_yaxis(
+                "right", functions=(partial(np.multiply, ratio), partial(np.multiply, 1 / ratio))
+            )
+            right.set_ylabel("nats per byte of the validation text")
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.set_ylabel("cross-entropy, nats per token")

@@ -11,6 +11,11 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def loss_text(loss: float, tokens_per_byte: float | None) -> str:
+    """A loss in nats per token and, where it is known, in nats per byte, which compares runs of any vocabularies."""
+    return f"{loss:.4f}" + ("" if tokens_per_byte is None else f" ({loss * tokens_per_byte:.4f} per byte)")
+
+
 class Progress:
     """Counts steps from `first` to `total` on standard output."""
 
@@ -35,10 +40,10 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, step: int, loss: float, tokens_per_second: float, seconds_left: float) -> None:
-        """Tell that `step` steps are done."""
+    def update(self, step: int, loss: str, tokens_per_second: float, seconds_left: float) -> None:
+        """Tell that `step` steps are done.  loss: as loss_text() writes it."""
         left = tqdm.format_interval(seconds_left)
-        numbers = f"loss {loss:.4f}, {tokens_per_second:,.0f} tokens/s, {left} left"
+        numbers = f"loss {loss}, {tokens_per_second:,.0f} tokens/s, {left} left"
         if self._bar is not None:
             self._bar.set_postfix_str(numbers, refresh=False)
             self._bar.update(step - self._step)

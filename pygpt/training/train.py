@@ -24,7 +24,7 @@ from pygpt.generation.generate import generate, printable, start_token
 from pygpt.model import GPT2
 from pygpt.training import plot
 from pygpt.training.interruption import Interruption
-from pygpt.training.progress import Progress
+from pygpt.training.progress import Progress, loss_text
 from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
 from pygpt.training.schedule import learning_rate
 from pygpt.training.settings import Request, TrainSettings
@@ -103,6 +103,8 @@ class _Loop:
         self.folder, self.settings, self.data, self.model = folder, settings, data, model
         self.saved = state
         self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
+        self.tokens_per_byte = data.train.described.tokens_per_byte
+        self.val_tokens_per_byte = data.val.described.tokens_per_byte
         self.progress = Progress(self.state.step, settings.max_iters)
         self.interruption = Interruption(self._say_interrupted)
         self.unread: list[tuple[int, float, float, float]] = []  # step, loss, learning rate, norm of the gradient
@@ -185,13 +187,13 @@ class _Loop:
         for step, loss, lr, norm in read:
             self._check_finite("loss", loss, step)
             self._check_finite("norm of the gradient", norm, step)
-            record = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_second": round(speed, 1)}
-            self.folder.log(record)
+            record = {"step": step, **_logged("loss", loss, self.tokens_per_byte), "lr": lr, "grad_norm": norm}
+            self.folder.log({**record, "tokens_per_second": round(speed, 1)})
             self.losses.append(loss)
         self.folder.flush_log()
         step, mean_loss = self.state.step, sum(loss for _, loss, _, _ in read) / len(read)
         left = (self.settings.max_iters - step) * self.seconds / (step - self.first)
-        self.progress.update(step, mean_loss, speed, left)
+        self.progress.update(step, loss_text(mean_loss, self.tokens_per_byte), speed, left)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):
@@ -229,12 +231,13 @@ class _Loop:
             self.folder.save_best(self.model, self.data.tokenizer)
             state.best_step, state.best_val_loss = state.step, loss
         state.validated = state.step
-        self.folder.log({"step": state.step, "val_loss": loss})
-        training = f", training loss {sum(self.losses) / len(self.losses):.4f}" if self.losses else ""
-        self.losses = []
-        self.progress.say(
-            f"step {state.step}: validation loss {loss:.4f}{', the best so far' if best else ''}{training}"
-        )
+        self.folder.log({"step": state.step, **_logged("val_loss", loss, self.val_tokens_per_byte)})
+        training = ""
+        if self.losses:
+            training = f", training loss {loss_text(sum(self.losses) / len(self.losses), self.tokens_per_byte)}"
+            self.losses = []
+        shown = loss_text(loss, self.val_tokens_per_byte)
+        self.progress.say(f"step {state.step}: validation loss {shown}{', the best so far' if best else ''}{training}")
 
     def _save(self) -> None:
         """Save a checkpoint, unless the latest one is of this very state."""
@@ -263,7 +266,9 @@ class _Loop:
             print(f"{steps:,} steps in {tqdm.format_interval(self.seconds)}, {speed:,.0f} tokens/s")
         if sample is not None:
             print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}\n{printable(sample)}\n----")
-        print(f"validation loss {state.best_val_loss:.4f} at best, at step {state.best_step}: {folder.best}")
+        assert state.best_val_loss is not None
+        best = loss_text(state.best_val_loss, self.val_tokens_per_byte)
+        print(f"validation loss {best} at best, at step {state.best_step}: {folder.best}")
         print(f"latest model: {folder.last}; loss curve: {folder.path / PLOT_FILE}")
         command = [*call("generate"), "PROMPT", "--model", str(folder.best)]
         print(f"more text: {shlex.join(command)}")
@@ -283,3 +288,8 @@ class _Loop:
         with write_file(self.folder.path / SAMPLE_FILE) as file:
             file.write(text.encode())
         return text
+
+
+def _logged(name: str, loss: float, tokens_per_byte: float | None) -> dict[str, float]:
+    """A loss in nats per token and, where it is known, in nats per byte, as the log has it."""
+    return {name: loss} | ({} if tokens_per_byte is None else {f"{name}_per_byte": loss * tokens_per_byte})
