@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +173,19 @@ def test_cuts_and_end_of_text_change_no_merge(here: Path, monkeypatch: pytest.Mo
     found = train_vocabulary.train_vocabulary("docs.txt", 300)
     assert load_tokenizer(found)._vocabulary == train_vocabulary._train(tokenizers, documents, 300)
     assert load_tokenizer(found)._vocabulary.merges == reference.train(documents, 299)
+
+
+def test_words_without_end_are_cut(tmp_path: Path) -> None:
+    """The library would take hours for a word of a million characters."""
+    longest = train_vocabulary._LONGEST_RUN
+    text = "x " * longest + "a" * 3 * longest + " " * 2 * longest + "b" * longest + "\n" + "日" * (longest + 1)
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    piece = pieces.Piece(path, 0, path.stat().st_size)
+    parts = list(train_vocabulary._texts([piece], SimpleNamespace(update=lambda size: None)))
+    assert "".join(parts) == text
+    assert [len(part) for part in parts[1:]] == [longest, 2 * longest, 3 * longest + 1, 1]
+    assert max(len(word.decode()) for part in parts for word in reference.split(part)) <= longest + 1
 
 
 def test_transformers_opens_it(vocabulary: Path) -> None:

@@ -6,6 +6,7 @@ pygpt/reference/bpe.py.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,8 @@ from pygpt.text.vocabulary_files import read_vocabulary
 
 SMALLEST_VOCAB = len(BYTES) + 1
 _CUTS = Cuts(words=True, mark=END_OF_TEXT.encode())
+_LONGEST_RUN = 2**12  # characters; the library's time grows with the square of a word's length
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{_LONGEST_RUN},}}|(?<!\s)\s{{{_LONGEST_RUN},}}")
 
 
 def train_vocabulary(data: str, vocab_size: int, out_dir: str | Path | None = None, root: str | Path = "data") -> Path:
@@ -85,8 +88,19 @@ def _texts(pieces: Iterable[Piece], bar: Bar) -> Iterator[str]:
     """Without the words for the end-of-text token, which are no text to learn from."""
     for group in groups(pieces, _CUTS):
         for piece in group:
-            yield from piece.read_text().split(END_OF_TEXT)
+            for document in piece.read_text().split(END_OF_TEXT):
+                yield from _cut_long_words(document)
             bar.update(piece.size)
+
+
+def _cut_long_words(text: str) -> Iterator[str]:
+    """The text in parts, cut where more than _LONGEST_RUN characters have no white space between them, or are it."""
+    begin = 0
+    for run in _LONG_RUN.finditer(text):
+        for end in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+            yield text[begin:end]
+            begin = end
+    yield text[begin:]
 
 
 def _import_tokenizers() -> Any:
