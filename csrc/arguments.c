@@ -82,6 +82,67 @@ int check_step(int64_t step) {
     return fail(PYGPT_ERROR_ARGUMENT, "AdamW's step is %" PRId64 ", expected 1 or more", step);
 }
 
+int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions) {
+    if (check_config(config) != PYGPT_OK) return PYGPT_ERROR_ARGUMENT;
+    if (weights < PYGPT_FLOAT32 || weights > PYGPT_INT4 || (cache != PYGPT_FLOAT32 && cache != PYGPT_BFLOAT16)) {
+        return fail(PYGPT_ERROR_ARGUMENT, "weights of type %d with a cache of type %d are not in this library", weights,
+                    cache);
+    }
+    if (B < 1 || positions < 1 || positions > config->n_positions || checked_mul(B, positions) < 0) {
+        return fail(PYGPT_ERROR_ARGUMENT,
+                    "a generator of %" PRId64 " sequences of %" PRId64
+                    " positions was asked for, expected at least 1, and at most %" PRId64 " positions",
+                    B, positions, config->n_positions);
+    }
+    return PYGPT_OK;
+}
+
+int check_scales(const GPT2Config *config, int weights, int64_t block, int number, int64_t size) {
+    int64_t C = config->n_embd;
+    const int64_t sizes[] = {3 * C * C, C * C, C * config->n_inner, config->n_inner * C};
+    if (weights != PYGPT_INT8 && weights != PYGPT_INT4)
+        return fail(PYGPT_ERROR_ARGUMENT, "only weights of 8 or 4 bits have scales");
+    if (block < 0 || block >= config->n_layer || number < 0 || number > 3)
+        return fail(PYGPT_ERROR_ARGUMENT, "there is no linear layer %d in block %" PRId64, number, block);
+    if (size == sizes[number]) return PYGPT_OK;
+    return fail(PYGPT_ERROR_ARGUMENT, "%" PRId64 " weights were given, expected %" PRId64, size, sizes[number]);
+}
+
+int check_feed(const GPT2Config *config, const int64_t *have, int64_t B, int64_t positions, const int32_t *tokens,
+               const int64_t *lengths, int64_t *count) {
+    *count = 0;
+    for (int64_t b = 0; b < B; b++) {
+        if (lengths[b] < 0 || lengths[b] > positions - have[b]) {
+            return fail(PYGPT_ERROR_ARGUMENT,
+                        "sequence %" PRId64 " has %" PRId64 " tokens, and %" PRId64
+                        " more were to be appended, but there are %" PRId64 " positions",
+                        b, have[b], lengths[b], positions);
+        }
+        for (int64_t i = 0; i < lengths[b]; i++) {
+            int32_t token = tokens[*count + i];
+            if (token < 0 || token >= config->vocab_size) {
+                return fail(PYGPT_ERROR_ARGUMENT,
+                            "token %" PRId32 " of sequence %" PRId64
+                            " is outside the vocabulary, expected 0 ... %" PRId64,
+                            token, b, config->vocab_size - 1);
+            }
+        }
+        *count += lengths[b];
+    }
+    return PYGPT_OK;
+}
+
+int check_rewind(const int64_t *have, int64_t B, const int64_t *lengths) {
+    for (int64_t b = 0; b < B; b++) {
+        if (lengths[b] < 0 || lengths[b] > have[b]) {
+            return fail(PYGPT_ERROR_ARGUMENT,
+                        "sequence %" PRId64 " was to keep %" PRId64 " tokens, but it has %" PRId64, b, lengths[b],
+                        have[b]);
+        }
+    }
+    return PYGPT_OK;
+}
+
 int fail_token(int32_t token, int64_t n, int64_t T, int64_t V) {
     return fail(PYGPT_ERROR_ARGUMENT, "token %d at row %" PRId64 ", position %" PRId64 ", expected 0 ... %" PRId64,
                 token, n / T, n % T, V - 1);

@@ -16,6 +16,14 @@ int check_attention(const GPT2Config *config, const GPT2Options *options, int64_
                     int64_t size);
 int check_step(int64_t step);   // of AdamW
 
+int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions);
+/* Tokens to append to B sequences that have so many. *count: all of them. */
+int check_feed(const GPT2Config *config, const int64_t *have, int64_t B, int64_t positions, const int32_t *tokens,
+               const int64_t *lengths, int64_t *count);
+int check_rewind(const int64_t *have, int64_t B, const int64_t *lengths);
+/* Of generator_write(). */
+int check_scales(const GPT2Config *config, int weights, int64_t block, int number, int64_t size);
+
 /* Errors that each library finds in its own way: number n of the (B,T) tokens or targets is outside the vocabulary, or
  * there are no targets. */
 int fail_token(int32_t token, int64_t n, int64_t T, int64_t V);

@@ -4,6 +4,7 @@
  *   bfloat16       s_i = s_i + Σ_j f_j g_j      two products into each float, where there is an instruction for it
  *   copy           a = b
  *   triad          a = b + f c                  of McCalpin's STREAM (1995)
+ *   read           Σ a
  */
 #define _POSIX_C_SOURCE 199309L   // clock_gettime
 
@@ -111,8 +112,28 @@ static void triad(float *a, const float *b, const float *c, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) store_to_memory(a + i, load(b + i) + f * load(c + i));
 }
 
+enum { AT_ONCE = 8, AHEAD = 1024 };   // vectors that are added, floats that are asked for early
+
+static void read_all(const float *a, int64_t n) {
+    #pragma omp parallel
+    {
+        Floats sum[AT_ONCE] = {{0}};
+        #pragma omp for schedule(static)
+        for (int64_t i = 0; i < n - n % (AT_ONCE * LANES); i += AT_ONCE * LANES) {
+            UNROLL
+            for (int j = 0; j < AT_ONCE; j++) {
+                __builtin_prefetch(a + i + AHEAD + j * LANES);
+                sum[j] += load(a + i + j * LANES);
+            }
+        }
+        for (int j = 1; j < AT_ONCE; j++) sum[0] += sum[j];
+        #pragma omp critical(sink)
+        sink = sum_lanes(sum[0]);
+    }
+}
+
 double pygpt_peak_bandwidth(int loop, int64_t bytes, double seconds) {
-    int arrays = loop == PYGPT_TRIAD ? 3 : 2;
+    int arrays = loop == PYGPT_TRIAD ? 3 : loop == PYGPT_COPY ? 2 : 1;
     int64_t n = bytes / (int64_t)sizeof(float) / arrays / LANES * LANES;
     if (n < 1) {
         fail(PYGPT_ERROR_ARGUMENT, "%lld bytes were given to measure the memory with, expected at least %d",
@@ -130,8 +151,10 @@ double pygpt_peak_bandwidth(int loop, int64_t bytes, double seconds) {
     do {
         if (loop == PYGPT_TRIAD) {
             triad(data, data + n, data + 2 * n, n);
-        } else {
+        } else if (loop == PYGPT_COPY) {
             copy(data, data + n, n);
+        } else {
+            read_all(data, n);
         }
         passes++;
         elapsed = now() - start;

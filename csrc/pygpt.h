@@ -112,7 +112,7 @@ typedef struct {
 // clang-format on
 
 enum { PYGPT_PLAIN = 0, PYGPT_FAST = 1 };
-enum { PYGPT_FLOAT32 = 0, PYGPT_BFLOAT16 = 1 };
+enum { PYGPT_FLOAT32 = 0, PYGPT_BFLOAT16 = 1, PYGPT_INT8 = 2, PYGPT_INT4 = 3 };   // the last two in a Generator
 
 const Kernels *pygpt_kernels(int kernels, int dtype);   // NULL where this library has no such set
 
@@ -226,9 +226,39 @@ int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index, int64_
 int gpt2_buffer(GPT2 *model, float **data, int64_t *size, int kind);
 void pygpt_release(float *data);
 
+/* ---- generation: a snapshot of a model's weights, packed once, and a cache of keys and values ----
+ *
+ * The bits of a token's logits depend on the tokens before it in its sequence alone: not on whether these came one by one
+ * or together, on other sequences, on a rewind, or on the number of threads. One thread at a time uses a generator.
+ *
+ * The weights of linear layers and of the embedding are kept, and used, as
+ *   PYGPT_FLOAT32    what they are
+ *   PYGPT_BFLOAT16   rounded, as the inputs of the products are
+ *   PYGPT_INT8       s q, q from -127 to 127, with one scale s, a bfloat16, for each output and 32 inputs
+ *   PYGPT_INT4       s q, q from -8 to 7; the embedding, which is the head too, as in PYGPT_INT8
+ * Biases, LayerNorm's weights and positions stay float32. Keys and values: PYGPT_FLOAT32 or PYGPT_BFLOAT16. */
+
+typedef struct Generator Generator;
+
+/* B sequences, empty, with room for `positions` tokens each. Of the model's options only the kernels matter. */
+int generator_create(Generator **generator, GPT2 *model, int weights, int cache, int64_t B, int64_t positions);
+void generator_free(Generator *generator);   // NULL is allowed
+/* Bytes that one takes; -1 if the sizes are invalid or overflow 64 bits. */
+int64_t generator_memory(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions);
+/* Replaces a linear layer's weights of PYGPT_INT8 or PYGPT_INT4 by ones that are quantised with given scales, (⌈IC/32⌉,OC), in
+ * place of those that the largest weight of each group would have. number: of the layer in its block, c_attn, attn.c_proj,
+ * mlp.c_fc, mlp.c_proj; w: (IC,OC), of this size. Whoever quantises with care (GPTQ, Frantar et al. 2023) ends here. */
+int generator_write(Generator *generator, int64_t block, int number, const float *w, const float *scales, int64_t size);
+/* Appends lengths[b] tokens to sequence b; tokens: those of the first sequence, then those of the second, ... Gives logits
+ * for the token that comes next: after the last token of each sequence to which something was appended, (fed,V), or, with
+ * `every`, after each token, (sum of lengths,V). An error leaves all sequences as they were. */
+int generator_feed(Generator *generator, float *logits, const int32_t *tokens, const int64_t *lengths, int every);
+/* Leaves the first lengths[b] tokens of sequence b. */
+int generator_rewind(Generator *generator, const int64_t *lengths);
+
 /* ---- peaks: what the processor can do at best, in libpygpt_cpu_* only ---- */
 
-enum { PYGPT_COPY = 0, PYGPT_TRIAD = 1 };   // a = b and a = b + f c
+enum { PYGPT_COPY = 0, PYGPT_TRIAD = 1, PYGPT_READ = 2 };   // a = b, a = b + f c, and the sum of a
 
 /* Floating-point operations a second of all threads in multiply-adds of floats, or products of bfloat16. */
 double pygpt_peak_flops(int dtype, double seconds);

@@ -6,9 +6,12 @@
 
 /* The first line of every function of pygpt.h that takes a model and returns an error code: the model is the caller's until
  * the function returns. */
-#define USE(model)                                                                                                     \
+#define USE(model) USE_WITH(in_use_of(model))
+
+/* The same with the place where it is noted. */
+#define USE_WITH(in_use)                                                                                               \
     __attribute__((cleanup(end_use))) int *used = NULL;                                                                \
-    int use_status = begin_use(&used, in_use_of(model));                                                               \
+    int use_status = begin_use(&used, in_use);                                                                         \
     if (use_status != PYGPT_OK) return use_status
 
 int *in_use_of(GPT2 *model);   // 1 while a function uses it; in each library

@@ -102,7 +102,7 @@ int queue_status(Queue &queue) {
     if (queue.error == cudaSuccess) return PYGPT_OK;
     const cudaError_t error = queue.error;
     queue.error = cudaSuccess;
-    const char *const sentence = matmul_error(queue.matmul);
+    const char *const sentence = queue.matmul ? matmul_error(queue.matmul) : "";
     if (*sentence && error != cudaErrorMemoryAllocation) {
         cudaGetLastError();
         return fail(PYGPT_ERROR_DEVICE, "%s", sentence);

@@ -145,6 +145,21 @@ int check_model(const GPT2Config *config, const GPT2Options *options) {
                 largest(config->n_layer, [&](int64_t layers) { return needs(layers) <= available; }));
 }
 
+int check_generator_memory(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions) {
+    const Room room = room_for(nullptr);
+    const double available = room.available;
+    auto needs = [&](int64_t count) {
+        const int64_t bytes = generator_memory(config, weights, cache, B, count);
+        return bytes < 0 ? INFINITY : static_cast<double>(bytes);
+    };
+    if (needs(positions) <= available) return PYGPT_OK;
+    return fail(PYGPT_ERROR_MEMORY,
+                "a generator of %" PRId64 " sequences of %" PRId64
+                " positions needs %.2f GiB, and the device has %.2f%s: %" PRId64 " positions would fit",
+                B, positions, needs(positions) / GIB, available / GIB, others(room, needs(positions)),
+                largest(positions, [&](int64_t count) { return needs(count) <= available; }));
+}
+
 int allocate(GPT2 *m, void **buffer, int64_t bytes, const char *what) {
     void *made = nullptr;
     if (const cudaError_t error = cudaMalloc(&made, static_cast<size_t>(bytes))) return fail_cuda(error, what);

@@ -80,6 +80,9 @@ struct GPT2 {
 /* Says before anything is made if not even the weights would fit, and how many layers would. */
 int check_model(const GPT2Config *config, const GPT2Options *options);
 
+/* Likewise for generator_create(). */
+int check_generator_memory(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions);
+
 /* what: for the sentence of an error */
 int allocate(GPT2 *model, void **buffer, int64_t bytes, const char *what);
 int clear(GPT2 *model, void *buffer, int64_t bytes);

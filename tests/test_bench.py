@@ -163,7 +163,7 @@ def test_peak_of_multiply_adds_is_above_a_product_but_not_far(dtype: str) -> Non
     )
 
 
-@pytest.mark.parametrize("loop", [0, 1], ids=["copy", "triad"])
+@pytest.mark.parametrize("loop", [0, 1, 2], ids=["copy", "triad", "read"])
 def test_peak_of_memory_is_that_of_numpy_s_copy_or_a_few_times_as_much(loop: int) -> None:
     """numpy's may first read what it overwrites. Floats counted for bytes, or an array too many, would be outside."""
     pygpt.set_threads(1)

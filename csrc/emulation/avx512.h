@@ -17,9 +17,15 @@
     #define __AVX512BF16__ 1
 #endif
 
+#define _mm512_add_epi16 emulated_add_epi16
 #define _mm512_add_ps emulated_add_ps
+#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
+#define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
+#define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
 #define _mm512_cvtne2ps_pbh emulated_cvtne2ps_pbh
 #define _mm512_dpbf16_ps emulated_dpbf16_ps
+#define _mm512_madd_epi16 emulated_madd_epi16
+#define _mm512_maddubs_epi16 emulated_maddubs_epi16
 #define _mm512_mask_mov_epi32 emulated_mask_mov_epi32
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
@@ -27,7 +33,9 @@
 #define _mm512_min_ps emulated_min_ps
 #define _mm512_mul_epu32 emulated_mul_epu32
 #define _mm512_permutexvar_epi16 emulated_permutexvar_epi16
+#define _mm512_permutexvar_ps emulated_permutexvar_ps
 #define _mm512_scalef_ps emulated_scalef_ps
+#define _mm512_set1_epi16 emulated_set1_epi16
 #define _mm512_set1_epi32 emulated_set1_epi32
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
@@ -75,6 +83,38 @@ EMULATED __m512i emulated_set1_epi32(int32_t x) {
     Emulated y;
     for (int i = 0; i < 16; i++) y.u32[i] = (uint32_t)x;
     return y.si;
+}
+
+EMULATED __m512i emulated_set1_epi16(int16_t x) {
+    Emulated y;
+    for (int i = 0; i < 32; i++) y.u16[i] = (uint16_t)x;
+    return y.si;
+}
+
+EMULATED __m512i emulated_add_epi16(__m512i a, __m512i b) {
+    Emulated x = {.si = a}, y = {.si = b};
+    for (int i = 0; i < 32; i++) x.u16[i] = (uint16_t)(x.u16[i] + y.u16[i]);
+    return x.si;
+}
+
+/* Sums of two products: of 16 bits, or of unsigned bytes and signed ones, as far as 16 bits go. */
+EMULATED __m512i emulated_madd_epi16(__m512i a, __m512i b) {
+    Emulated x = {.si = a}, y = {.si = b}, z;
+    for (int i = 0; i < 16; i++) {
+        int32_t low = (int16_t)x.u16[2 * i] * (int16_t)y.u16[2 * i];
+        z.u32[i] = (uint32_t)(low + (int16_t)x.u16[2 * i + 1] * (int16_t)y.u16[2 * i + 1]);
+    }
+    return z.si;
+}
+
+EMULATED __m512i emulated_maddubs_epi16(__m512i a, __m512i b) {
+    Emulated x = {.si = a}, y = {.si = b}, z;
+    for (int i = 0; i < 32; i++) {
+        int32_t low = (x.u16[i] & 255) * (int8_t)(y.u16[i] & 255);
+        int32_t sum = low + (x.u16[i] >> 8) * (int8_t)(y.u16[i] >> 8);
+        z.u16[i] = (uint16_t)(sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum);
+    }
+    return z.si;
 }
 
 EMULATED __m512i emulated_slli_epi64(__m512i a, unsigned count) {
@@ -174,6 +214,36 @@ EMULATED __m512i emulated_permutexvar_epi16(__m512i choice, __m512i a) {
     Emulated x = {.si = choice}, y = {.si = a}, z;
     for (int i = 0; i < 32; i++) z.u16[i] = y.u16[x.u16[i] & 31];
     return z.si;
+}
+
+EMULATED __m512 emulated_permutexvar_ps(__m512i choice, __m512 a) {
+    Emulated x = {.si = choice}, y = {.ps = a}, z;
+    for (int i = 0; i < 16; i++) z.f[i] = y.f[x.u32[i] & 15];
+    return z.ps;
+}
+
+EMULATED __m512i emulated_cvtepi8_epi32(__m128i a) {
+    int8_t narrow[16];
+    memcpy(narrow, &a, sizeof narrow);
+    Emulated x;
+    for (int i = 0; i < 16; i++) x.u32[i] = (uint32_t)(int32_t)narrow[i];
+    return x.si;
+}
+
+EMULATED __m512i emulated_cvtepu8_epi32(__m128i a) {
+    uint8_t narrow[16];
+    memcpy(narrow, &a, sizeof narrow);
+    Emulated x;
+    for (int i = 0; i < 16; i++) x.u32[i] = narrow[i];
+    return x.si;
+}
+
+EMULATED __m512i emulated_cvtepu16_epi32(__m256i a) {
+    uint16_t narrow[16];
+    memcpy(narrow, &a, sizeof narrow);
+    Emulated x;
+    for (int i = 0; i < 16; i++) x.u32[i] = narrow[i];
+    return x.si;
 }
 
 /* ---- bfloat16: subnormal numbers count as zero ---- */

@@ -37,4 +37,7 @@ void fast_cross_entropy_in_place(float *losses, float *logits, const float *dlos
 void fast_adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2,
                      float eps, float weight_decay, int64_t step);
 
+void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
+                           int64_t HS, float *scores);
+
 #endif

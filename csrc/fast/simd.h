@@ -133,6 +133,73 @@ INLINE void store_first(float *p, Floats x, int64_t n) {
 #endif
 }
 
+/* LANES narrower integers, each in a lane. gcc's own conversion goes by single elements. */
+#if defined(SIMD_AVX512)
+    #define WIDEN(narrow, p) _mm512_cvt##narrow##_epi32(_mm_loadu_si128((const __m128i *)(p)))
+    #define WIDEN_HALVES(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
+#elif defined(SIMD_AVX2)
+    #define WIDEN(narrow, p) _mm256_cvt##narrow##_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+    #define WIDEN_HALVES(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#endif
+
+INLINE Ints load_int8(const void *p) {
+#if defined(WIDEN)
+    return (Ints)WIDEN(epi8, p);
+#else
+    Ints x;
+    for (int i = 0; i < LANES; i++) x[i] = ((const int8_t *)p)[i];
+    return x;
+#endif
+}
+
+INLINE Words load_uint8(const void *p) {
+#if defined(WIDEN)
+    return (Words)WIDEN(epu8, p);
+#else
+    Words x;
+    for (int i = 0; i < LANES; i++) x[i] = ((const uint8_t *)p)[i];
+    return x;
+#endif
+}
+
+INLINE Floats load_bf16(const void *p) {
+#if defined(WIDEN)
+    return (Floats)((Words)WIDEN_HALVES(p) << 16);
+#else
+    uint16_t halves[LANES];
+    memcpy(halves, p, sizeof halves);
+    Words x;
+    for (int i = 0; i < LANES; i++) x[i] = (uint32_t)halves[i] << 16;
+    return (Floats)x;
+#endif
+}
+
+/* In each lane Σ a b over eight words of four bytes: a from 0 to 15, b from -127 to 127, the same word for all lanes. */
+INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
+#if defined(WIDEN)
+    #if defined(SIMD_AVX512)
+        #define OF_VECTOR(name) _mm512_##name
+    typedef __m512i Integers;
+    #else
+        #define OF_VECTOR(name) _mm256_##name
+    typedef __m256i Integers;
+    #endif
+    Integers sum = {0};   // of 16 bits: at most 8 · 2 · 15 · 127
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        int32_t word;
+        memcpy(&word, b + 4 * i, sizeof word);
+        sum = OF_VECTOR(add_epi16)(sum, OF_VECTOR(maddubs_epi16)((Integers)a[i], OF_VECTOR(set1_epi32)(word)));
+    }
+    return (Ints)OF_VECTOR(madd_epi16)(sum, OF_VECTOR(set1_epi16)(1));
+    #undef OF_VECTOR
+#else
+    Ints sum = {0};
+    for (int i = 0; i < 32; i++) sum += (Ints)(a[i / 4] >> (i % 4 * 8) & 255) * (int32_t)b[i];
+    return sum;
+#endif
+}
+
 /* Sum and maximum of the lanes, halving, always in this order. */
 INLINE float sum_lanes(Floats x) {
     float lane[LANES];

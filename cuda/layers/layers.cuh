@@ -28,7 +28,8 @@ struct Queue {
     const char *failed = "";             // what it happened in
 };
 
-cudaError_t queue_create(Queue *queue, DataType type, bool fast);
+/* products: product() will be called, which takes a context with MATMUL_WORKSPACE. */
+cudaError_t queue_create(Queue *queue, DataType type, bool fast, bool products = true);
 void queue_destroy(Queue *queue);
 
 /* Keeps the first error. */

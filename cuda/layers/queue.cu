@@ -4,7 +4,7 @@
 
 #include <vector>
 
-cudaError_t queue_create(Queue *queue, DataType type, bool fast) {
+cudaError_t queue_create(Queue *queue, DataType type, bool fast, bool products) {
     *queue = {};
     queue->type = type;
     queue->fast = fast;
@@ -16,7 +16,7 @@ cudaError_t queue_create(Queue *queue, DataType type, bool fast) {
     CUDA_TRY(
         cudaDeviceGetAttribute(&queue->shared_of_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
     CUDA_TRY(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
-    const cudaError_t error = matmul_create(&queue->matmul);
+    const cudaError_t error = products ? matmul_create(&queue->matmul) : cudaSuccess;
     if (error != cudaSuccess) queue_destroy(queue);
     return error;
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.session import Session
 
 RATES = ("float32", "bfloat16")
-MEMORY = ("copy", "triad")
+MEMORY = ("copy", "triad", "read")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def table(session: Session, found: dict[str, Any]) -> str:
         "bfloat16": ("products, bfloat16", "GFLOP/s"),
         "copy": ("memory, a = b", "GB/s"),
         "triad": ("memory, a = b + f c", "GB/s"),
+        "read": ("memory, sum of a", "GB/s"),
     }
     rows: list[Sequence[str]] = [
         (texts[name][0], *(f"{values[key] / 1e9:.1f}" for key in ("median", "least", "largest")), texts[name][1])

@@ -1,0 +1,100 @@
+/* The two layers of generation: a product with packed weights, and attention to keys and values that a cache holds.
+ *
+ *   product     y = x w + b                          w as packed.h keeps it; with bfloat16, x is rounded too
+ *   attention   s_u = q·k_u / √HS      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
+ */
+#include "../generation.h"
+
+#include <math.h>
+
+/* Σ_groups s_n sx Σ_k q_kn qx_k, for one row. */
+static float int4_sum(const QuantisedInputs *x, const PackedMatrix *w, int64_t n) {
+    float sum = 0.0f;
+    for (int64_t k0 = 0; k0 < w->K; k0 += GROUP, x++) {
+        float scale = packed_scale(w, k0, n);
+        int32_t dot = 0;
+        for (int64_t k = k0; k < min64(k0 + GROUP, w->K); k++) dot += packed_int4(w, k, n) * x->q[k - k0];
+        sum += (float)dot * (scale * x->scale);
+    }
+    return sum;
+}
+
+static void plain_int4_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
+                               int64_t rows, QuantisedInputs *inputs) {
+    Range columns = columns_of(team, w);
+    for (int64_t r = 0; r < rows; r++) {
+        quantise_inputs(inputs, x + r * w->K, w->K);
+        for (int64_t n = columns.first; n < columns.end; n++)
+            y[r * w->N + n] = (b ? b[n] : 0.0f) + int4_sum(inputs, w, n);
+    }
+}
+
+static void plain_packed_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
+                                 int64_t rows, float *shared, float *own) {
+    (void)shared;
+    if (w->type == PYGPT_INT4) {
+        plain_int4_product(team, y, x, w, b, rows, (QuantisedInputs *)own);
+        return;
+    }
+    Range columns = columns_of(team, w);
+    for (int64_t n = columns.first; n < columns.end; n++) {
+        for (int64_t r = 0; r < rows; r++) {
+            float sum = b ? b[n] : 0.0f;
+            for (int64_t k = 0; k < w->K; k++) {
+                float xk = x[r * w->K + k];
+                if (w->type == PYGPT_BFLOAT16) xk = from_bf16(to_bf16(xk));
+                sum += xk * packed_value(w, k, n);
+            }
+            y[r * w->N + n] = sum;
+        }
+    }
+}
+
+static inline float cached(const void *rows, int cache, int64_t i) {
+    return cache == PYGPT_FLOAT32 ? ((const float *)rows)[i] : from_bf16(((const uint16_t *)rows)[i]);
+}
+
+static void plain_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache,
+                                   int64_t count, int64_t HS, float *scores) {
+    float scale = 1.0f / sqrtf((float)HS);
+
+    for (int64_t u = 0; u < count; u++) {
+        float dot = 0.0f;
+        for (int64_t i = 0; i < HS; i++) dot += q[i] * cached(keys, cache, u * HS + i);
+        scores[u] = scale * dot;
+    }
+
+    float largest = scores[0];
+    for (int64_t u = 1; u < count; u++) largest = scores[u] > largest ? scores[u] : largest;
+
+    float sum = 0.0f;
+    for (int64_t u = 0; u < count; u++) {
+        scores[u] = expf(scores[u] - largest);
+        sum += scores[u];
+    }
+
+    for (int64_t i = 0; i < HS; i++) y[i] = 0.0f;
+    for (int64_t u = 0; u < count; u++) {
+        float p = scores[u] / sum;
+        for (int64_t i = 0; i < HS; i++) y[i] += p * cached(values, cache, u * HS + i);
+    }
+}
+
+static int64_t plain_shared_floats(int64_t rows, int64_t K) {
+    (void)rows, (void)K;
+    return 0;
+}
+
+/* Of a row in eight bits. */
+static int64_t plain_own_floats(int64_t K) {
+    return divide_up(K, GROUP) * (int64_t)(sizeof(QuantisedInputs) / sizeof(float));
+}
+
+const GenerationKernels plain_generation = {
+    .product = plain_packed_product,
+    .attention = plain_cached_attention,
+    .width = 8,
+    .few_rows = 1,
+    .shared_floats = plain_shared_floats,
+    .own_floats = plain_own_floats,
+};
