@@ -2,7 +2,16 @@
 
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.model import GPT2, layers, memory_needed, set_threads
+from pygpt.model import GPT2, generator_memory_needed, layers, memory_needed, set_threads
 from pygpt.reference.dropout import Dropout
 
-__all__ = ["GPT2", "Dropout", "GPT2Config", "UserError", "layers", "memory_needed", "set_threads"]
+__all__ = [
+    "GPT2",
+    "Dropout",
+    "GPT2Config",
+    "UserError",
+    "generator_memory_needed",
+    "layers",
+    "memory_needed",
+    "set_threads",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,3 +42,11 @@ def show(value: Any) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits
         text = f"an enormous {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_integer(name: str, value: object, least: int, largest: int | None = None) -> None:
+    """Raises UserError when a setting is not an integer or out of its range."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least or (largest is not None and value > largest):  # type: ignore[operator]
+        expected = f"of at least {least}" if largest is None else f"from {least} to {largest}"
+        raise UserError(f"{name} is {show(value)}, expected an integer {expected}")

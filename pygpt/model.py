@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pygpt.backends.devices import DEVICES, resolve_device
-from pygpt.backends.interface import Layers, Model, Writable
+from pygpt.backends.interface import CACHES, WEIGHTS, Generator, Layers, Model, Writable
 from pygpt.backends.library import available_cores, default_threads, use_threads
 from pygpt.config import GPT2Config
-from pygpt.errors import UserError
+from pygpt.errors import UserError, check_integer, show
 from pygpt.parameters import parameter_shapes
 from pygpt.reference import adamw
 from pygpt.reference.arrays import Array
@@ -66,6 +66,20 @@ def memory_needed(
     """
     needed = DEVICES[resolve_device(device)].memory_needed
     return needed(config, batch_size, seq_len, training, dtype, kernels, recompute)
+
+
+def generator_memory_needed(
+    config: GPT2Config,
+    *,
+    weights: str = "float32",
+    cache: str = "float32",
+    batch_size: int = 1,
+    positions: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Bytes that GPT2.generator() takes with these settings, besides the model.  Raises UserError as that does."""
+    positions = _check_generator(config, weights, cache, batch_size, positions)
+    return DEVICES[resolve_device(device)].generator_memory(config, weights, cache, batch_size, positions)
 
 
 class GPT2:
@@ -277,6 +291,23 @@ class GPT2:
 
     # ---- text ----
 
+    def generator(
+        self, weights: str = "float32", cache: str = "float32", batch_size: int = 1, positions: int | None = None
+    ) -> Generator:
+        """A snapshot of the weights, and batch_size empty sequences whose keys and values it keeps.
+
+        weights: "float32", "bfloat16", "int8" or "int4", the format in which matrices are kept and used; cache:
+        "float32" or "bfloat16", that of keys and values (docs/generation.md); positions: the largest length of a
+        sequence in tokens, None for n_positions.  The dtype of the model does not matter.
+
+        feed(tokens) appends tokens[b], (n,) integers, to sequence b, and returns the logits of the token that comes
+        next, (B,V) float32; rewind(lengths) leaves the first lengths[b] tokens; lengths says how many there are.  Later
+        changes of the model do not change a generator, which lives on without it.  Only one thread at a time may
+        use it.  Raises UserError for settings that do not exist or do not fit, MemoryError where there is no room.
+        """
+        positions = _check_generator(self.config, weights, cache, batch_size, positions)
+        return self._backend.generator(weights, cache, batch_size, positions)
+
     def generate(
         self,
         prompt_tokens: ArrayLike,
@@ -321,6 +352,18 @@ def _restore(
         model.set_moments(name, first, second_moments[name])
     model.steps = steps
     return model
+
+
+def _check_generator(config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int | None) -> int:
+    """The positions that are meant."""
+    for name, value, known in (("weights", weights, WEIGHTS), ("cache", cache, CACHES)):
+        if value not in known:
+            raise UserError(f"{name} is {show(value)}, expected one of {', '.join(known)}")
+    check_integer("batch_size", batch_size, 1, 2**31 - 1)
+    if positions is None:
+        return config.n_positions
+    check_integer("positions", positions, 1, config.n_positions)
+    return int(positions)
 
 
 def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:

@@ -22,6 +22,7 @@ from pygpt.backends.library import (
     device_memory,
     library_name,
 )
+from pygpt.backends.native_generator import native_generator_memory
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
 from pygpt.backends.numpy_layers import ReferenceLayers
@@ -62,6 +63,7 @@ def native(library: Callable[[], Any], path: Callable[[], Path]) -> Device:
         layers=lambda dtype, kernels: NativeLayers(library(), kernels, dtype),
         model=lambda config, *settings: NativeGPT2(config, library(), *settings),
         memory_needed=lambda config, *settings: native_memory(config, library(), *settings),
+        generator_memory=lambda config, *settings: native_generator_memory(config, library(), *settings),
         check=library,
         library_path=path,
     )
@@ -105,6 +107,11 @@ def _numpy_memory(config: GPT2Config, batch_size: int, seq_len: int, training: b
     return (in_c + whole) * np.dtype(_numpy_dtype(dtype)).itemsize // 4
 
 
+def _numpy_generator_memory(config: GPT2Config, weights: str, cache: str, *sizes: int) -> int:
+    """C's figure without the formats, which numpy only rounds to, in float64, which it may compute in."""
+    return 2 * native_generator_memory(config, cpu_library(), "float32", "float32", *sizes)
+
+
 def _numpy_dtype(dtype: str) -> DTypeLike:
     if dtype not in _NUMPY_DTYPES:
         raise UserError(f"dtype is {dtype!r}, expected {', '.join(_NUMPY_DTYPES)}")
@@ -123,6 +130,7 @@ DEVICES: dict[str, Device] = {
         layers=_numpy_layers,
         model=_numpy_model,
         memory_needed=_numpy_memory,
+        generator_memory=_numpy_generator_memory,
         kernels=("plain",),
         recomputes=False,
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,6 +15,8 @@ from pygpt.reference.dropout import Dropout
 
 # the place of each is its number in pygpt.h
 DTYPES = ("float32", "bfloat16")
+WEIGHTS = ("float32", "bfloat16", "int8", "int4")  # of a generator
+CACHES = ("float32", "bfloat16")
 KERNELS = ("plain", "fast")
 RECOMPUTE = ("none", "cheap", "block")
 
@@ -162,6 +164,32 @@ class Model(Protocol):
     def zero_grad(self) -> None: ...
     def clip_grad_norm(self, max_norm: float) -> float: ...
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None: ...
+    def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator: ...
+
+
+class Generator(Protocol):
+    """A snapshot of a model's weights, and sequences of tokens whose keys and values it keeps.
+
+    A new token costs one row instead of a pass over everything before it.  Only one thread at a time may use it.
+    """
+
+    @property
+    def config(self) -> GPT2Config: ...
+    @property
+    def positions(self) -> int: ...  # the largest length of a sequence
+    @property
+    def lengths(self) -> tuple[int, ...]: ...  # (B,), how many tokens each sequence has
+
+    def feed(self, tokens: Sequence[ArrayLike], every: bool = False) -> Array:
+        """Append tokens[b], (n,) integers, to sequence b; some may be empty, but not longer than there are positions.
+
+        Returns the logits of the token that comes next: after the last token of each sequence to which something was
+        appended, (fed,V), or, with every, after each token, those of the first sequence first, (all,V).
+        Raises UserError for tokens outside the vocabulary and beyond the positions; the sequences are as before then.
+        """
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Leave the first lengths[b] tokens of sequence b.  Raises UserError where it has fewer."""
 
 
 @runtime_checkable
@@ -182,6 +210,7 @@ class Device:
     layers: Callable[[str, str], Layers]  # dtype, kernels
     model: Callable[[GPT2Config, str, str, str], Model]  # dtype, kernels, recompute
     memory_needed: Callable[[GPT2Config, int, int, bool, str, str, str], int]  # as pygpt.memory_needed, in its order
+    generator_memory: Callable[[GPT2Config, str, str, int, int], int]  # as pygpt.generator_memory_needed, in its order
     check: Callable[[], object] = lambda: None  # whether it can be used
     library_path: Callable[[], Path] | None = None
     memory: Callable[[], tuple[int, int]] | None = None  # of its own: bytes that are free, and all

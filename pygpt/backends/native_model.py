@@ -9,6 +9,7 @@ import numpy as np
 
 from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
 from pygpt.backends.library import check, ffi, last_error
+from pygpt.backends.native_generator import NativeGenerator
 from pygpt.backends.native_tensors import (
     ACTIVATION,
     ACTIVATION_GRADIENT,
@@ -21,6 +22,7 @@ from pygpt.backends.native_tensors import (
 from pygpt.backends.pointers import (
     Floats,
     as_integers,
+    c_config,
     c_dropout,
     expect_shape,
     floats,
@@ -42,7 +44,7 @@ class NativeGPT2:
         self.library = library
         kernel_table(library, kernels, dtype)
         model = ffi().new("GPT2 **")
-        check(library, library.gpt2_create(model, _c_config(config), _c_options(dtype, kernels, recompute)))
+        check(library, library.gpt2_create(model, c_config(config), _c_options(dtype, kernels, recompute)))
         self.handle = ffi().gc(model[0], library.gpt2_free)
         self.parameters = NativeTensors(library, self.handle, PARAMETER)
         self.gradients = NativeTensors(library, self.handle, GRADIENT)
@@ -134,6 +136,9 @@ class NativeGPT2:
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
         check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
 
+    def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> NativeGenerator:
+        return NativeGenerator(self.library, self.handle, self.config, weights, cache, batch_size, positions)
+
 
 def native_memory(
     config: GPT2Config,
@@ -147,18 +152,11 @@ def native_memory(
 ) -> int:
     """Bytes that a model takes in this library.  Raises UserError for sizes that overflow 64 bits."""
     options = _c_options(dtype, kernels, recompute)
-    needed = int(library.gpt2_memory(_c_config(config), options, batch_size, seq_len, training))
+    needed = int(library.gpt2_memory(c_config(config), options, batch_size, seq_len, training))
     if needed < 0:
         last_error(library)
         raise UserError(f"a batch of {batch_size} x {seq_len} tokens: the memory it needs overflows 64 bits")
     return needed
-
-
-def _c_config(config: GPT2Config) -> Any:
-    sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-    numbers = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
-    values = {name: getattr(config, name) for name in sizes + numbers}
-    return ffi().new("GPT2Config *", {**values, "n_inner": config.inner})
 
 
 def _c_options(dtype: str, kernels: str, recompute: str) -> Any:

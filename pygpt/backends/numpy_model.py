@@ -15,6 +15,7 @@ from pygpt.parameters import parameter_table
 from pygpt.reference import clipping, gpt2
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.dropout import Dropout
+from pygpt.reference.generator import Generator
 
 
 class ReferenceGPT2:
@@ -157,6 +158,12 @@ class ReferenceGPT2:
             w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
             decay = weight_decay if parameter.weight_decay else 0.0
             self.ops.adamw_step(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
+
+    def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator:
+        """A snapshot of the parameters with a cache of keys and values.  Raises UserError for complex parameters."""
+        if self.dtype.kind == "c":
+            raise UserError(f"a generator computes in float32 or float64, found {self.dtype}")
+        return Generator(self.parameters, self.config, weights, cache, batch_size, positions)
 
     def _activation(self, name: str) -> Array:
         if not self.activations:

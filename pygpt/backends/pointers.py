@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.backends.library import ffi, last_error
+from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference.dropout import Dropout
 
@@ -49,6 +50,14 @@ def expect_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None
     """Raises UserError for another shape."""
     if array.shape != shape:
         raise UserError(f"{name} has shape {array.shape}, expected {shape}")
+
+
+def c_config(config: GPT2Config) -> Any:
+    """The struct of pygpt.h."""
+    sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    numbers = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
+    values = {name: getattr(config, name) for name in sizes + numbers}
+    return ffi().new("GPT2Config *", {**values, "n_inner": config.inner})
 
 
 def c_dropout(dropout: Dropout | None) -> Any:

@@ -1,4 +1,4 @@
-"""What the layers share: the type of an array, and the log-sum-exp."""
+"""What the layers share: the type of an array, rows of integers, and the log-sum-exp."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pygpt.errors import UserError
 
 Array = NDArray[Any]
 
@@ -17,6 +19,21 @@ Operands = Callable[[Array], Array]
 def exact(x: Array) -> Array:
     """Everything as it is."""
     return x
+
+
+def row_of_integers(name: str, values: Any, scalar: bool = False) -> NDArray[np.int64]:
+    """One row of integers, (T,), or, where scalar allows it, one integer.  Raises UserError for anything else."""
+    try:
+        row = np.asarray(values)
+    except ValueError:
+        raise UserError(f"{name} has rows of different lengths, expected integers of shape (T,)") from None
+    if not row.size and row.ndim == 1:
+        return np.zeros(0, np.int64)
+    if scalar and row.ndim == 0:
+        row = row[None]
+    if row.ndim != 1 or row.dtype.kind not in "iu":
+        raise UserError(f"{name} has shape {row.shape} and dtype {row.dtype}, expected integers of shape (T,)")
+    return row.astype(np.int64)
 
 
 def log_sum_exp(x: Array) -> Array:
