@@ -20,7 +20,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer, show
 from pygpt.parameters import parameter_shapes
 from pygpt.reference import adamw
-from pygpt.reference.arrays import Array
+from pygpt.reference.arrays import Array, row_of_integers
 from pygpt.reference.dropout import Dropout
 
 
@@ -316,24 +316,55 @@ class GPT2:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
         seed: int = 0,
         stop_token: int | Sequence[int] | None = None,
         allowed_tokens: ArrayLike | None = None,
+        weights: str | None = None,
+        cache: str = "float32",
+        window: str = "half",
+        lookup: int | bool = False,
     ) -> Iterator[int]:
-        """Yield new tokens; pygpt.generation.generate says how they are drawn, and which errors there are."""
-        from pygpt.generation.generate import generate
+        """Yield new tokens until there are max_new_tokens, or before stop_token, which may be several tokens.
 
-        return generate(
-            self,
-            prompt_tokens,
+        prompt_tokens: (T,) integers, T <= n_positions.  weights, cache: of the generator that computes them, a snapshot
+        of the model as it is now; weights None: bfloat16 in a model of this dtype, otherwise float32.  The others are
+        those of pygpt.generation.generate.generate_samples and of pygpt.generation.sampling.Sampling.
+        Raises UserError, on the call, for wrong arguments, MemoryError where the generator does not fit.
+        """
+        from pygpt.generation.generate import generate_samples
+        from pygpt.generation.sampling import Sampling
+
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        prompt = row_of_integers("the prompt", prompt_tokens)
+        check_integer("max_new_tokens", max_new_tokens, 1)
+        positions = min(max(prompt.size + int(max_new_tokens) - 1, 1), self.config.n_positions)
+        weights = weights or ("bfloat16" if self.dtype == "bfloat16" else "float32")
+        samples = generate_samples(
+            self.generator(weights, cache, positions=positions),
+            [prompt],
             max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
+            sampling,
             seed=seed,
             stop_token=stop_token,
             allowed_tokens=allowed_tokens,
+            window=window,
+            lookup=lookup,
         )
+        return (drawn.token for (sample,) in samples for drawn in sample)
+
+
+def _check_generator(config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int | None) -> int:
+    """The positions that are meant."""
+    for name, value, known in (("weights", weights, WEIGHTS), ("cache", cache, CACHES)):
+        if value not in known:
+            raise UserError(f"{name} is {show(value)}, expected one of {', '.join(known)}")
+    check_integer("batch_size", batch_size, 1, 2**31 - 1)
+    if positions is None:
+        return config.n_positions
+    check_integer("positions", positions, 1, config.n_positions)
+    return int(positions)
 
 
 def _restore(
@@ -352,18 +383,6 @@ def _restore(
         model.set_moments(name, first, second_moments[name])
     model.steps = steps
     return model
-
-
-def _check_generator(config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int | None) -> int:
-    """The positions that are meant."""
-    for name, value, known in (("weights", weights, WEIGHTS), ("cache", cache, CACHES)):
-        if value not in known:
-            raise UserError(f"{name} is {show(value)}, expected one of {', '.join(known)}")
-    check_integer("batch_size", batch_size, 1, 2**31 - 1)
-    if positions is None:
-        return config.n_positions
-    check_integer("positions", positions, 1, config.n_positions)
-    return int(positions)
 
 
 def _write(tensors: Mapping[str, Array], name: str, values: ArrayLike) -> None:

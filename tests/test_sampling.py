@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.generation.sampling import candidates, check_sampling, sample
+from pygpt.generation.sampling import Sampling, log_probability, penalised, sample
+from pygpt.generation.sampling import candidates as candidates_of
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 
 
-def frequencies(logits, draws=2000, **settings):
+def candidates(logits, **settings):
+    return candidates_of(logits, Sampling(**settings))
+
+
+def frequencies(logits, draws=2000, allowed=None, text=(), **settings):
     """How often each token is drawn for equally spaced uniform numbers: its probability, to 1 / draws."""
-    tokens = [sample(logits, (draw + 0.5) / draws, **settings) for draw in range(draws)]
+    sampling = Sampling(**settings)
+    tokens = [sample(logits, (draw + 0.5) / draws, sampling, allowed, text) for draw in range(draws)]
     return np.bincount(tokens, minlength=len(logits)) / draws
 
 
@@ -27,11 +33,11 @@ def test_temperature_sharpens_and_flattens():
 
 @pytest.mark.parametrize("temperature", [0, 1e-9, 1e-320])
 def test_the_likeliest_token_at_temperature_zero_and_near_it(temperature):
-    assert {sample(LOGITS, u, temperature) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
+    assert {sample(LOGITS, u, Sampling(temperature)) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
 
 
 def test_greedy_takes_the_first_of_equal_tokens():
-    assert sample([1.0, 3.0, 3.0], 0.9, temperature=0) == 1
+    assert sample([1.0, 3.0, 3.0], 0.9, Sampling(temperature=0)) == 1
 
 
 def test_top_k():
@@ -91,16 +97,68 @@ def test_logits_that_are_not_finite_are_refused(value):
 
 
 @pytest.mark.parametrize(
+    "settings", [{"top_k": 0}, {"top_p": 0}, {"min_p": 0}, {"top_p": 1}, {"repetition_penalty": 1}]
+)
+def test_zero_leaves_a_limit_out(settings):
+    assert sample(LOGITS, 0.999, Sampling(**settings)) == 4
+    np.testing.assert_array_equal(candidates(LOGITS, **settings)[1], candidates(LOGITS)[1])
+
+
+@pytest.mark.parametrize(
+    ("min_p", "kept"), [(1, [1]), (0.63, [1]), (0.62, [1, 3]), (0.49, [1, 3, 4]), (0.124, [0, 1, 2, 3, 4])]
+)
+def test_min_p_keeps_what_is_nearly_as_likely_as_the_likeliest(min_p, kept):
+    tokens, p = candidates(LOGITS, min_p=min_p)
+    assert tokens.tolist() == kept
+    np.testing.assert_allclose(p, np.exp(LOGITS)[kept] / np.exp(LOGITS)[kept].sum(), rtol=1e-12)
+
+
+def test_min_p_is_measured_after_the_temperature():
+    # squared, 0.25 of 0.4 has 0.39 of its probability
+    assert candidates(LOGITS, temperature=0.5, min_p=0.38)[0].tolist() == [1, 3]
+    assert candidates(LOGITS, temperature=0.5, min_p=0.40)[0].tolist() == [1]
+
+
+def test_repetition_makes_tokens_of_the_text_less_likely():
+    logits = np.array([2.0, -1.0, 0.5, 0.0])
+    np.testing.assert_array_equal(penalised(logits, [0, 1, 1, 3], 2.0), [1.0, -2.0, 0.5, 0.0])
+    np.testing.assert_array_equal(logits, [2.0, -1.0, 0.5, 0.0])
+    p = np.exp([1.0, -2.0, 0.5, 0.0])
+    found = frequencies(logits, text=[0, 1, 1, 3], repetition_penalty=2.0)
+    np.testing.assert_allclose(found, p / p.sum(), atol=1e-3)
+    assert sample([2.0, 1.9], 0.5, Sampling(temperature=0, repetition_penalty=1.1), text=[0]) == 1
+
+
+def test_among_allowed_tokens_probabilities_keep_their_ratios():
+    np.testing.assert_allclose(
+        frequencies(LOGITS, allowed=np.array([0, 1, 3])), [2 / 15, 8 / 15, 0, 5 / 15, 0], atol=1e-3
+    )
+    # a token of the text counts by its own number, not by its place among the allowed
+    penalty = {"text": [3], "repetition_penalty": 2.0, "temperature": 0}
+    assert frequencies(np.array([0.0, 1.0, 9.0, 1.5]), allowed=np.array([1, 3]), **penalty).argmax() == 1
+
+
+def test_log_probability_is_the_model_s_own():
+    assert log_probability(LOGITS + 1000, 3) == pytest.approx(np.log(0.25), rel=1e-12)
+    assert log_probability([0.0, -2000.0], 1) == -2000.0
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ((-1, None, None), "temperature is -1"),
-        ((float("nan"), None, None), "temperature is nan"),
-        ((1.0, 0, None), "top-k is 0"),
-        ((1.0, None, 0.0), "top-p is 0.0"),
-        ((1.0, None, 1.5), "top-p is 1.5"),
-        ((1.0, None, float("nan")), "top-p is nan"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": True}, "temperature is True"),
+        ({"top_k": -1}, "top-k is -1, expected an integer of at least 0"),
+        ({"top_p": -0.1}, "top-p is -0.1"),
+        ({"top_p": 1.5}, "top-p is 1.5"),
+        ({"top_p": float("nan")}, "top-p is nan"),
+        ({"min_p": 1.5}, "min-p is 1.5"),
+        ({"min_p": "a"}, "min-p is 'a'"),
+        ({"repetition_penalty": 0}, "repetition-penalty is 0, expected a number above 0"),
+        ({"repetition_penalty": float("inf")}, "repetition-penalty is inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        check_sampling(*settings)
+        Sampling(**settings)

@@ -1,25 +1,32 @@
-"""Write text with a GPT-2, token by token.  See docs/training.md."""
+"""Write text with a GPT-2, token by token.  See docs/generation.md."""
 
 from __future__ import annotations
 
 import argparse
 import codecs
+import io
+import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pygpt.backends.devices import DEVICES, resolve_device
+from pygpt.backends.interface import CACHES, WEIGHTS, Generator
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
 from pygpt.command.programs import call
 from pygpt.config import GPT2Config
+from pygpt.errors import UserError, reading
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
-from pygpt.generation.generate import generate_samples, printable, start_token
-from pygpt.generation.sampling import check_sampling
+from pygpt.generation.generate import WINDOWS, Drawn, generate_samples, printable, start_token
+from pygpt.generation.sampling import Sampling
+from pygpt.generation.text import TextStream
 from pygpt.memory import check_memory
-from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.model import GPT2, generator_memory_needed, memory_needed, set_threads
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -27,28 +34,29 @@ from pygpt.text.tokenizer import Tokenizer, load_tokenizer
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the text that a command line asks for."""
     flags = make_parser().parse(argv)
-    check_sampling(flags.temperature, flags.top_k, flags.top_p)
+    sampling = Sampling(flags.temperature, flags.top_k, flags.top_p, flags.min_p, flags.repetition_penalty)
     folder = resolve_folder(flags.model)
     tokenizer = load_tokenizer(folder)
     config = read_config(folder)
     ends = read_text_ends(folder, config.vocab_size)
-    prompt = _read_prompt(flags.prompt)
-    tokens = tokenizer.encode(prompt) if prompt else [start_token(tokenizer, ends.begin)]
-    stop = ends.end or tokenizer.eot_token
-    model = _load(folder, config, flags)
-    samples = generate_samples(
-        model,
-        tokens,
-        flags.num_samples,
-        flags.max_new_tokens,
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        seed=flags.seed,
-        stop_token=stop if flags.stop_at_eot else None,
-        allowed_tokens=tokenizer.known_tokens(),
-    )
-    _print(samples, flags.num_samples, prompt, tokenizer)
+    stop = (ends.end or tokenizer.eot_token) if flags.stop_at_eot else None
+
+    def encode(prompt: str) -> list[int]:
+        return tokenizer.encode(prompt).tolist() if prompt else [start_token(tokenizer, ends.begin)]
+
+    def samples(prompt: str) -> _Samples:
+        return _Samples(generator, tokenizer, prompt, encode(prompt), flags, sampling, stop)
+
+    if flags.interactive:
+        if flags.prompt or flags.prompt_file or flags.json:
+            raise UserError("--interactive asks for prompts and writes texts: it goes without a prompt and --json")
+        generator = _open(folder, config, flags, config.n_positions)
+        _converse(samples)
+        return
+    prompt = _read_prompt(flags.prompt, flags.prompt_file)
+    positions = min(len(encode(prompt)) + flags.max_new_tokens - 1, config.n_positions)
+    generator = _open(folder, config, flags, positions)
+    (_print_json if flags.json else _print)(samples(prompt))
 
 
 def make_parser() -> Parser:
@@ -65,59 +73,181 @@ def make_parser() -> Parser:
         help="- reads it from standard input; what begins with - stands last, after --; none: a text begins anew",
     )
     parser.add_argument("--model", required=True, metavar="FOLDER", help="model folder, or a name on huggingface.co")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a file that holds the prompt")
+    parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="ask for prompts until the input ends (Ctrl-D); Ctrl-C ends a text",
+    )
+    parser.add_argument("--json", action="store_true", help="print tokens, texts and log-probabilities (nats) as JSON")
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, metavar="N", help="length of a sample")
     parser.add_argument("--num-samples", type=positive_int, default=1, metavar="N", help="samples, computed together")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0: always the likeliest token")
-    parser.add_argument("--top-k", type=int, metavar="N", help="draw only from the N likeliest tokens")
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw only from the N likeliest tokens; 0: from all")
     parser.add_argument(
-        "--top-p", type=float, metavar="X", help="draw only from the likeliest with probability X together"
+        "--top-p", type=float, metavar="X", help="draw only from the likeliest with probability X together; 0: from all"
+    )
+    parser.add_argument(
+        "--min-p", type=float, metavar="X", help="draw only tokens at least X times as likely as the likeliest; 0: all"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: tokens of the text get less likely"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
     parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
+    )
+    parser.add_argument(
         "--stop-at-eot", action=argparse.BooleanOptionalAction, default=True, help="end at the end-of-text token"
+    )
+    parser.add_argument("--weights", choices=WEIGHTS, help="format of the weights; by default, that of --dtype")
+    parser.add_argument("--cache", choices=CACHES, default="float32", help="format of keys and values")
+    parser.add_argument(
+        "--window", choices=WINDOWS, default="half", help="what the model sees of a text longer than its context"
+    )
+    parser.add_argument(
+        "--lookup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="let the text propose up to N tokens at a time, for speed",
     )
     add_machine_flags(parser)
     return parser
 
 
-def _read_prompt(argument: str) -> str:
+def _read_prompt(argument: str, file: str | None = None) -> str:
     """The prompt, from standard input if it is -; bytes that are not UTF-8 stay what they are."""
-    if argument == "-":
+    if file is not None:
+        if argument:
+            raise UserError(f"there is a prompt, {argument!r:.40}, and --prompt-file {file}: expected one of them")
+        with reading(file):
+            data = Path(file).read_bytes().removeprefix(codecs.BOM_UTF8)
+    elif argument == "-":
         data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
     else:
         data = argument.encode("utf-8", "surrogateescape")  # of which the locale may have understood less
     return data.decode("utf-8", "surrogateescape")
 
 
-def _load(folder: Path, config: GPT2Config, flags: argparse.Namespace) -> GPT2:
+def _open(folder: Path, config: GPT2Config, flags: argparse.Namespace, positions: int) -> Generator:
+    """Only the generator stays in memory: the model goes."""
     device = resolve_device(flags.device)
     options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
-    needed = memory_needed(config, training=False, batch_size=flags.num_samples, seq_len=config.n_positions, **options)
-    check_memory(needed, "take fewer samples or a smaller model", device)
+    settings = {
+        "weights": flags.weights or flags.dtype,
+        "cache": flags.cache,
+        "batch_size": flags.num_samples,
+        "positions": positions,
+    }
+    needed = memory_needed(config, training=False, batch_size=1, seq_len=1, **options)
+    needed += generator_memory_needed(config, device=device, **settings)
+    check_memory(needed, "take fewer samples, --weights of fewer bits, or a smaller model", device)
     if DEVICES[device].has_threads:
         set_threads(flags.threads)
-    return GPT2.from_pretrained(folder, config=config, **options)
+    return GPT2.from_pretrained(folder, config=config, **options).generator(**settings)
 
 
-def _print(samples: Iterator[list[int | None]], count: int, prompt: str, tokenizer: Tokenizer) -> None:
+class _Samples:
+    """The samples of one prompt, as they are written."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        prompt: str,
+        tokens: list[int],
+        flags: argparse.Namespace,
+        sampling: Sampling,
+        stop: int | Sequence[int] | None,
+    ) -> None:
+        self.prompt, self.prompt_tokens = prompt, tokens
+        self.streams = [TextStream(tokenizer, flags.stop) for _ in range(flags.num_samples)]
+        self.drawn: list[list[Drawn]] = [[] for _ in self.streams]
+        self._steps = generate_samples(
+            generator,
+            [tokens] * flags.num_samples,
+            flags.max_new_tokens,
+            sampling,
+            seed=flags.seed,
+            stop_token=stop,
+            allowed_tokens=tokenizer.known_tokens(),
+            window=flags.window,
+            lookup=flags.lookup,
+            ends=lambda sample, token: self.streams[sample].add(token),
+        )
+
+    def grow(self) -> Iterator[str]:
+        """Write all samples; yields what becomes of the first one's text."""
+        text, shown = self.streams[0], 0
+        self._times = [time.perf_counter()]
+        for step in self._steps:
+            self._times.append(time.perf_counter())
+            for drawn, more in zip(self.drawn, step, strict=True):
+                drawn.extend(more)
+            yield text.text[shown:]
+            shown = len(text.text)
+        for stream in self.streams:
+            stream.end()
+        yield text.text[shown:]
+
+    def say_speed(self) -> None:
+        """On standard error.  The first tokens come with the prompt, which is computed at once."""
+        began, *steps = self._times
+        prompts, first = len(self.prompt_tokens) * len(self.streams), sum(map(bool, self.drawn))
+        after = sum(map(len, self.drawn)) - first
+        if steps:
+            speed = f", then {after / (steps[-1] - steps[0]):,.1f} tokens/s" if after else ""
+            print(f"{prompts:,} prompt tokens in {steps[0] - began:.2f} s{speed}", file=sys.stderr)
+
+
+def _print(samples: _Samples) -> None:
     """Print the first sample as it comes, and the others, which came with it, after it."""
-    texts: list[list[int]] = [[] for _ in range(count)]
-
-    def first() -> Iterator[int]:
-        for row in samples:
-            for text, token in zip(texts, row, strict=True):
-                if token is not None:
-                    text.append(token)
-            if row[0] is not None:
-                yield row[0]
-
-    for number in range(count):
-        if count > 1:
-            print(f"---- sample {number + 1} of {count}")
-        _write(prompt)
-        for piece in tokenizer.decode_stream(first() if number == 0 else texts[number]):
+    for number, stream in enumerate(samples.streams, start=1):
+        if len(samples.streams) > 1:
+            print(f"---- sample {number} of {len(samples.streams)}")
+        _write(samples.prompt)
+        for piece in samples.grow() if number == 1 else [stream.text]:
             _write(piece)
         print(flush=True)
+    samples.say_speed()
+
+
+def _print_json(samples: _Samples) -> None:
+    for _ in samples.grow():
+        pass
+    texts = [
+        {
+            "text": stream.text,
+            "tokens": [one.token for one in drawn],
+            "log_probabilities": [one.log_probability for one in drawn],
+        }
+        for stream, drawn in zip(samples.streams, samples.drawn, strict=True)
+    ]
+    print(json.dumps({"prompt": samples.prompt, "prompt_tokens": samples.prompt_tokens, "samples": texts}), flush=True)
+    samples.say_speed()
+
+
+def _converse(samples: Callable[[str], _Samples]) -> None:
+    """A text for each line, with editing and history where standard input is a terminal."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if sys.stdin.isatty():
+        with suppress(ImportError):
+            # input() uses it
+            import readline  # noqa: F401
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        try:
+            _print(samples(prompt))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print()
 
 
 def _write(text: str) -> None:

@@ -20,7 +20,7 @@ from pygpt.command.programs import call
 from pygpt.errors import DeviceError, UserError
 from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
-from pygpt.generation.generate import generate, printable, start_token
+from pygpt.generation.generate import printable, start_token
 from pygpt.model import GPT2
 from pygpt.training import plot
 from pygpt.training.interruption import Interruption
@@ -276,8 +276,7 @@ class _Loop:
     def _sample(self) -> str:
         """Write and save a text."""
         tokenizer, settings = self.data.tokenizer, self.settings
-        tokens = generate(
-            self.model,
+        tokens = self.model.generate(
             [start_token(tokenizer, self.model.config.bos_token_id)],
             settings.sample_tokens,
             temperature=SAMPLE_TEMPERATURE,

@@ -1,0 +1,50 @@
+"""The text of tokens as they come, up to a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from pygpt.errors import UserError
+from pygpt.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """text grows with each token, by whole characters, and ends before the first of the stop strings.
+
+    What may become a stop string stays out of the text until that is decided: wherever tokens meet, none of it shows.
+    Raises UserError for a stop string that is empty.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        if "" in stop:
+            raise UserError("a stop string is empty, expected at least one character")
+        self.text = ""
+        self.stopped = False
+        self._tokenizer, self._stop = tokenizer, stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def add(self, token: int) -> bool:
+        """Returns whether a stop string is complete, after which nothing is added any more."""
+        return self._add(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+
+    def end(self) -> None:
+        """No token follows: what was held back belongs to the text, and half a character is U+FFFD."""
+        self._add(self._decoder.decode(b"", final=True))
+        self.text, self._held = self.text + self._held, ""
+
+    def _add(self, piece: str) -> bool:
+        if self.stopped:
+            return True
+        text = self._held + piece
+        found = [at for at in map(text.find, self._stop) if at >= 0]
+        self.stopped = bool(found)
+        shown = min(found) if found else len(text) - max((_begun(text, stop) for stop in self._stop), default=0)
+        self.text, self._held = self.text + text[:shown], "" if found else text[shown:]
+        return self.stopped
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of the text are the beginning of a stop string."""
+    return next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)
