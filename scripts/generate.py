@@ -1,4 +1,4 @@
-"""Write text with a GPT-2: python scripts/generate.py --help, and docs/training.md."""
+"""Write text with a GPT-2: python scripts/generate.py --help, and docs/generation.md."""
 
 import sys
 from pathlib import Path

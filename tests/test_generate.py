@@ -285,7 +285,7 @@ def test_one_text_for_every_way_to_compute_it(backend, weights, cache):
     model = backend.model(CONFIG, seed=1)
     for seed in range(4):
         expected = list(model.generate([5, 6], 20, seed=seed, weights=weights, cache=cache))
-        pygpt.set_threads(3, beyond_cores=True)
+        pygpt.set_threads(2, beyond_cores=True)
         try:
             assert list(model.generate([5, 6], 20, seed=seed, weights=weights, cache=cache, lookup=4)) == expected
             batch = model.generator(weights, cache, batch_size=3)
@@ -432,6 +432,7 @@ def test_a_stop_string_within_one_token():
             return b"".join([b"so it ", b"goes END and"][token] for token in tokens)
 
     assert stream_of("a|b", ["END"], Words())[1:] == ("so it goes ", True)
+    assert stream_of("a|b", ["END", "goes"], Words())[1:] == ("so it ", True)  # of two, the one that stands first
 
 
 def test_half_a_character_at_the_end_is_shown_as_such():
@@ -553,6 +554,17 @@ def test_each_line_of_a_conversation_is_a_prompt(script, folder):
     assert out == b"> " + texts[0] + b"> > " + texts[1] + b"> " + texts[2] + b"> \n"
     assert err.count("tokens/s\n") == 3
     assert "error: the prompt has 10 tokens, expected at most 8, which fit into the context\n" in err
+
+
+def test_ctrl_c_ends_a_text_and_not_the_conversation(script, folder, monkeypatch):
+    def interrupted(*_, **settings):
+        settings["ends"](0, 97)
+        yield [[Drawn(97, -1.0)]]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pygpt.command.generate, "generate_samples", interrupted)
+    status, out, _ = script("--interactive", "--model", folder, "--device", "numpy", stdin=b"x\ny\n")
+    assert (status, out) == (0, b"> xa\n> ya\n> \n")
 
 
 def test_a_character_appears_when_its_last_byte_has_come(script, folder, monkeypatch, capfdbinary):

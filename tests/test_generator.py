@@ -26,7 +26,7 @@ from pygpt.backends.library import INSTRUCTION_SETS, cpu_library
 from pygpt.backends.native_model import NativeGPT2
 from pygpt.comparing.compare import perturb
 from pygpt.comparing.metrics import FREE_RUNNING, relative_l2
-from pygpt.reference import packed
+from pygpt.reference import attention, packed
 from pygpt.reference.bfloat16 import round_bfloat16
 
 Array = np.ndarray[Any, Any]
@@ -243,6 +243,26 @@ def test_every_device_is_within_the_bound_of_float32(backend: Backend, weights: 
     assert relative_l2(generator.feed([tokens_of("odd", TOKENS["odd"])], every=True), exact) <= BOUND
 
 
+@every_library
+def test_large_scores_overflow_nothing(kernels: str, level: str) -> None:
+    """exp(S) would, without the largest S taken off.  What float32 loses in S shows in exp(S) as it is."""
+    name, tokens = "odd", tokens_of("odd", 19)
+    models = [
+        given(NativeGPT2(ODD, library(level), "float32", kernels, "none"), name),
+        given(GPT2(ODD, "numpy", "float64"), name),
+    ]
+    for layer in range(ODD.n_layer):
+        for model in models:
+            model.parameters[f"h.{layer}.attn.c_attn.weight"][:, : 2 * ODD.n_embd] *= 20
+    exact = models[1].generator().feed([tokens], every=True)
+    models[1].forward([tokens])
+    q, k, _ = attention.split(models[1].activations["h.1.attn.c_attn"], ODD.n_head)
+    largest = attention.scores(q, k).max()
+    assert largest > 200
+    found = models[0].generator("float32", "float32", 1, 19).feed([tokens], every=True)
+    assert relative_l2(found, exact) <= BOUND * largest
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int | None], None]]:
     yield partial(pygpt.set_threads, beyond_cores=True)
@@ -379,6 +399,18 @@ def test_wrong_calls_get_a_sentence_and_change_nothing(
         use(generator)
     assert generator.lengths == (3, 0)
     assert np.array_equal(generator.feed([text[3:], text]), fresh.feed([text[3:], text]))
+
+
+@every_generator
+def test_sequences_that_get_nothing_are_passed_over(backend: Backend) -> None:
+    text, other = tokens_of("odd", 4), tokens_of("odd", 5, seed=1)
+    generator, alone = on(backend, "odd", batch_size=7), on(backend, "odd", batch_size=2)
+    for every in (False, True):
+        found = generator.feed([[], [], text, [], [], other, []], every)
+        assert generator.lengths == (0, 0, 4, 0, 0, 5, 0)
+        np.testing.assert_allclose(found, alone.feed([text, other], every), rtol=1e-5, atol=1e-5)
+        generator.rewind([0] * 7)
+        alone.rewind([0] * 2)
 
 
 @every_generator
