@@ -264,6 +264,10 @@ class GPT2:
             raise UserError("logits need a forward pass before them")
         return np.concatenate([self._backend.logits(row * T + T - 1, 1) for row in range(B)])
 
+    def logits_at(self, row: int, first: int, count: int) -> Array:
+        """Logits of `count` positions from `first` on of one sequence in the latest forward pass: (count,V)."""
+        return self._backend.logits(row * self._backend.shape[1] + first, count)
+
     def attention_probabilities(self, layer: int) -> Array:
         """Attention probabilities of a layer in the latest forward pass, before dropout: (B,NH,T,T)."""
         return self._backend.attention_probabilities(layer)

@@ -5,7 +5,6 @@ Exit status: 0 within the bounds, 1 out of them, 2 for bad input."""
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,9 +21,9 @@ from pygpt.command.machine import add_machine_flags
 from pygpt.command.programs import call
 from pygpt.comparing.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
-from pygpt.files.atomic import write_file
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
+from pygpt.files.json_file import save_json
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, layers, memory_needed, set_threads
 from pygpt.reference.arrays import Array
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             kernels: {"first_out_of_bounds": first[kernels] and str(first[kernels]), "rows": as_json(rows)}
             for kernels, rows in found.items()
         }
-        _write_json(flags.json, {**settings, "kernels": judged})
+        save_json(flags.json, {**settings, "kernels": judged})
     return 1 if any(first.values()) else 0
 
 
@@ -161,8 +160,3 @@ def _random_batch(vocab_size: int, batch_size: int, seq_len: int, seed: int) -> 
     if targets.size > 1:
         targets[0, 0] = -1
     return rows[:, :-1].copy(), targets
-
-
-def _write_json(path: str, values: dict[str, Any]) -> None:
-    with write_file(path) as file:
-        file.write(json.dumps(values, indent=1).encode())

@@ -21,6 +21,7 @@ PROGRAMS = {
     "prepare": Program("prepare_data.py", "turn text into token files to train on"),
     "tokenizer": Program("train_tokenizer.py", "train a vocabulary of byte pair encoding on text"),
     "export": Program("export_weights.py", "turn a model folder into a model file of llm.c, or back"),
+    "evaluate": Program("evaluate.py", "measure a model: perplexity, LAMBADA, HellaSwag"),
     "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
 }
 """By the names of their modules in this package."""

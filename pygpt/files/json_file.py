@@ -8,6 +8,7 @@ from typing import Any
 
 from pygpt.errors import UserError, reading
 from pygpt.files import lfs
+from pygpt.files.atomic import write_file
 
 _LARGEST = 2**24
 
@@ -31,3 +32,9 @@ def read_json_object(path: Path, largest: int = _LARGEST) -> dict[str, Any]:
 def write_json_object(path: Path, values: dict[str, Any]) -> None:
     """Write a file that people can read, too.  Raises OSError as open() and write() do."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def save_json(path: str | Path, values: dict[str, Any]) -> None:
+    """Write numbers for programs, whole or not at all.  Raises UserError when that cannot be done."""
+    with write_file(path) as file:
+        file.write(json.dumps(values, indent=1).encode())

@@ -92,6 +92,10 @@ class TokenDataset:
         for first in range(0, used, batch_size):
             yield self._windows(starts[first : first + batch_size], seq_len)
 
+    def tokens(self) -> NDArray[np.int32]:
+        """All tokens of the split: (n,).  Raises UserError when one is outside the vocabulary."""
+        return self._rows(np.zeros(1, np.int64), len(self))[0]
+
     def _places(self, seq_len: int) -> int:
         """At how many places a window and the token after it can begin."""
         if seq_len < 1:
@@ -105,12 +109,17 @@ class TokenDataset:
         return len(self) - seq_len
 
     def _windows(self, starts: NDArray[np.int64], seq_len: int) -> Batch:
-        rows = np.empty((len(starts), seq_len + 1), np.int32)
+        rows = self._rows(starts, seq_len + 1)
+        return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+
+    def _rows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int32]:
+        """`length` tokens from each start on: (rows, length)."""
+        rows = np.empty((len(starts), length), np.int32)
         for row, start in zip(rows, starts.tolist(), strict=True):
             self._copy(row, start)
         if rows.max() >= self.vocab_size:
             self._report(rows, starts)
-        return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        return rows
 
     def _copy(self, row: NDArray[np.int32], start: int) -> None:
         """Fill a row with the tokens from `start` on, over the ends of shards."""

@@ -7,19 +7,16 @@ shakespeare   40,000 lines of Shakespeare's plays, one megabyte ("tiny Shakespea
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import platform
 import stat
 import sysconfig
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pygpt.errors import UserError, reading
-from pygpt.files.atomic import write_file
+from pygpt.files.download import Download, fetch_file, verify
 from pygpt.text.meta import is_token_folder, read_meta
 from pygpt.text.text_files import listing
 
@@ -27,15 +24,6 @@ NAMES = ("stdlib", "shakespeare")
 
 _STDLIB_LIMIT = 32 * 2**20  # bytes
 _STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-_TIMEOUT = 30.0  # seconds without a byte
-
-
-@dataclass(frozen=True)
-class Download:
-    url: str
-    sha256: str
-    size: int
-    file_name: str
 
 
 @dataclass(frozen=True)
@@ -87,11 +75,10 @@ def fetch(corpus: Corpus, folder: Path, from_file: str | Path | None, advice: st
         if from_file is not None:
             raise UserError(f"--from is for a data set that is downloaded, and {corpus.name} is not")
         return corpus.files
-    path = folder / corpus.download.file_name if from_file is None else Path(from_file)
-    if from_file is None and not path.is_file():
-        _fetch_file(corpus.download, path, advice)
-    _verify(corpus.download, path)
-    return (path,)
+    if from_file is not None:
+        verify(corpus.download, Path(from_file))
+        return (Path(from_file),)
+    return (fetch_file(corpus.download, folder, advice),)
 
 
 def _stdlib() -> Corpus:
@@ -198,31 +185,3 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
             )
         )
     return digest.hexdigest()
-
-
-def _fetch_file(download: Download, path: Path, advice: str) -> None:
-    try:
-        with urllib.request.urlopen(download.url, timeout=_TIMEOUT) as response:
-            text = response.read(download.size + 1)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise UserError(f"{download.url}: cannot be downloaded ({reason}); {advice}") from error
-    _check(download, text, download.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_file(path) as file:
-        file.write(text)
-
-
-def _verify(download: Download, path: Path) -> None:
-    with reading(path), path.open("rb") as file:
-        text = file.read(download.size + 1)
-    _check(download, text, str(path))
-
-
-def _check(download: Download, text: bytes, name: str) -> None:
-    found = hashlib.sha256(text).hexdigest()
-    if found != download.sha256:
-        raise UserError(
-            f"{name}: is not the expected text of {download.size} bytes with SHA-256 {download.sha256[:16]}...: "
-            f"has {'more' if len(text) > download.size else len(text)} bytes and {found[:16]}..."
-        )

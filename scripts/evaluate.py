@@ -1,0 +1,12 @@
+"""Measure a GPT-2: python scripts/evaluate.py --help, and docs/evaluation.md."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from pygpt.command.cli import run
+from pygpt.command.evaluate import main
+
+if __name__ == "__main__":
+    run(main)
