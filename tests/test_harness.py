@@ -52,13 +52,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def both(folder: Path) -> tuple[Any, Any]:
+def open_both(folder: Path) -> tuple[Any, Any]:
     ours = registry.get_model("pygpt").create_from_arg_string(f"pretrained={folder},device=cpu", {"batch_size": 3})
     theirs = registry.get_model("hf").create_from_arg_string(
         f"pretrained={folder},dtype=float32", {"batch_size": 3, "device": "cpu"}
     )
     return ours, theirs
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> tuple[Any, Any]:
+    return open_both(folder)
 
 
 def ask(models: tuple[Any, Any], kind: str, arguments: list[tuple[Any, ...]]) -> tuple[Any, Any]:
@@ -93,6 +97,19 @@ def test_generate_until(both: tuple[Any, Any], until: list[str]) -> None:
     alone = [ask(both, "generate_until", [one]) for one in arguments]  # theirs depend on what they are padded with
     assert [ours for ours, _ in alone] == [theirs for _, theirs in alone]
     assert ask(both, "generate_until", arguments)[0] == [ours[0] for ours, _ in alone]
+
+
+def test_generation_ends_at_the_end_of_text_token(folder: Path, tmp_path: Path) -> None:
+    """Which is here the likeliest after whatever text."""
+    model, tokenizer = pygpt.GPT2.from_pretrained(folder), GPT2Tokenizer.from_folder(folder)
+    embedding = np.array(model.parameters["wte.weight"])
+    embedding[tokenizer.eot_token] *= 10
+    model.set_parameter("wte.weight", embedding)
+    model.set_parameter("ln_f.weight", np.zeros(32))
+    model.set_parameter("ln_f.bias", embedding[tokenizer.eot_token])
+    model.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    assert ask(open_both(tmp_path), "generate_until", [("hello", {"max_gen_toks": 4})]) == ([""], [""])
 
 
 def test_sampling_and_names_of_the_limit(both: tuple[Any, Any]) -> None:

@@ -71,6 +71,7 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "max_iters": 1000,
         "min_lr": 0.0,
         "eot_in_text": True,
+        "tensorboard": True,
     }
     values = {name: examples.get(name, 2) for name in FIELDS}
     argv = []

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import required
 from matplotlib.figure import Figure
 from test_tokenizer import write_vocabulary
 
@@ -35,7 +36,7 @@ from pygpt.model import GPT2, memory_needed
 from pygpt.reference.dropout import Dropout
 from pygpt.text.batches import TokenDataset
 from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
-from pygpt.training import progress
+from pygpt.training import events, progress
 from pygpt.training import setup as run_setup
 from pygpt.training import train as training
 from pygpt.training.interruption import Interruption
@@ -273,6 +274,78 @@ def test_the_best_model_is_kept(monkeypatch):
     assert models("a")["a/best/model.safetensors"] != models("a")["a/last/model.safetensors"]
 
 
+def validations(monkeypatch, losses):
+    """Make these the losses of the validations, which have two batches each."""
+    both = iter([loss for loss in losses for _ in range(2)])
+    monkeypatch.setattr(GPT2, "forward", lambda *_: next(both))
+
+
+def test_a_run_stops_when_its_loss_gets_no_better(monkeypatch, capsys):
+    validations(monkeypatch, [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0])
+    assert train.main(flags(out_dir="a", max_iters=50, patience=3, sample_tokens=0)) == 0
+    assert [record["val_loss"] for record in log("a") if "val_loss" in record] == [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0]
+    sentence = "stopped early, at step 30: 3 validations in a row without a better loss"
+    assert sentence in capsys.readouterr().out
+    saved = outcome("a")
+    assert train.main(["--resume", "a"]) == 0
+    assert outcome("a") == saved and sentence in capsys.readouterr().out
+    validations(monkeypatch, [2.0, 1.0, 7.0, 7.0])
+    assert train.main(["--resume", "a", "--patience", "5"]) == 0
+    assert log("a")[-1]["step"] == 50 and "stopped early" not in capsys.readouterr().out
+    assert json.loads(Path("a/last/training_state.json").read_text())["since_best"] == 2
+
+
+def test_a_resumed_run_has_the_patience_of_one_that_was_not_interrupted(monkeypatch):
+    argv = flags(max_iters=50, patience=3, sample_tokens=0)
+    losses = [5.0, 6.0, 6.0, 6.0]
+    validations(monkeypatch, losses)
+    train.main([*argv, "--out-dir", "whole"])
+    validations(monkeypatch, losses)
+    interrupt_after(monkeypatch, 7)
+    assert train.main([*argv, "--out-dir", "parts"]) == 130
+    while train.main(["--resume", "parts"]) == 130:
+        pass
+    assert outcome("whole") == outcome("parts") and log("parts")[-1]["step"] == 15
+
+
+def read_events(folder):
+    """Of each file: the step from which on what was written before is void, and names, steps and values."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(Path(folder, "tensorboard").iterdir()):
+        data, start, values = path.read_bytes(), None, []
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            start = event.step if event.HasField("session_log") else start
+            values += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        found.append((start, values))
+    return found
+
+
+def test_the_log_for_tensorboard(monkeypatch):
+    required.module("tensorboardX")
+    interrupt_after(monkeypatch, 7)
+    assert train.main([*flags(out_dir="a"), "--tensorboard"]) == 130
+    time.sleep(1)  # a file's name says the second
+    assert train.main(["--resume", "a"]) == 0
+    (first, before), (second, after) = read_events("a")
+    assert (first, second) == (1, 8)
+    lines = [json.loads(line) for line in Path("a/log.jsonl").read_text().splitlines()]
+    logged = [(name, line["step"], value) for line in lines for name, value in line.items() if name != "step"]
+    assert before + after == [(name, step, pytest.approx(value, rel=1e-6)) for name, step, value in logged]
+    train.main([*flags(out_dir="a", max_iters=1), "--overwrite"])
+    assert not Path("a/tensorboard").exists()
+
+
+def test_tensorboard_without_its_library(monkeypatch):
+    monkeypatch.setattr(events.importlib.util, "find_spec", lambda name: None)
+    sentence = "--tensorboard needs tensorboardX, which is not there: pip install 'pygpt[tensorboard]'"
+    assert refused([*flags(out_dir="a"), "--tensorboard"]) == sentence
+    assert not Path("a").exists()
+
+
 def test_the_log_is_on_the_disk_before_a_checkpoint_is(monkeypatch):
     write_model = checkpoint.write_model
     seen = []
@@ -440,6 +513,18 @@ def test_a_checkpoint_that_did_not_count_windows(monkeypatch):
     assert outcome("a") == outcome("whole")
     path.write_text(json.dumps({**state, "windows": -1}))
     assert refused(["--resume", "a"]) == "a/last/training_state.json: is not the state of a training run"
+
+
+def test_a_checkpoint_that_knows_no_patience(monkeypatch):
+    train.main(flags(out_dir="whole"))
+    interrupt_after(monkeypatch, 8)
+    train.main(flags(out_dir="a"))
+    path = Path("a/last/training_state.json")
+    state = json.loads(path.read_text())
+    del state["since_best"]
+    path.write_text(json.dumps(state))
+    assert train.main(["--resume", "a"]) == 0
+    assert outcome("a") == outcome("whole")
 
 
 def test_what_a_killed_run_logged_beyond_its_checkpoint_is_dropped():
@@ -723,7 +808,9 @@ def test_a_longer_run_does_not_warm_up_again():
     assert rates[60] == pytest.approx(1e-4 + 9e-4 * (1 + np.cos(np.pi * 58 / 78)) / 2)
 
 
-@pytest.mark.parametrize("change", [{"step": -1}, {"step": "8"}, {"best_val_loss": "low"}, {"more": 1}])
+@pytest.mark.parametrize(
+    "change", [{"step": -1}, {"since_best": -1}, {"step": "8"}, {"best_val_loss": "low"}, {"more": 1}]
+)
 def test_a_wrong_state_gets_a_sentence(change):
     train.main(flags(out_dir="a", max_iters=4))
     path = Path("a/last/training_state.json")

@@ -2,6 +2,7 @@
 
     settings.toml        repeats the run: --config
     log.jsonl            one JSON object a line: a step, or a validation
+    tensorboard/         the same for TensorBoard, where it is asked for
     last/                the latest checkpoint: a model folder with the tokenizer, and what --resume needs beside it:
                          optimizer.safetensors (AdamW's moments) and training_state.json
     best/                the model with the lowest validation loss, with the tokenizer
@@ -34,6 +35,8 @@ from pygpt.parameters import parameter_shapes
 from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
+from pygpt.training import events
+from pygpt.training.events import Events
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
 LOG_FILE = "log.jsonl"
@@ -58,6 +61,7 @@ class TrainingState:
     validated: int = -1  # the step of the latest validation
     best_step: int = -1
     best_val_loss: float | None = None
+    since_best: int = 0  # validations since the best one
     data: str = ""  # fingerprint of the tokens that it trains on
 
 
@@ -86,6 +90,7 @@ class RunFolder:
             os.close(self._folder)
             raise
         self._log: BinaryIO | None = None
+        self._events: Events | None = None
 
     @classmethod
     def next_free(cls, path: Path) -> RunFolder:
@@ -102,6 +107,9 @@ class RunFolder:
         if self._log is not None:
             with contextlib.suppress(OSError):  # what is in its buffer may not fit on the device
                 self._log.close()
+        if self._events is not None:
+            with contextlib.suppress(UserError):
+                self._events.close()
         os.close(self._folder)
         with contextlib.suppress(OSError):  # nothing came of the run
             self.path.rmdir()
@@ -135,6 +143,10 @@ class RunFolder:
                     folder.rmdir()
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
+            for path in (self.path / events.FOLDER).glob(events.FILES):
+                path.unlink()
+            with contextlib.suppress(OSError):
+                (self.path / events.FOLDER).rmdir()
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be removed: {error.strerror}") from None
 
@@ -174,9 +186,10 @@ class RunFolder:
         if "windows" not in values and type(values.get("step")) is int:  # saved before they were counted
             saved = TrainSettings(**read_settings(self.path / SETTINGS_FILE))
             values["windows"] = values["step"] * saved.grad_accum * saved.batch_size
+        values = {"since_best": 0, **values}  # likewise
         types = {field.name: _STATE_TYPES[str(field.type)] for field in dataclasses.fields(TrainingState)}
         right = values.keys() == types.keys() and all(type(values[name]) in kinds for name, kinds in types.items())
-        if not right or values["step"] < 0 or not 0 <= values["windows"] < 2**63:
+        if not right or min(values["step"], values["since_best"]) < 0 or not 0 <= values["windows"] < 2**63:
             raise UserError(f"{path}: is not the state of a training run")
         return TrainingState(**values)
 
@@ -195,7 +208,7 @@ class RunFolder:
 
     # ---- the log ----
 
-    def open_log(self, state: TrainingState) -> None:
+    def open_log(self, state: TrainingState, tensorboard: bool = False) -> None:
         """Open the log to go on behind the state: what a killed run wrote beyond its latest checkpoint is dropped."""
         path = self.path / LOG_FILE
         if path.exists():
@@ -204,18 +217,24 @@ class RunFolder:
                 file.writelines(_line(record) for record in kept)
         with writing(path):
             self._log = path.open("ab")
+        if tensorboard:
+            self._events = Events(self.path, state.step)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line; it may stay in a buffer until flush_log().  Raises UserError when it cannot be written."""
         assert self._log is not None
         with writing(self.path / LOG_FILE):
             self._log.write(_line(record))
+        if self._events is not None:
+            self._events.log(record)
 
     def flush_log(self) -> None:
         """Raises UserError when the log cannot be written."""
         assert self._log is not None
         with writing(self.path / LOG_FILE):
             self._log.flush()
+        if self._events is not None:
+            self._events.flush()
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log, but for a last one that was cut off.  Raises UserError when it is damaged."""

@@ -128,10 +128,14 @@ class TrainSettings:
 
     eval_interval: int = _setting(250, "evaluation", "steps between validations", low=1)
     eval_iters: int = _setting(20, "evaluation", "batches of a validation", low=1)
+    patience: int | None = _setting(
+        None, "evaluation", "stop after N validations in a row without a better loss (default: never)", low=1
+    )
     sample_tokens: int = _setting(256, "evaluation", "tokens of the sample at the end; 0: none", low=0)
 
     out_dir: str | None = _setting(None, "run", "the run's folder (default: out/ and the name of the preset or data)")
     checkpoint_interval: int = _setting(250, "run", "steps between checkpoints", low=1)
+    tensorboard: bool = _setting(False, "run", "write the log for TensorBoard, too")
     seed: int = _setting(
         0, "run", "of weights, order of the data, dropout and sample", low=0, high=2**63 - 1, fixed=True
     )

@@ -22,7 +22,7 @@ from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import printable, start_token
 from pygpt.model import GPT2
-from pygpt.training import plot
+from pygpt.training import events, plot
 from pygpt.training.interruption import Interruption
 from pygpt.training.progress import Progress, loss_text
 from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
@@ -50,6 +50,8 @@ def train(request: Request) -> int:
     cannot begin, when its loss is not finite, when the device fails, and when something cannot be saved; the latest
     checkpoint stays intact.
     """
+    if request.settings.tensorboard:
+        events.check_available()
     with _open_folder(request) as folder:
         state = folder.load_state() if request.resume else None
         settings = replace(request.settings, device=resolve_device(request.settings.device))
@@ -116,7 +118,7 @@ class _Loop:
     def run(self) -> int:
         """Go on to the last step or until interrupted.  Returns the exit status."""
         state = self.state
-        self.folder.open_log(state)
+        self.folder.open_log(state, self.settings.tensorboard)
         with self.interruption, self.progress:
             try:
                 self._steps()
@@ -136,7 +138,7 @@ class _Loop:
             last = state.step >= settings.max_iters
             if (last or state.step % settings.eval_interval == 0) and state.validated != state.step:
                 self._validate()
-            stop = last or bool(self.interruption)
+            stop = last or self._out_of_patience() or bool(self.interruption)
             if stop or state.step % settings.checkpoint_interval == 0:
                 self._save()
             if stop:
@@ -229,7 +231,9 @@ class _Loop:
         best = state.best_val_loss is None or loss < state.best_val_loss
         if best:
             self.folder.save_best(self.model, self.data.tokenizer)
-            state.best_step, state.best_val_loss = state.step, loss
+            state.best_step, state.best_val_loss, state.since_best = state.step, loss, 0
+        else:
+            state.since_best += 1
         state.validated = state.step
         self.folder.log({"step": state.step, **_logged("val_loss", loss, self.val_tokens_per_byte)})
         training = ""
@@ -238,6 +242,9 @@ class _Loop:
             self.losses = []
         shown = loss_text(loss, self.val_tokens_per_byte)
         self.progress.say(f"step {state.step}: validation loss {shown}{', the best so far' if best else ''}{training}")
+
+    def _out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self.state.since_best >= self.settings.patience
 
     def _save(self) -> None:
         """Save a checkpoint, unless the latest one is of this very state."""
@@ -264,6 +271,9 @@ class _Loop:
         if steps:
             speed = steps * self._tokens_per_step() / self.seconds
             print(f"{steps:,} steps in {tqdm.format_interval(self.seconds)}, {speed:,.0f} tokens/s")
+        if self._out_of_patience():
+            times = f"{state.since_best} validation{'' if state.since_best == 1 else 's'} in a row"
+            print(f"stopped early, at step {state.step}: {times} without a better loss")
         if sample is not None:
             print(f"---- a sample at temperature {SAMPLE_TEMPERATURE}\n{printable(sample)}\n----")
         assert state.best_val_loss is not None
