@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-KINDS = ("cuda-emulated", "data", "nvcc", "transformers")
+KINDS = ("cuda-emulated", "data", "nvcc", "published", "transformers")
 REQUIRED = {kind for kind in os.environ.get("PYGPT_REQUIRE", "").split(",") if kind}
 
 if not set(KINDS) >= REQUIRED:
