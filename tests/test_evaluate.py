@@ -200,6 +200,15 @@ def test_perplexity_is_the_mean_loss(tmp_path: Path) -> None:
     found = perplexity.evaluate(model, tokenizer, tokens, "x", stride=16, batch_size=3)
     assert found.metrics["loss_per_token"].value == pytest.approx(loss, rel=1e-5)
     assert found.metrics["loss_per_token"].error > 0
+    queries = perplexity.windows(tokens, 16, 5, "x")
+    nats = {answer.number: answer.losses.sum() for answer in answer_all(model, queries, 3)}
+    stretches = [range(len(queries))[first : first + 4] for first in range(0, len(queries), 4)]
+    sums = [
+        [sum(nats[n] for n in numbers) for numbers in stretches],
+        [sum(queries[n].scored for n in numbers) for numbers in stretches],
+    ]
+    overlapping = perplexity.evaluate(model, tokenizer, tokens, "x", stride=5)
+    assert overlapping.metrics["loss_per_token"].error == pytest.approx(ratio(*sums).error, rel=1e-4)
     first = perplexity.evaluate(model, tokenizer, tokens, "x", stride=16, limit=2)
     assert (first.counts["windows"], first.counts["tokens"]) == (2, 32)
 

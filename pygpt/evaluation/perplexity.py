@@ -9,6 +9,7 @@ tokens before it.  The smaller the stride, the more context they have and the lo
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ def evaluate(
     for answer in answer_all(model, queries, batch_size):
         nats[answer.number] = answer.losses.sum()
 
+    stretches = np.arange(0, len(queries), math.ceil(width / stride))  # of at least `width` tokens
+    nats, scored, covered = (np.add.reduceat(values, stretches) for values in (nats, scored, covered))
     loss = ratio(nats, scored)
     metrics = {"loss_per_token": loss, "perplexity_per_token": perplexity(loss)}
     if covered.sum():
@@ -95,7 +98,7 @@ def evaluate(
     protocol = (
         f"windows of {width} tokens with stride {stride}: each token but the first is scored once, "
         f"given the {width - stride + 1} to {width} tokens before it, or fewer where the text begins; "
-        f"losses in nats; standard errors take windows as independent"
+        f"losses in nats; standard errors take stretches of {width} tokens as independent"
     )
     if tokenizer.eot_token is not None:
         protocol += "; end-of-text tokens are scored and count no bytes"

@@ -3,8 +3,8 @@
     R = Σ x / Σ y        x: nats, or right answers, of each cluster; y: its tokens or bytes, or 1
     s² = k/(k − 1) Σ (x − R y)² / (Σ y)²        of k clusters (Cochran 1977, section 6.4)
 
-The clusters are taken as independent.  One is an example of a task, or a window of a text: the losses within a window
-depend on each other.  With y = 1, s is the usual standard error of a mean.
+The clusters are taken as independent.  One is an example of a task, or a stretch of a text, in which losses depend on
+each other.  With y = 1, s is the usual standard error of a mean.
 """
 
 from __future__ import annotations
