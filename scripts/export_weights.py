@@ -1,4 +1,4 @@
-"""Models in and out of llm.c's files: python scripts/export_weights.py --help, and docs/models.md."""
+"""Models into files of llama.cpp and llm.c: python scripts/export_weights.py --help, and docs/models.md."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-KINDS = ("cuda-emulated", "data", "nvcc", "published", "transformers")
+KINDS = ("cuda-emulated", "data", "formats", "llama-cpp", "nvcc", "published", "transformers")
 REQUIRED = {kind for kind in os.environ.get("PYGPT_REQUIRE", "").split(",") if kind}
 
 if not set(KINDS) >= REQUIRED:
@@ -27,12 +27,12 @@ def skip(kind: str, sentence: str) -> NoReturn:
     pytest.skip(sentence, allow_module_level=True)
 
 
-def module(name: str) -> Any:
-    """torch or transformers, or what comes with them, with what belongs to it."""
+def module(name: str, kind: str = "transformers") -> Any:
+    """A package with what belongs to it: torch or transformers, or what comes with them, or one of another kind."""
     try:
         return pytest.importorskip(name)
     except pytest.skip.Exception as absence:
-        skip("transformers", str(absence))
+        skip(kind, str(absence))
 
 
 def nvcc() -> str:

@@ -312,7 +312,10 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     (tmp_path / "ckpt.pt").touch()
     assert refused(tmp_path).endswith("holds no model.safetensors, found 'ckpt.pt', 'config.json'")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "holds pytorch_model.bin but no model.safetensors; convert it" in refused(tmp_path)
+    command = f"python scripts/import_weights.py {tmp_path} NEW_FOLDER converts pytorch_model.bin"
+    assert refused(tmp_path).endswith(
+        f"holds no model.safetensors, found 'ckpt.pt', 'config.json', 'pytorch_model.bin'; {command}"
+    )
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -94,7 +94,10 @@ def test_the_commands_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "pygpt stands alone, expected one of train, generate, prepare, tokenizer, export, evaluate, compare"),
+        (
+            [],
+            "pygpt stands alone, expected one of train, generate, prepare, tokenizer, export, import, evaluate, compare",
+        ),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
         (["--print-completion", "ksh"], "--print-completion: invalid choice: 'ksh'"),
@@ -146,7 +149,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("line", "expected"),
     [
         ("pygpt tr", "train"),
-        ("pygpt ", "train generate prepare tokenizer export evaluate compare"),
+        ("pygpt ", "train generate prepare tokenizer export import evaluate compare"),
         ("pygpt train --pre", "--preset"),
         ("pygpt train --preset shakespeare-char-", "shakespeare-char-gpu"),
         ("pygpt train --device ", "auto cpu cuda cuda-emulated numpy"),
@@ -158,6 +161,8 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pygpt train --resume out", "out"),
         ("pygpt generate --model out/", "out/stdlib"),
         ("pygpt export out", "out output.txt"),
+        ("pygpt export out --dtype q", "q8_0"),
+        ("pygpt import output.txt out --tok", "--tokenizer"),
         ("pygpt tokenizer out", "out output.txt"),
         ("pygpt tokenizer out --o", "--out"),
         ("pygpt tokenizer out --vocab-size ", ""),

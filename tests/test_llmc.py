@@ -1,4 +1,4 @@
-"""Models in llm.c's file: their layout, what they keep, what is refused; and pygpt export."""
+"""Models in llm.c's file: their layout, what they keep, what is refused; and pygpt export and import with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 import pygpt
-from pygpt.command.export import main
+from pygpt.command import export as export_command
+from pygpt.command import import_ as import_command
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.llmc import read_model, write_model
@@ -153,11 +154,15 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         write_model(tmp_path / "none" / "model.bin", CONFIG, random_parameters(CONFIG))
 
 
-# ---- pygpt export, scripts/export_weights.py ----
+# ---- pygpt export and pygpt import ----
 
 
 def export(*words: str | Path) -> None:
-    main([str(word) for word in words])
+    export_command.main([str(word) for word in words])
+
+
+def import_(*words: str | Path) -> None:
+    import_command.main([str(word) for word in words])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,7 @@ def export(*words: str | Path) -> None:
 def test_there_and_back(tmp_path: Path, stored: str, there: str, back: str) -> None:
     save_parameters(tmp_path / "a", OTHER, random_parameters(OTHER), stored)
     export(tmp_path / "a", tmp_path / "model.bin", "--dtype", there)
-    export(tmp_path / "model.bin", tmp_path / "b", "--dtype", back)
+    import_(tmp_path / "model.bin", tmp_path / "b", "--dtype", back)
     assert read_config(tmp_path / "b") == OTHER
     assert_equal(dict(load_parameters(tmp_path / "b", OTHER)), dict(load_parameters(tmp_path / "a", OTHER)))
 
@@ -176,31 +181,37 @@ def test_a_tokenizer_is_written_beside_the_model(tmp_path: Path) -> None:
     write_model(tmp_path / "model.bin", CONFIG, random_parameters(CONFIG))
     (tmp_path / "data").mkdir()
     ByteTokenizer().save(tmp_path / "data")
-    export(tmp_path / "model.bin", tmp_path / "b", "--tokenizer", tmp_path / "data")
+    import_(tmp_path / "model.bin", tmp_path / "b", "--tokenizer", tmp_path / "data")
     assert load_tokenizer(tmp_path / "b").name == "byte"
     assert pygpt.GPT2.from_pretrained(tmp_path / "b", device="numpy").config == CONFIG
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:
     save_parameters(tmp_path / "a", CONFIG, random_parameters(CONFIG))
-    model, text = tmp_path / "model.bin", tmp_path / "text"
+    model, text = tmp_path / "model.bin", tmp_path / "text.bin"
     for _ in range(2):  # a model file is replaced
         export(tmp_path / "a", model)
     text.write_text("mine")
+    (tmp_path / "folder.bin").mkdir()
     for words, sentence in (
-        ((tmp_path / "a", text), "exists and is no model file of llm.c"),
-        ((tmp_path / "a", tmp_path), "exists and is no model file of llm.c"),
-        ((model, tmp_path / "a"), "exists, expected the name of a new folder"),
-        ((tmp_path / "a", model, "--tokenizer", tmp_path), "--tokenizer is given"),
-        ((text, tmp_path / "b"), "fewer than the header"),
+        ((tmp_path / "a", text), "exists and is no model of llm.c"),
+        ((tmp_path / "a", tmp_path / "folder.bin"), "exists and is no model of llm.c"),
+        ((tmp_path / "a", tmp_path / "b"), r"b: expected a name that ends in .gguf \(llama.cpp\) or .bin \(llm.c\)"),
+        ((tmp_path / "a", tmp_path / "b.bin", "--dtype", "q8_0"), "--dtype is q8_0, expected float32 or bfloat16"),
     ):
         with pytest.raises(UserError, match=sentence):
             export(*words)
+    for words, sentence in (
+        ((model, tmp_path / "a"), "exists, expected the name of a new folder"),
+        ((text, tmp_path / "b"), "is not a model that can be read"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            import_(*words)
     assert text.read_text() == "mine"
     assert not (tmp_path / "b").exists()
 
 
 def test_a_model_file_for_a_folder_tells_the_command(tmp_path: Path) -> None:
     write_model(tmp_path / "model.bin", CONFIG, random_parameters(CONFIG))
-    with pytest.raises(UserError, match=r"python scripts/export_weights.py \S+/model.bin FOLDER makes one"):
+    with pytest.raises(UserError, match=r"python scripts/import_weights.py \S+/model.bin FOLDER makes one"):
         pygpt.GPT2.from_pretrained(tmp_path / "model.bin")

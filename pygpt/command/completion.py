@@ -5,12 +5,10 @@ The script holds all names of commands, flags and values, so that a shell comple
 
 from __future__ import annotations
 
-import importlib
-
 import shtab
 
 from pygpt.command.flags import Parser
-from pygpt.command.programs import PROGRAMS
+from pygpt.command.programs import PROGRAMS, module
 
 _NO_PATHS = {"N", "X", "prompt"}  # numbers, and text
 
@@ -19,7 +17,7 @@ def completion(parser: Parser, shell: str) -> str:
     """The script for a shell.  parser: with the flags of pygpt itself; it is given those of the commands."""
     commands = parser.add_subparsers()
     for name, program in PROGRAMS.items():
-        flags: Parser = importlib.import_module(f"pygpt.command.{name}").make_parser()
+        flags: Parser = module(name).make_parser()
         _say_what_values_are(flags)
         commands.add_parser(name, parents=[flags], add_help=False, help=program.summary)
     script: str = shtab.complete(parser, shell)

@@ -1,40 +1,53 @@
-"""Turn a model folder into a file that llm.c and pygpt-step read, or such a file into a folder.  See docs/models.md."""
+"""Write a model as a file of llama.cpp or llm.c.  See docs/models.md."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pygpt.command.flags import Parser
 from pygpt.command.programs import call
 from pygpt.errors import UserError
-from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
-from pygpt.files.hub import resolve_folder
-from pygpt.files.llmc import VERSIONS, is_model_file, read_model, write_model
-from pygpt.text.tokenizer import load_tokenizer
+from pygpt.files import gguf_file, llmc
+from pygpt.files.formats import read_model
+from pygpt.files.stored_model import StoredModel
+
+
+@dataclass(frozen=True)
+class _Format:
+    program: str  # which reads the files
+    dtypes: tuple[str, ...]
+    holds: Callable[[Path], bool]  # whether a file is one
+    write: Callable[[Path, StoredModel, str], None]
+
+
+def _write_llmc(path: Path, model: StoredModel, dtype: str) -> None:
+    llmc.write_model(path, model.config, model.parameters, dtype)
+
+
+_FORMATS = {  # by the ends of the files' names
+    ".gguf": _Format("llama.cpp", tuple(gguf_file.DTYPES), gguf_file.is_gguf, gguf_file.write_gguf),
+    ".bin": _Format("llm.c", tuple(llmc.VERSIONS), llmc.is_model_file, _write_llmc),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write what a command line asks for."""
     flags = make_parser().parse(argv)
     target = Path(flags.target)
-    if Path(flags.source).is_file():
-        config, parameters = read_model(flags.source)
-        if target.exists():
-            raise UserError(f"{target}: exists, expected the name of a new folder")
-        extra = None if flags.tokenizer is None else load_tokenizer(flags.tokenizer).save
-        save_parameters(target, config, parameters, flags.dtype, extra)
-    else:
-        folder = resolve_folder(flags.source)
-        if flags.tokenizer is not None:
-            raise UserError("--tokenizer is given, but a model file of llm.c holds no tokenizer; leave it out")
-        if target.exists() and not (target.is_file() and is_model_file(target)):
-            raise UserError(f"{target}: exists and is no model file of llm.c, expected the name of a new file")
-        config = read_config(folder)
-        parameters = dict(load_parameters(folder, config))
-        write_model(target, config, parameters, flags.dtype)
-    print(f"{target}: {config.num_parameters:,} parameters in {flags.dtype}")
+    form = _FORMATS.get(target.suffix)
+    if form is None:
+        names = " or ".join(f"{suffix} ({form.program})" for suffix, form in _FORMATS.items())
+        raise UserError(f"{target}: expected a name that ends in {names}; {' '.join(call('import'))} makes a folder")
+    if flags.dtype not in form.dtypes:
+        raise UserError(f"--dtype is {flags.dtype}, expected {' or '.join(form.dtypes)} for a file of {form.program}")
+    if target.exists() and not (target.is_file() and form.holds(target)):
+        raise UserError(f"{target}: exists and is no model of {form.program}, expected the name of a new file")
+    model = read_model(flags.source)
+    form.write(target, model, flags.dtype)
+    print(f"{target}: {model.config.num_parameters:,} parameters in {flags.dtype}")
 
 
 def make_parser() -> Parser:
@@ -44,8 +57,8 @@ def make_parser() -> Parser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("source", help="model folder, a name on huggingface.co, or a model file of llm.c")
-    parser.add_argument("target", help="the file to write, or the folder if the source is a file")
-    parser.add_argument("--dtype", choices=list(VERSIONS), default="float32", help="of what is written")
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="whose tokenizer is written too, into a folder")
+    parser.add_argument("source", help="model folder, a name on huggingface.co, or a file that pygpt import reads")
+    parser.add_argument("target", help="the file to write: NAME.gguf for llama.cpp, NAME.bin for llm.c")
+    dtypes = dict.fromkeys(dtype for form in _FORMATS.values() for dtype in form.dtypes)
+    parser.add_argument("--dtype", choices=list(dtypes), default="float32", help="of what is written")
     return parser

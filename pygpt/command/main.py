@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pygpt.command.cli import run
 from pygpt.command.flags import Parser, nearest
-from pygpt.command.programs import PROGRAMS
+from pygpt.command.programs import PROGRAMS, module
 from pygpt.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -34,7 +33,7 @@ def dispatch(argv: Sequence[str]) -> int | None:
         return None
     if name not in PROGRAMS:
         raise UserError(f"{name!r} is not a command of pygpt, expected one of {names}{nearest(name, list(PROGRAMS))}")
-    status: int | None = importlib.import_module(f"pygpt.command.{name}").main(flags)
+    status: int | None = module(name).main(flags)
     return status
 
 

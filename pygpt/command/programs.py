@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import keyword
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pygpt.backends.sources import CHECKOUT
 
@@ -20,11 +23,17 @@ PROGRAMS = {
     "generate": Program("generate.py", "write text with a model"),
     "prepare": Program("prepare_data.py", "turn text into token files to train on"),
     "tokenizer": Program("train_tokenizer.py", "train a vocabulary of byte pair encoding on text"),
-    "export": Program("export_weights.py", "turn a model folder into a model file of llm.c, or back"),
+    "export": Program("export_weights.py", "turn a model into a file of llama.cpp or llm.c"),
+    "import": Program("import_weights.py", "turn a model of another program into a folder"),
     "evaluate": Program("evaluate.py", "measure a model: perplexity, LAMBADA, HellaSwag"),
     "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
 }
-"""By the names of their modules in this package."""
+"""By their names, of which module() gives the modules."""
+
+
+def module(name: str) -> Any:
+    """The module of a program, in this package: of its name, and an underscore where that is a word of Python."""
+    return importlib.import_module(f"pygpt.command.{name}{'_' * keyword.iskeyword(name)}")
 
 
 def call(name: str) -> list[str]:

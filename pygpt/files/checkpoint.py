@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pygpt.command.programs import call
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import atomic
@@ -26,6 +27,10 @@ from pygpt.parameters import parameter_shapes
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+TORCH_FILE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+KERAS_FILE = "tf_model.h5"
+FOREIGN_FILES = (TORCH_FILE, TORCH_INDEX, KERAS_FILE)  # from which a folder is imported
 
 _EMBEDDING = "wte.weight"
 _HEAD = "lm_head.weight"
@@ -59,16 +64,42 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
     """
     folder = Path(folder)
     atomic.finish(folder)
-    weights, tensors = _stored_tensors(folder)
+    return match_parameters(*stored_tensors(folder), config, tied=is_tied(folder))
+
+
+def is_tied(folder: Path) -> bool:
+    """Whether the head of a folder's model is wte, of which tensors need not hold a copy."""
+    return read_json_object(folder / CONFIG_FILE).get("tie_word_embeddings") is not False
+
+
+def match_parameters(
+    weights: Path,
+    stored: Mapping[str, StoredTensor],
+    config: GPT2Config,
+    tied: bool = True,
+    described_in: str = CONFIG_FILE,
+    zero_biases: bool = False,
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The parameters among the tensors that were found in `weights`, as load_parameters() gives them, and its errors.
+
+    tied: the head need not be there. described_in: where the configuration is from. zero_biases: a model that has none
+    gets zeros, with a warning.
+    """
+    tensors = _without_prefix(weights, stored)
     if config.n_layer > len(tensors):
         raise UserError(
-            f"{weights}: holds {len(tensors)} parameters, too few for the {config.n_layer} layers of {CONFIG_FILE}"
+            f"{weights}: holds {len(tensors)} parameters, too few for the {config.n_layer} layers of {described_in}"
         )
     shapes = parameter_shapes(config)
     head = tensors.pop(_HEAD, None)
-    if head is None and read_json_object(folder / CONFIG_FILE).get("tie_word_embeddings") is False:
-        raise UserError(f"{weights}: holds no {_HEAD}, but {CONFIG_FILE} has tie_word_embeddings: false")
-    _check_names(weights, tensors, shapes)
+    if head is None and not tied:
+        raise UserError(f"{weights}: holds no {_HEAD}, but {described_in} has tie_word_embeddings: false")
+    biases = [name for name in shapes if name.endswith(".bias")]
+    if zero_biases and not any(name in tensors for name in biases):
+        warnings.warn(f"{weights}: holds no biases; they are zeros, which give the same model", stacklevel=2)
+        for name in biases:
+            tensors[name] = StoredTensor(weights, name, "F32", np.broadcast_to(np.float32(0), shapes[name]))
+    _check_names(weights, tensors, shapes, described_in)
     if _is_transposed(tensors, shapes):
         warnings.warn(f"{weights}: holds the weights of linear layers as (out, in); they are transposed", stacklevel=2)
         for name in filter(_LINEAR.fullmatch, shapes):
@@ -114,21 +145,23 @@ def write_model(
     write_tensors(folder / WEIGHTS_FILE, parameter_shapes(config), parameters, dtype)
 
 
-def _stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
-    """The file that holds or lists the tensors, and the tensors by name without prefix and mask buffers."""
+def stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
+    """The file that holds or lists the tensors of a folder, and the tensors by name."""
     if (folder / WEIGHTS_FILE).is_file():
         weights = folder / WEIGHTS_FILE
         stored = read_tensors(weights)
     elif (folder / INDEX_FILE).is_file():
         weights = folder / INDEX_FILE
-        stored = _read_shards(weights)
-    elif (folder / "pytorch_model.bin").is_file() or (folder / "pytorch_model.bin.index.json").is_file():
-        raise UserError(
-            f"{folder}: holds pytorch_model.bin but no {WEIGHTS_FILE}; convert it with transformers: "
-            f"GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder)"
-        )
+        stored = read_shards(weights, "safetensors", read_tensors)
     else:
-        raise UserError(f"{folder}: holds no {WEIGHTS_FILE}, {_contents(folder)}")
+        others = [name for name in FOREIGN_FILES if (folder / name).is_file()]
+        hint = f"; {' '.join(call('import'))} {folder} NEW_FOLDER converts {others[0]}" if others else ""
+        raise UserError(f"{folder}: holds no {WEIGHTS_FILE}, {_contents(folder)}{hint}")
+    return weights, stored
+
+
+def _without_prefix(weights: Path, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors by their names without prefix, and without mask buffers."""
     prefix = _common_prefix(weights, stored)
     tensors: dict[str, StoredTensor] = {}
     for full_name, tensor in stored.items():
@@ -139,7 +172,7 @@ def _stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
             raise UserError(f"{tensor.path}: tensor {name[:80]!r} is there twice, with a prefix and without")
         if not _MASK_BUFFER.fullmatch(name):
             tensors[name] = tensor
-    return weights, tensors
+    return tensors
 
 
 def _common_prefix(weights: Path, names: Iterable[str]) -> str:
@@ -151,14 +184,16 @@ def _common_prefix(weights: Path, names: Iterable[str]) -> str:
     return found[0] if found else ""
 
 
-def _check_names(weights: Path, tensors: Mapping[str, StoredTensor], shapes: Mapping[str, Any]) -> None:
+def _check_names(
+    weights: Path, tensors: Mapping[str, StoredTensor], shapes: Mapping[str, Any], described_in: str
+) -> None:
     """Raises UserError, which says what is there instead, unless the tensors have the parameters' names."""
     unknown = [name for name in tensors if name not in shapes]
     missing = [name for name in shapes if name not in tensors]
     if missing and missing == [name for name in shapes if name.endswith(".bias")]:
         raise UserError(
-            f"{weights}: holds no biases; a GPT-2 without them (nanoGPT's bias=False) is not implemented, but zeros "
-            f"added as biases give the same model"
+            f"{weights}: holds no biases; a GPT-2 without them (nanoGPT's bias=False) is not implemented, but zeros as "
+            f"biases give the same model: {' '.join(call('import'))} {weights.parent} NEW_FOLDER adds them"
         )
     if missing:
         found = f"{len(shapes) - len(missing)} of {len(shapes)} parameters"
@@ -166,7 +201,7 @@ def _check_names(weights: Path, tensors: Mapping[str, StoredTensor], shapes: Map
         raise UserError(f"{weights}: tensor {missing[0]} is missing{instead}")
     if unknown:
         path = tensors[unknown[0]].path
-        raise UserError(f"{path}: tensor {unknown[0][:80]!r} is not a parameter of the GPT-2 in {CONFIG_FILE}")
+        raise UserError(f"{path}: tensor {unknown[0][:80]!r} is not a parameter of the GPT-2 in {described_in}")
 
 
 def _contents(folder: Path) -> str:
@@ -186,25 +221,27 @@ def _is_transposed(tensors: Mapping[str, StoredTensor], shapes: Mapping[str, tup
     return all(tensors[name].shape == shapes[name][::-1] for name in shapes if _LINEAR.fullmatch(name))
 
 
-def read_weight_map(index: Path) -> dict[str, str]:
+def read_weight_map(index: Path, suffix: str = "safetensors") -> dict[str, str]:
     """Tensor -> file beside the index, from a model.safetensors.index.json.  Raises UserError when it is not that."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: holds no weight_map from tensors to files")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+        if not isinstance(file, str) or not re.fullmatch(rf"[\w.-]+\.{suffix}", file):
             raise UserError(
-                f"{index}: names {str(file)[:80]!r} for tensor {name[:80]!r}, expected a .safetensors file beside it"
+                f"{index}: names {str(file)[:80]!r} for tensor {name[:80]!r}, expected a .{suffix} file beside it"
             )
     return weight_map
 
 
-def _read_shards(index: Path) -> dict[str, StoredTensor]:
-    """The tensors of the files that a model.safetensors.index.json names."""
-    weight_map = read_weight_map(index)
+def read_shards(
+    index: Path, suffix: str, read: Callable[[Path], Mapping[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
+    """The tensors of the files that an index names, each of which `read` reads.  Raises UserError where they differ."""
+    weight_map = read_weight_map(index, suffix)
     tensors: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
-        for name, tensor in read_tensors(index.with_name(file)).items():
+        for name, tensor in read(index.with_name(file)).items():
             if name in tensors:
                 raise UserError(f"{tensor.path}: tensor {name[:80]!r} is in {tensors[name].path.name} too")
             tensors[name] = tensor

@@ -13,7 +13,6 @@ from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.errors import UserError, reading
 from pygpt.files import atomic
 from pygpt.files.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, read_weight_map
-from pygpt.files.llmc import is_model_file
 from pygpt.text import vocabulary_files
 from pygpt.text.text_ends import GENERATION_FILE
 
@@ -37,8 +36,11 @@ def resolve_folder(name_or_path: str | Path) -> Path:
                 _suggest_model_in(path)
             return path
         if path.exists():
-            hint = f"; {' '.join(call('export'))} {name} FOLDER makes one" if is_model_file(path) else ""
-            raise UserError(f"{name}: is a file, expected a model's folder{hint}")
+            command = " ".join(call("import"))
+            raise UserError(
+                f"{name}: is a file, expected a model's folder; {command} {name} FOLDER makes one of a file of "
+                f"llama.cpp, llm.c or PyTorch"
+            )
     if not _NAME.fullmatch(name):
         raise UserError(f"{name}: no such folder")
     downloaded = _cache_home() / "pygpt" / "models" / name.replace("/", "--")

@@ -63,6 +63,10 @@ class Vocabulary:
         )
         return encoding
 
+    def all_merges(self) -> Merges:
+        """The pairs in order, worked out where they were not given."""
+        return derive_merges(self.ranks) if self.merges is None else self.merges
+
 
 def derive_merges(ranks: dict[bytes, int]) -> Merges:
     """The pair that makes each token: what merging its bytes leaves when only earlier merges are allowed."""

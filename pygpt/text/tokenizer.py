@@ -74,7 +74,11 @@ class Tokenizer(ABC):
     def save(self, folder: str | Path) -> None:
         """Write the files from which load_tokenizer() makes it again.  Raises UserError when they cannot be written."""
         with write_file(Path(folder) / FILE_NAME) as file:
-            file.write(json.dumps({"name": self.name, "vocab_size": self.vocab_size, **self._settings()}).encode())
+            file.write(json.dumps(self.settings()).encode())
+
+    def settings(self) -> dict[str, object]:
+        """The contents of its FILE_NAME."""
+        return {"name": self.name, "vocab_size": self.vocab_size, **self._settings()}
 
     def _settings(self) -> dict[str, str]:
         return {}
@@ -182,6 +186,10 @@ class GPT2Tokenizer(Tokenizer):
         """
         return cls(read_vocabulary(Path(folder)))
 
+    @property
+    def vocabulary(self) -> bpe.Vocabulary:
+        return self._vocabulary
+
     def encode(self, text: str) -> Tokens:
         data = _utf8(text)
         if unknown := data.translate(None, self._single_bytes):
@@ -245,7 +253,14 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = folder / FILE_NAME
     if not path.is_file():
         return GPT2Tokenizer.from_folder(folder)
-    settings = read_json_object(path)
+    return tokenizer_from(read_json_object(path), path)
+
+
+def tokenizer_from(settings: dict[str, object], path: Path) -> Tokenizer:
+    """The tokenizer whose settings() were found in a file, beside which is the vocabulary of `gpt2`.
+
+    Raises UserError where they are wrong.
+    """
     name = settings.get("name")
     tokenizer: Tokenizer
     if name == "byte":
@@ -253,7 +268,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     elif name == "char":
         tokenizer = _char_tokenizer(path, settings.get("characters"))
     elif name == "gpt2":
-        tokenizer = GPT2Tokenizer.from_folder(folder)
+        tokenizer = GPT2Tokenizer.from_folder(path.parent)
     else:
         raise UserError(f"{path}: unknown tokenizer {name!r:.80}, expected one of {', '.join(NAMES)}")
     if settings.get("vocab_size") != tokenizer.vocab_size:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ _NAMES_OF_TOKENS = (_CONFIG, "special_tokens_map.json")
 
 SAVED = (FILE_NAME, *_PAIRS[0], _CONFIG)
 """The files that save_vocabulary() writes."""
+
+FindEnds = Callable[[dict[str, int]], tuple[str | None, str | None]]
 
 DOWNLOADS = (FILE_NAME, *_PAIRS[0], _ADDED, *_NAMES_OF_TOKENS)
 """The files that a folder on huggingface.co may hold."""
@@ -57,12 +59,21 @@ def read_vocabulary(folder: Path) -> bpe.Vocabulary:
     else:
         expected = ", or ".join([FILE_NAME, *(" and ".join(names) for names in _PAIRS)])
         raise UserError(f"{folder} holds no GPT-2 vocabulary: expected {expected}")
+    return make_vocabulary(path, merges_path, content, lambda tokens: _read_ends(folder, tokens))
+
+
+def make_vocabulary(path: Path, merges_path: Path, content: TokenizerJson, find_ends: FindEnds) -> bpe.Vocabulary:
+    """The vocabulary of tokens and merges that were found in two files, or in one.
+
+    find_ends: from special and added tokens with their numbers to those that begin and end a text.
+    Raises UserError where they contradict each other.
+    """
     vocab = _number_tokens(path, content)
     merges = [_parse_merge(merges_path, number, entry) for number, entry in enumerate(content.merges, start=1)]
     ranks = _rank(path, merges_path, vocab, merges)
     merged = {bpe.to_text(token) for token in ranks}
     others = {token: vocab[token] for token in vocab if token not in merged or token in content.added_tokens}
-    bos, eos = _read_ends(folder, others)
+    bos, eos = find_ends(others)
     added = {token: number for token, number in others.items() if token in content.added_tokens.keys() - {bos, eos}}
     special = {token: number for token, number in others.items() if token not in added}
     return bpe.Vocabulary(ranks, special, added, [(bpe.to_bytes(a), bpe.to_bytes(b)) for a, b in merges], bos, eos)
@@ -73,8 +84,7 @@ def save_vocabulary(vocabulary: bpe.Vocabulary, folder: Path) -> None:
 
     Raises UserError when they cannot be written.
     """
-    pairs = bpe.derive_merges(vocabulary.ranks) if vocabulary.merges is None else vocabulary.merges
-    merges = [f"{bpe.to_text(a)} {bpe.to_text(b)}" for a, b in pairs]
+    merges = [f"{bpe.to_text(a)} {bpe.to_text(b)}" for a, b in vocabulary.all_merges()]
     special, added = vocabulary.special_tokens, vocabulary.added_tokens
     vocab = {bpe.to_text(token): number for token, number in vocabulary.ranks.items()} | special | added
     vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))

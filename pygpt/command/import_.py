@@ -1,0 +1,48 @@
+"""Make a model folder of what another program wrote: a file of llama.cpp (GGUF) or llm.c, nanoGPT's ckpt.pt, a folder
+with pytorch_model.bin or tf_model.h5.  See docs/models.md."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pygpt.command.flags import Parser
+from pygpt.command.programs import call
+from pygpt.errors import UserError
+from pygpt.files.checkpoint import save_parameters
+from pygpt.files.formats import read_model
+from pygpt.files.tensor_file import DTYPES
+from pygpt.text.tokenizer import load_tokenizer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write what a command line asks for."""
+    flags = make_parser().parse(argv)
+    folder = Path(flags.folder)
+    if folder.exists():
+        raise UserError(f"{folder}: exists, expected the name of a new folder")
+    model = read_model(flags.source)
+    if flags.tokenizer is not None:
+        model = replace(model, read_tokenizer=partial(load_tokenizer, flags.tokenizer))
+    tokenizer = model.read_tokenizer()
+    save = None if tokenizer is None else tokenizer.save
+    save_parameters(folder, model.config, model.parameters, flags.dtype, save)
+    beside = "no tokenizer" if tokenizer is None else f"a {tokenizer.name} tokenizer"
+    print(f"{folder}: {model.config.num_parameters:,} parameters in {flags.dtype}, {beside}")
+
+
+def make_parser() -> Parser:
+    """The flags of the command."""
+    parser = Parser(
+        prog=" ".join(call("import")),
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("source", help="file, model folder, or a name on huggingface.co")
+    parser.add_argument("folder", help="the folder to make")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of what is written")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="whose tokenizer to take instead of the source's")
+    return parser
