@@ -12,6 +12,7 @@ from pathlib import Path
 from pygpt.command.flags import Parser
 from pygpt.command.programs import call
 from pygpt.errors import UserError
+from pygpt.files.added_tokens import add_tokens
 from pygpt.files.checkpoint import save_parameters
 from pygpt.files.formats import read_model
 from pygpt.files.tensor_file import DTYPES
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = read_model(flags.source)
     if flags.tokenizer is not None:
         model = replace(model, read_tokenizer=partial(load_tokenizer, flags.tokenizer))
+    if flags.add_token:
+        model = add_tokens(model, flags.add_token)
     tokenizer = model.read_tokenizer()
     save = None if tokenizer is None else tokenizer.save
     save_parameters(folder, model.config, model.parameters, flags.dtype, save)
@@ -45,4 +48,7 @@ def make_parser() -> Parser:
     parser.add_argument("folder", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of what is written")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="whose tokenizer to take instead of the source's")
+    parser.add_argument(
+        "--add-token", metavar="TEXT", action="append", help="make a token of this text; the flag may be repeated"
+    )
     return parser

@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,18 @@ class GPT2Tokenizer(Tokenizer):
     @property
     def vocabulary(self) -> bpe.Vocabulary:
         return self._vocabulary
+
+    def with_tokens(self, texts: Sequence[str]) -> GPT2Tokenizer:
+        """A tokenizer that has a token more for each text, found wherever the text stands.
+
+        Raises UserError where a text is empty, or a token already.
+        """
+        added = dict(self._vocabulary.added_tokens)
+        for number, text in enumerate(texts, self.vocab_size):
+            if not text or _utf8(text) in self._bytes.values() or text in added:
+                raise UserError(f"{text!r} cannot be added: {'it is a token already' if text else 'it is empty'}")
+            added[text] = number
+        return GPT2Tokenizer(replace(self._vocabulary, added_tokens=added))
 
     def encode(self, text: str) -> Tokens:
         data = _utf8(text)
