@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pygpt
 from pygpt.command.export import main as export
 from pygpt.command.import_ import main as import_
 from pygpt.errors import UserError
+from pygpt.files import gguf_file
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.formats import export_gguf, read_model
 from pygpt.files.gguf_file import write_gguf
@@ -141,9 +143,24 @@ def test_tokenizers_there_and_back(tmp_path: Path, tokenizer: Tokenizer) -> None
 
 def test_a_vocabulary_without_merges(tmp_path: Path) -> None:
     tokenizer = GPT2Tokenizer(bpe.Vocabulary(dict(list(RANKS.items())[:256]), {}))
-    write_gguf(tmp_path / "m.gguf", StoredModel(CONFIG, random_parameters(CONFIG), lambda: tokenizer))
+    config = replace(CONFIG, bos_token_id=None, eos_token_id=None)
+    with pytest.warns(UserWarning, match="no token that ends a text: llama.cpp takes token 11 for it"):
+        write_gguf(tmp_path / "m.gguf", StoredModel(config, random_parameters(config), lambda: tokenizer))
     found = read_model(tmp_path / "m.gguf").read_tokenizer()
     assert found is not None and found.fingerprint == tokenizer.fingerprint
+
+
+def test_a_head_may_be_there_if_it_is_the_embedding(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older files of llama.cpp hold a copy."""
+    monkeypatch.setattr(
+        gguf_file, "parameter_shapes", lambda config: {**parameter_shapes(config), "lm_head.weight": (300, 64)}
+    )
+    p = random_parameters(CONFIG)
+    for head in (p["wte.weight"], -p["wte.weight"]):
+        write_gguf(path, StoredModel(CONFIG, {**p, "lm_head.weight": head}))
+        if head is p["wte.weight"]:
+            assert_equal(read_model(path).parameters, p)
+    assert "tensor lm_head.weight differs from wte.weight" in refused(path)
 
 
 def test_without_a_tokenizer(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer | None, config: GPT2Config) 
         writer.add_string(_MODEL, "gpt2")
         writer.add_string(_PRE, "gpt-2")
         writer.add_array(_MERGES, merges or [_NO_MERGE])
+        if ends["eos_token_id"] is None:
+            warnings.warn("the vocabulary has no token that ends a text: llama.cpp takes token 11 for it", stacklevel=2)
     else:
         texts_of = [tokenizer.decode_bytes([number]) for number in range(tokenizer.vocab_size)]
         tokens = ["".join(f"\\x{byte:02x}" for byte in text) for text in texts_of]
