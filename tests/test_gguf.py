@@ -141,6 +141,16 @@ def test_tokenizers_there_and_back(tmp_path: Path, tokenizer: Tokenizer) -> None
     assert found.fingerprint == tokenizer.fingerprint
 
 
+def test_the_layout_of_byte_tokens(tmp_path: Path) -> None:
+    """llama.cpp takes the longest token that fits: no text may hold the name of a row of padding."""
+    write_gguf(tmp_path / "m.gguf", StoredModel(CONFIG, random_parameters(CONFIG), lambda: ByteTokenizer()))
+    fields = {name: field.contents() for name, field in gguf.GGUFReader(tmp_path / "m.gguf").fields.items()}
+    assert fields["tokenizer.ggml.model"] == "rwkv"
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    assert tokens[:256] == [rf"\x{byte:02x}" for byte in range(256)] and types == [1] * 256 + [5] * 44
+    assert tokens[256:] == [rf"\xff[PAD{number}]" for number in range(256, 300)]
+
+
 def test_a_vocabulary_without_merges(tmp_path: Path) -> None:
     tokenizer = GPT2Tokenizer(bpe.Vocabulary(dict(list(RANKS.items())[:256]), {}))
     config = replace(CONFIG, bos_token_id=None, eos_token_id=None)
@@ -318,7 +328,13 @@ def test_a_tokenizer_that_is_not_implemented_can_be_replaced(path: Path, tmp_pat
 # ---- llama.cpp ----
 
 RUN = pygpt.GPT2Config(vocab_size=300, n_positions=256, n_embd=64, n_layer=2, n_head=4)
-TEXTS = ["hello hell  he\n\tll 12 it's", "naïve café 日本語 😀", "a <|endoftext|>", "<|user|>hell<|user|> x"]
+TEXTS = [
+    "hello hell  he\n\tll 12 it's",
+    "naïve café 日本語 😀",
+    "a <|endoftext|>",
+    "<|user|>hell<|user|> x",
+    "[PAD261]",
+]
 ALPHABET = "".join(sorted(set("".join(TEXTS))))
 
 
