@@ -29,8 +29,9 @@ from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer, GPT2Tokenizer, To
 
 gguf = required.module("gguf", "formats")
 
+BYTES = [bytes([byte]) for byte in range(256)]
 MERGES = [(b"h", b"e"), (b"l", b"l"), (b"he", b"ll"), (b" ", b"hell")]
-RANKS = {token: number for number, token in enumerate([*bpe.BYTES, *(a + b for a, b in MERGES)])}
+RANKS = {token: number for number, token in enumerate([*BYTES, *(a + b for a, b in MERGES)])}
 VOCABULARY = bpe.Vocabulary(
     RANKS, {"<|endoftext|>": 260}, {"<|user|>": 263}, MERGES, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
 )

@@ -22,9 +22,10 @@ from pygpt.text import bpe
 from pygpt.text.tokenizer import ByteTokenizer, GPT2Tokenizer, Tokenizer, load_tokenizer
 
 CONFIG = GPT2Config(vocab_size=258, n_positions=8, n_embd=6, n_layer=1, n_head=2, eos_token_id=257)
+BYTES = [bytes([byte]) for byte in range(256)]
 TOKENIZER = GPT2Tokenizer(
     bpe.Vocabulary(
-        {token: number for number, token in enumerate([*bpe.BYTES, b"he"])}, {"<|endoftext|>": 257},
+        {token: number for number, token in enumerate([*BYTES, b"he"])}, {"<|endoftext|>": 257},
         merges=[(b"h", b"e")], eos_token="<|endoftext|>",
     )
 )  # fmt: skip
