@@ -94,7 +94,10 @@ def test_the_commands_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "pygpt stands alone, expected one of train, generate, .*, export, import, evaluate, compare after it; pygpt --help"),
+        (
+            [],
+            "pygpt stands alone, expected one of train, generate, .*, export, import, evaluate, compare after it; pygpt --help",
+        ),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
         (["--print-completion", "ksh"], "--print-completion: invalid choice: 'ksh'"),
