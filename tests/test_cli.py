@@ -96,7 +96,7 @@ def test_the_commands_are_listed() -> None:
     [
         (
             [],
-            "pygpt stands alone, expected one of train, generate, .*, export, import, evaluate, compare after it; pygpt --help",
+            "pygpt stands alone, expected one of train, generate, .*, export, import, evaluate, compare after it",
         ),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
