@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks import end_to_end, layers, machine, memory, peaks, products, scaling
+from benchmarks import end_to_end, generation, layers, machine, memory, peaks, products, scaling
 from benchmarks.session import Session
 from pygpt.command.flags import nearest
 from pygpt.errors import UserError
@@ -20,6 +20,7 @@ SECTIONS: dict[str, Section] = {
     "character": (end_to_end.measure_character, end_to_end.character_table),
     "memory": (memory.measure, memory.table),
     "scaling": (scaling.measure, scaling.table),
+    "generation": (generation.measure, generation.table),
 }
 
 
