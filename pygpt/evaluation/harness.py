@@ -11,12 +11,14 @@ is their command lm_eval with the model added.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lm_eval.models  # the harness's own models, which it adds only to a register that is empty  # noqa: F401
 import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from tqdm import tqdm
 
 from pygpt.errors import UserError
 from pygpt.evaluation.opening import open_model, open_tokenizer
@@ -24,12 +26,25 @@ from pygpt.evaluation.perplexity import windows
 from pygpt.evaluation.scoring import Query, answer_all
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
-from pygpt.generation.generate import start_token
+from pygpt.generation.generate import generate_samples, start_token
+from pygpt.generation.sampling import Sampling
+from pygpt.generation.text import TextStream
 from pygpt.text.text_ends import read_text_ends
 
 _BATCH_SIZE = 8  # where the harness says auto
 _NEW_TOKENS = 256  # where a task does not say how many
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # what tasks call it
+_SAMPLING = ("temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A request for a text."""
+
+    prompt: list[int]
+    count: int  # of new tokens, at most
+    sampling: Sampling
+    stops: tuple[str, ...]
 
 
 @register_model("pygpt")
@@ -120,47 +135,51 @@ class PygptLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The text that follows each context, up to the first of its stop strings."""
-        found = []
-        for context, settings in (request.args for request in requests):
-            text = self._generate(context, **settings)
-            self.cache_hook.add_partial("generate_until", (context, settings), text)
-            found.append(text)
+        wanted = [self._wanted(*request.args) for request in requests]
+        groups: dict[tuple[Sampling, int], list[int]] = {}
+        for number, one in enumerate(wanted):
+            groups.setdefault((one.sampling, one.count), []).append(number)
+        found = [""] * len(wanted)
+        with tqdm(total=len(wanted), desc="texts", disable=disable_tqdm or None) as bar:
+            for numbers in groups.values():
+                numbers.sort(key=lambda number: -len(wanted[number].prompt))
+                for first in range(0, len(numbers), self._batch_size):
+                    batch = numbers[first : first + self._batch_size]
+                    texts = self._generate([wanted[number] for number in batch])
+                    for number, text in zip(batch, texts, strict=True):
+                        found[number] = text
+                        self.cache_hook.add_partial("generate_until", requests[number].args, text)
+                    bar.update(len(batch))
         return found
 
-    def _generate(
-        self,
-        context: str,
-        until: str | Sequence[str] = (),
-        do_sample: bool = False,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        **others: Any,
-    ) -> str:
-        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-        count = next((int(others[name]) for name in _LIMITS if others.get(name) is not None), _NEW_TOKENS)
-        if temperature is None:
-            temperature = 1.0
+    def _wanted(self, context: str, settings: dict[str, Any]) -> _Wanted:
+        count = next((int(settings[name]) for name in _LIMITS if settings.get(name) is not None), _NEW_TOKENS)
         room = max(1, self._model.config.n_positions - count)
-        tokens = self.tok_encode(context)[-room:] or [self._start]
-        new: list[int] = []
-        for token in self._model.generate(
-            tokens,
-            count,
-            temperature=temperature if do_sample else 0.0,
-            top_k=top_k or None,
-            top_p=top_p or None,
+        until = settings.get("until") or ()
+        stops = tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)
+        sampling = Sampling(0.0)
+        if settings.get("do_sample"):
+            sampling = Sampling(**{name: settings[name] for name in _SAMPLING if settings.get(name) is not None})
+        return _Wanted(self.tok_encode(context)[-room:] or [self._start], count, sampling, stops)
+
+    def _generate(self, batch: Sequence[_Wanted]) -> list[str]:
+        """Texts that have the sampling and the number of tokens in common."""
+        positions = min(len(batch[0].prompt) + batch[0].count, self._model.config.n_positions)  # the first is longest
+        weights = "bfloat16" if self._model.dtype == "bfloat16" else "float32"
+        streams = [TextStream(self._tokenizer, one.stops) for one in batch]
+        for _ in generate_samples(
+            self._model.generator(weights, batch_size=len(batch), positions=positions),
+            [one.prompt for one in batch],
+            batch[0].count,
+            batch[0].sampling,
             stop_token=self._tokenizer.eot_token,
             allowed_tokens=self._tokenizer.known_tokens(),
+            ends=lambda sample, token: streams[sample].add(token),
         ):
-            new.append(token)
-            text = self._tokenizer.decode(new)
-            if any(stop in text for stop in stops):
-                break
-        text = self._tokenizer.decode(new)
-        for stop in stops:
-            text = text.split(stop)[0]
-        return text
+            pass
+        for stream in streams:
+            stream.end()
+        return [stream.text for stream in streams]
 
 
 if __name__ == "__main__":
