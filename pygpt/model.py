@@ -296,13 +296,20 @@ class GPT2:
     # ---- text ----
 
     def generator(
-        self, weights: str = "float32", cache: str = "float32", batch_size: int = 1, positions: int | None = None
+        self,
+        weights: str = "float32",
+        cache: str = "float32",
+        batch_size: int = 1,
+        positions: int | None = None,
+        calibration: ArrayLike | None = None,
     ) -> Generator:
         """A snapshot of the weights, and batch_size empty sequences whose keys and values it keeps.
 
         weights: "float32", "bfloat16", "int8" or "int4", the format in which matrices are kept and used; cache:
         "float32" or "bfloat16", that of keys and values (docs/generation.md); positions: the largest length of a
         sequence in tokens, None for n_positions.  The dtype of the model does not matter.
+        calibration: (n,T) tokens of a text such as the model will see, to which weights of 8 or 4 bits are fitted
+        (reference/gptq.py), for which the model keeps its activations (recompute "none") and runs once.
 
         feed(tokens) appends tokens[b], (n,) integers, to sequence b, and returns the logits of the token that comes
         next, (B,V) float32; rewind(lengths) leaves the first lengths[b] tokens; lengths says how many there are.  Later
@@ -310,7 +317,16 @@ class GPT2:
         use it.  Raises UserError for settings that do not exist or do not fit, MemoryError where there is no room.
         """
         positions = _check_generator(self.config, weights, cache, batch_size, positions)
-        return self._backend.generator(weights, cache, batch_size, positions)
+        generator = self._backend.generator(weights, cache, batch_size, positions)
+        if calibration is not None:
+            from pygpt.generation.calibration import calibrate
+
+            if weights not in ("int8", "int4"):
+                raise UserError(f"calibration is given, but weights is {weights}, expected int8 or int4")
+            if self.recompute != "none":
+                raise UserError(f"calibration needs all activations, but recompute is {self.recompute}, expected none")
+            calibrate(generator, self, _integers("calibration", calibration), weights)
+        return generator
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from pygpt.reference.dropout import Dropout
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("float32", "bfloat16", "int8", "int4")  # of a generator
 CACHES = ("float32", "bfloat16")
+LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # linear layers of a block
 KERNELS = ("plain", "fast")
 RECOMPUTE = ("none", "cheap", "block")
 
@@ -186,6 +187,12 @@ class Generator(Protocol):
         Returns the logits of the token that comes next: after the last token of each sequence to which something was
         appended, (fed,V), or, with every, after each token, those of the first sequence first, (all,V).
         Raises UserError for tokens outside the vocabulary and beyond the positions; the sequences are as before then.
+        """
+
+    def write(self, layer: int, name: str, w: Array, scales: Array) -> None:
+        """Replace the weights of a linear layer, one of LINEAR, by w: (IC,OC), rounded with given scales.
+
+        scales: (IC / 32 rounded up,OC), for weights of "int8" or "int4".  Raises UserError for others.
         """
 
     def rewind(self, lengths: Sequence[int]) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pygpt.backends.interface import CACHES, WEIGHTS
+from pygpt.backends.interface import CACHES, LINEAR, WEIGHTS
 from pygpt.backends.library import check, ffi, last_error
-from pygpt.backends.pointers import Floats, c_config, floats, integers, number
+from pygpt.backends.pointers import Floats, as_floats, c_config, expect_shape, floats, integers, number
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference.generator import kept_lengths, rows_of_tokens
+from pygpt.reference.packed import GROUP
 
 
 class NativeGenerator:
@@ -35,6 +36,12 @@ class NativeGenerator:
         check(self.library, self.library.generator_feed(self.handle, *pointers, every))
         self.lengths = tuple(length + int(count) for length, count in zip(self.lengths, counts, strict=True))
         return logits
+
+    def write(self, layer: int, name: str, w: Floats, scales: Floats) -> None:
+        w, scales = as_floats(w), as_floats(scales)
+        expect_shape("scales", scales, (-(-w.shape[0] // GROUP), w.shape[1]))
+        pointers = floats(w), floats(scales)
+        check(self.library, self.library.generator_write(self.handle, layer, LINEAR.index(name), *pointers, w.size))
 
     def rewind(self, lengths: Sequence[int]) -> None:
         kept = kept_lengths(lengths, self.lengths)

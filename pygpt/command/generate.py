@@ -27,8 +27,12 @@ from pygpt.generation.sampling import Sampling
 from pygpt.generation.text import TextStream
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, generator_memory_needed, memory_needed, set_threads
+from pygpt.text.batches import TokenDataset
+from pygpt.text.prepare import ensure
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer import Tokenizer, load_tokenizer
+
+CALIBRATION_WINDOWS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.interactive:
         if flags.prompt or flags.prompt_file or flags.json:
             raise UserError("--interactive asks for prompts and writes texts: it goes without a prompt and --json")
-        generator = _open(folder, config, flags, config.n_positions)
+        generator = _open(folder, config, tokenizer, flags, config.n_positions)
         _converse(samples)
         return
     prompt = _read_prompt(flags.prompt, flags.prompt_file)
     positions = min(len(encode(prompt)) + flags.max_new_tokens - 1, config.n_positions)
-    generator = _open(folder, config, flags, positions)
+    generator = _open(folder, config, tokenizer, flags, positions)
     (_print_json if flags.json else _print)(samples(prompt))
 
 
@@ -101,6 +105,9 @@ def make_parser() -> Parser:
         "--stop-at-eot", action=argparse.BooleanOptionalAction, default=True, help="end at the end-of-text token"
     )
     parser.add_argument("--weights", choices=WEIGHTS, help="format of the weights; by default, that of --dtype")
+    parser.add_argument(
+        "--calibrate", metavar="NAME|PATH", help="text or token files to which --weights int8 or int4 are fitted"
+    )
     parser.add_argument("--cache", choices=CACHES, default="float32", help="format of keys and values")
     parser.add_argument(
         "--window", choices=WINDOWS, default="half", help="what the model sees of a text longer than its context"
@@ -130,9 +137,17 @@ def _read_prompt(argument: str, file: str | None = None) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _open(folder: Path, config: GPT2Config, flags: argparse.Namespace, positions: int) -> Generator:
+def _open(
+    folder: Path, config: GPT2Config, tokenizer: Tokenizer, flags: argparse.Namespace, positions: int
+) -> Generator:
     """Only the generator stays in memory: the model goes."""
     device = resolve_device(flags.device)
+    windows, length, calibration = 1, 1, None
+    if flags.calibrate is not None:
+        if flags.weights not in ("int8", "int4"):
+            raise UserError("--calibrate is given, but --weights is neither int8 nor int4: leave it out")
+        windows, length = CALIBRATION_WINDOWS, config.n_positions
+        calibration = TokenDataset(ensure(flags.calibrate, tokenizer), "train").batch(0, windows, length, seed=0)[0]
     options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
     settings = {
         "weights": flags.weights or flags.dtype,
@@ -140,12 +155,12 @@ def _open(folder: Path, config: GPT2Config, flags: argparse.Namespace, positions
         "batch_size": flags.num_samples,
         "positions": positions,
     }
-    needed = memory_needed(config, training=False, batch_size=1, seq_len=1, **options)
+    needed = memory_needed(config, training=False, batch_size=windows, seq_len=length, **options)
     needed += generator_memory_needed(config, device=device, **settings)
     check_memory(needed, "take fewer samples, --weights of fewer bits, or a smaller model", device)
     if DEVICES[device].has_threads:
         set_threads(flags.threads)
-    return GPT2.from_pretrained(folder, config=config, **options).generator(**settings)
+    return GPT2.from_pretrained(folder, config=config, **options).generator(**settings, calibration=calibration)
 
 
 class _Samples:

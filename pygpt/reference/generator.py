@@ -37,7 +37,7 @@ class Generator:
     def __init__(
         self, p: Mapping[str, Array], config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int
     ) -> None:
-        self.config, self.positions = config, positions
+        self.config, self.positions, self.weights = config, positions, weights
         self._inputs = packed.INPUTS[weights]
         self._head_inputs = exact if weights == "int4" else self._inputs
         self._stored = packed.WEIGHTS[cache]
@@ -83,6 +83,13 @@ class Generator:
         logits = linear.forward(self._head_inputs(self._norm("ln_f", x)), p["wte.weight"].T)
         self.lengths = tuple(start + int(n) for start, n in zip(self.lengths, counts, strict=True))
         return logits
+
+    def write(self, layer: int, name: str, w: Array, scales: Array) -> None:
+        if self.weights not in ("int8", "int4"):
+            raise UserError("only weights of 8 or 4 bits have scales")
+        kept = self._p[f"h.{layer}.{name}.weight"]
+        each = np.repeat(scales.astype(np.float32), packed.GROUP, axis=0)[: len(w)]
+        kept[...] = packed.rounded(w.astype(np.float32), packed.bfloat16(each), self.weights)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         self.lengths = kept_lengths(lengths, self.lengths)

@@ -13,9 +13,8 @@ round are to nearest, ties to even. Weights are rounded from float32, whatever t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .arrays import Array, Operands, exact
 from .bfloat16 import round_bfloat16
@@ -30,17 +29,28 @@ def bfloat16(x: Array) -> Array:
 
 def int8(w: Array) -> Array:
     """w: (K,N).  Returns s q."""
-    return _quantised(w, lambda largest: bfloat16(abs(largest) / np.float32(127)), -127, 127)
+    return _quantised(w, "int8")
 
 
 def int4(w: Array) -> Array:
     """w: (K,N).  Returns s q."""
-    return _quantised(w, lambda largest: bfloat16(largest / np.float32(-8)), -8, 7)
+    return _quantised(w, "int4")
+
+
+def scale_of(group: Array, weights: str) -> Array:
+    """group: (up to GROUP,N) float32.  Returns s: (N,)."""
+    largest = _largest(group)
+    return bfloat16(abs(largest) / np.float32(127) if weights == "int8" else largest / np.float32(-8))
+
+
+def rounded(w: Array, scale: Array, weights: str) -> Array:
+    """w: (...,N); scale: (N,).  Returns s q."""
+    return _rounded(w, scale, *((-127, 127) if weights == "int8" else (-8, 7)))
 
 
 def inputs_int4(x: Array) -> Array:
     """x: (N,K).  Returns sx qx, where the weights have four bits."""
-    return _in_groups(x.T, lambda largest: abs(largest) / 127, -127, 127).T
+    return _in_groups(x.T, lambda group: _rounded(group, abs(_largest(group)) / 127, -127, 127), x.dtype).T
 
 
 WEIGHTS: dict[str, Operands] = {"float32": exact, "bfloat16": bfloat16, "int8": int8, "int4": int4}
@@ -50,17 +60,24 @@ INPUTS: dict[str, Operands] = {"float32": exact, "bfloat16": bfloat16, "int8": e
 """And of the inputs."""
 
 
-def _quantised(w: Array, scale: Callable[[Array], Array], lowest: int, highest: int) -> Array:
-    return _in_groups(w.astype(np.float32), scale, lowest, highest).astype(w.dtype)
+def _quantised(w: Array, weights: str) -> Array:
+    return _in_groups(w.astype(np.float32), lambda group: rounded(group, scale_of(group, weights), weights), w.dtype)
 
 
-def _in_groups(x: Array, scale: Callable[[Array], Array], lowest: int, highest: int) -> Array:
-    """s q of each column of x, (K,N), in groups of GROUP rows, the last of which may be smaller."""
-    y = np.empty_like(x)
+def _in_groups(x: Array, change: Operands, dtype: DTypeLike) -> Array:
+    """x: (K,N).  Returns it with each group of GROUP rows changed, the last of which may be smaller."""
+    y = np.empty(x.shape, dtype)
     for first in range(0, len(x), GROUP):
-        group = x[first : first + GROUP]
-        largest = np.take_along_axis(group, abs(group).argmax(0)[None], 0)
-        s = scale(largest)
-        q = np.divide(group, s, out=np.zeros_like(group), where=s != 0)
-        y[first : first + GROUP] = s * np.clip(np.round(q), lowest, highest)
+        y[first : first + GROUP] = change(x[first : first + GROUP])
     return y
+
+
+def _largest(group: Array) -> Array:
+    found: Array = np.take_along_axis(group, abs(group).argmax(0)[None], 0)[0]
+    return found
+
+
+def _rounded(x: Array, scale: Array, lowest: int, highest: int) -> Array:
+    q = np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)
+    found: Array = scale * np.clip(np.round(q), lowest, highest)
+    return found
