@@ -11,8 +11,7 @@ from test_cuda import device, emulated, model_of, output_of, start_python
 
 from pygpt import GPT2, GPT2Config, UserError
 from pygpt.backends.library import check, device_memory, ffi
-from pygpt.backends.native_model import _c_config
-from pygpt.backends.pointers import Floats, floats, integers
+from pygpt.backends.pointers import Floats, c_config, floats, integers
 from pygpt.comparing.metrics import relative_l2
 from pygpt.reference.arrays import Array
 
@@ -215,9 +214,9 @@ def test_generator_takes_the_memory_that_it_is_said_to_take(weights: str, cache:
     sizes = FORMATS[weights], FORMATS[cache], 5, 23
     before = device_memory(library)[0]
     generator = Generator(model, weights, cache, 5, 23)
-    assert before - device_memory(library)[0] == library.generator_memory(_c_config(CONFIG), *sizes)
+    assert before - device_memory(library)[0] == library.generator_memory(c_config(CONFIG), *sizes)
     generator.feed([[1, 2, 3]] * 5, every=True)
-    assert before - device_memory(library)[0] == library.generator_memory(_c_config(CONFIG), *sizes)
+    assert before - device_memory(library)[0] == library.generator_memory(c_config(CONFIG), *sizes)
     ffi().release(generator.handle)
     assert device_memory(library)[0] == before
 
@@ -228,7 +227,7 @@ def test_generator_that_does_not_fit_is_refused_with_one_that_would(
     model = model_of(emulated, CONFIG)
     library = model._backend.library
     free, total = device_memory(library)
-    needed = library.generator_memory(_c_config(CONFIG), FORMATS["int8"], FORMATS["float32"], 2000, 14)
+    needed = library.generator_memory(c_config(CONFIG), FORMATS["int8"], FORMATS["float32"], 2000, 14)
     monkeypatch.setenv("PYGPT_EMULATION_MEMORY", str(total - free + needed))
     with pytest.raises(MemoryError, match=r"2000 sequences of 24 positions needs 0\.0\d GiB.*: 14 positions would fit"):
         Generator(model, "int8", "float32", 2000)
