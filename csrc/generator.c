@@ -9,12 +9,14 @@
  * One parallel region computes some rows; its threads have columns of the products, heads, or rows to themselves, and meet
  * where one needs what another has written.
  */
+#include "bf16.h"
 #include "generation.h"
 #include "model.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "threads.h"
 
@@ -72,6 +74,11 @@ static PackedMatrix take_matrix(unsigned char *memory, int64_t *taken, int type,
     return matrix;
 }
 
+/* Of one number of the cache. */
+static int64_t cached_bytes(const Generator *g) {
+    return g->cache == PYGPT_FLOAT32 ? sizeof(float) : sizeof(uint16_t);
+}
+
 static void take_block(const Generator *g, Block *block, int64_t *taken) {
     int64_t C = g->config.n_embd, F = g->config.n_inner, width = g->own->width;
     unsigned char *m = g->memory;
@@ -87,7 +94,7 @@ static void take_block(const Generator *g, Block *block, int64_t *taken) {
     block->attn_proj = take_matrix(m, taken, g->weights, C, C, width);
     block->c_fc = take_matrix(m, taken, g->weights, C, F, width);
     block->mlp_proj = take_matrix(m, taken, g->weights, F, C, width);
-    int64_t cached = checked_mul(checked_mul(g->B, g->positions), C * (g->cache == PYGPT_FLOAT32 ? 4 : 2));
+    int64_t cached = checked_mul(checked_mul(g->B, g->positions), C * cached_bytes(g));
     block->keys = take(m, taken, cached);
     block->values = take(m, taken, cached);
 }
@@ -309,7 +316,7 @@ static void cache_row(const Generator *g, const Block *block, int64_t r, int64_t
 static void attend_row(const Generator *g, const Worker *me, const Block *block, int64_t r, int64_t h) {
     int64_t C = g->config.n_embd, HS = C / g->config.n_head;
     Row first = {.sequence = g->rows[r].sequence};
-    int64_t at = place_in_cache(g, &first, h) * (g->cache == PYGPT_FLOAT32 ? 4 : 2);
+    int64_t at = place_in_cache(g, &first, h) * cached_bytes(g);
     g->own->attention(g->heads + r * C + h * HS, g->qkv + r * 3 * C + h * HS, (char *)block->keys + at,
                       (char *)block->values + at, g->cache, g->rows[r].position + 1, HS, me->scratch);
 }

@@ -2,6 +2,9 @@
 #include "packed.h"
 
 #include <math.h>
+#include <string.h>
+
+#include "bf16.h"
 
 int64_t packed_group_bytes(int type, int64_t width) {
     const int64_t bits[] = {[PYGPT_FLOAT32] = 32, [PYGPT_BFLOAT16] = 16, [PYGPT_INT8] = 8, [PYGPT_INT4] = 4};

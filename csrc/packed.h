@@ -15,8 +15,6 @@
 #ifndef PYGPT_PACKED_H
 #define PYGPT_PACKED_H
 
-#include <string.h>
-
 #include "internal.h"
 
 enum { GROUP = 32, WIDEST = 32 };   // inputs; the largest width
@@ -61,20 +59,5 @@ typedef struct {
 
 /* One row; (⌈K/32⌉) groups. */
 void quantise_inputs(QuantisedInputs *to, const float *x, int64_t K);
-
-/* The nearest bfloat16, ties to even, and back. */
-static inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if (x != x) return (uint16_t)(bits >> 16 | 64);   // stays a NaN
-    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline float from_bf16(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 #endif

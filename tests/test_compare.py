@@ -249,7 +249,7 @@ FAULTS = [
     ),
     Fault(
         "bfloat16 with a bit less",
-        "layers/matmul.c",
+        "bf16.h",
         "bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;",
         "bits = (bits + 0xFFFF + ((bits >> 17) & 1)) & 0xFFFE0000u;",
         "h.0.attn.c_attn (linear), forward, y",
@@ -296,8 +296,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fault | None, P
             text = (patched / fault.file).read_text()
             assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old!r} is not in it just once"
             (patched / fault.file).write_text(text.replace(fault.old, fault.new))
-            used[fault.file] = folder / "patched.o"
-            run_compiler("-c", patched / fault.file, "-o", used[fault.file])
+            header = f'{fault.file}"'  # of those that include it, if it is one
+            for source in sources():
+                if source == fault.file or header in (patched / source).read_text():
+                    used[source] = folder / f"{source.replace('/', '_')}.o"
+                    run_compiler("-c", patched / source, "-o", used[source])
         library = folder / f"libpygpt_cpu_baseline.{'dylib' if sys.platform == 'darwin' else 'so'}"
         run_compiler("-shared", *used.values(), "-o", library, "-lm")
         return library

@@ -7,6 +7,8 @@
 
 #include <math.h>
 
+#include "../bf16.h"
+
 /* Σ_groups s_n sx Σ_k q_kn qx_k, for one row. */
 static float int4_sum(const QuantisedInputs *x, const PackedMatrix *w, int64_t n) {
     float sum = 0.0f;
@@ -42,7 +44,7 @@ static void plain_packed_product(const Team *team, float *y, const float *x, con
             float sum = b ? b[n] : 0.0f;
             for (int64_t k = 0; k < w->K; k++) {
                 float xk = x[r * w->K + k];
-                if (w->type == PYGPT_BFLOAT16) xk = from_bf16(to_bf16(xk));
+                if (w->type == PYGPT_BFLOAT16) xk = round_to_bf16(xk);
                 sum += xk * packed_value(w, k, n);
             }
             y[r * w->N + n] = sum;

@@ -9,8 +9,7 @@
  *
  * Each element of c is one sum over k in ascending order, whoever computes it: the number of threads changes no bit.
  */
-#include <string.h>
-
+#include "../bf16.h"
 #include "../internal.h"
 
 enum {
@@ -20,16 +19,6 @@ enum {
     NC = DIVIDES_WORK(256, 2 * NR),
     KC = DIVIDES_WORK(128, 20),
 };
-
-/* The nearest bfloat16 (8 bits of mantissa), ties to even, kept in a float. */
-static inline float round_to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if (x != x) return x;   // rounding up could carry a NaN's mantissa into infinity
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 /* packed[panel][k][i] = x[(panel·width + i)·stride + k·stride_k], zero from row `count` of x on. */
 static inline void pack_panels(float *packed, const float *x, int64_t stride, int64_t stride_k, int64_t count,

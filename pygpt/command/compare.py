@@ -15,10 +15,10 @@ import numpy as np
 
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.sources import OutdatedLibrary
+from pygpt.command import programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
-from pygpt.command.programs import call
 from pygpt.comparing.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
 from pygpt.files.checkpoint import read_config
@@ -107,11 +107,7 @@ def _library(device: str) -> str:
 
 def make_parser() -> Parser:
     """The flags of the command."""
-    parser = Parser(
-        prog=" ".join(call("compare")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = programs.parser("compare", __doc__)
     parser.add_argument(
         "--model", metavar="FOLDER", help="model folder or a name on huggingface.co; else a small one of random numbers"
     )

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from pygpt.command import programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.command.machine import add_machine_flags
-from pygpt.command.programs import call
 from pygpt.errors import UserError
 from pygpt.evaluation import hellaswag, lambada, perplexity
 from pygpt.evaluation.opening import open_model, open_tokenizer
@@ -46,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_parser() -> Parser:
     """The flags of the command."""
-    parser = Parser(
-        prog=" ".join(call("evaluate")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = programs.parser("evaluate", __doc__)
     parser.add_argument("model", metavar="FOLDER", help="model folder, or a name on huggingface.co")
     parser.add_argument("--task", default="perplexity", metavar="|".join(TASKS), help="what is measured")
     parser.add_argument(

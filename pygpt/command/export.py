@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pygpt.command import programs
 from pygpt.command.flags import Parser
 from pygpt.command.programs import call
 from pygpt.errors import UserError
@@ -52,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_parser() -> Parser:
     """The flags of the command."""
-    parser = Parser(
-        prog=" ".join(call("export")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = programs.parser("export", __doc__)
     parser.add_argument("source", help="model folder, a name on huggingface.co, or a file that pygpt import reads")
     parser.add_argument("target", help="the file to write: NAME.gguf for llama.cpp, NAME.bin for llm.c")
     dtypes = dict.fromkeys(dtype for form in _FORMATS.values() for dtype in form.dtypes)

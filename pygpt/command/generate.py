@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.interface import CACHES, WEIGHTS, Generator
+from pygpt.command import programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
-from pygpt.command.programs import call
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError, reading
 from pygpt.files.checkpoint import read_config
@@ -48,28 +48,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     def encode(prompt: str) -> list[int]:
         return tokenizer.encode(prompt).tolist() if prompt else [start_token(tokenizer, ends.begin)]
 
-    def samples(prompt: str) -> _Samples:
-        return _Samples(generator, tokenizer, prompt, encode(prompt), flags, sampling, stop)
+    def samples(prompt: str, tokens: list[int]) -> _Samples:
+        return _Samples(generator, tokenizer, prompt, tokens, flags, sampling, stop)
 
     if flags.interactive:
         if flags.prompt or flags.prompt_file or flags.json:
             raise UserError("--interactive asks for prompts and writes texts: it goes without a prompt and --json")
         generator = _open(folder, config, tokenizer, flags, config.n_positions)
-        _converse(samples)
+        _converse(lambda prompt: samples(prompt, encode(prompt)))
         return
     prompt = _read_prompt(flags.prompt, flags.prompt_file)
-    positions = min(len(encode(prompt)) + flags.max_new_tokens - 1, config.n_positions)
+    tokens = encode(prompt)
+    positions = min(len(tokens) + flags.max_new_tokens - 1, config.n_positions)
     generator = _open(folder, config, tokenizer, flags, positions)
-    (_print_json if flags.json else _print)(samples(prompt))
+    (_print_json if flags.json else _print)(samples(prompt, tokens))
 
 
 def make_parser() -> Parser:
     """The flags of the command."""
-    parser = Parser(
-        prog=" ".join(call("generate")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = programs.parser("generate", __doc__)
     parser.add_argument(
         "prompt",
         nargs="?",

@@ -3,14 +3,13 @@ with pytorch_model.bin or tf_model.h5.  See docs/models.md."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pygpt.command import programs
 from pygpt.command.flags import Parser
-from pygpt.command.programs import call
 from pygpt.errors import UserError
 from pygpt.files.added_tokens import add_tokens
 from pygpt.files.checkpoint import save_parameters
@@ -39,11 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_parser() -> Parser:
     """The flags of the command."""
-    parser = Parser(
-        prog=" ".join(call("import")),
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = programs.parser("import", __doc__)
     parser.add_argument("source", help="file, model folder, or a name on huggingface.co")
     parser.add_argument("folder", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of what is written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import keyword
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.backends.sources import CHECKOUT
+from pygpt.command.flags import Parser
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,9 @@ def call(name: str) -> list[str]:
     if Path(sys.argv[0]).stem == "pygpt" or not (CHECKOUT / script).is_file():
         return ["pygpt", name]
     return ["python", script.as_posix()]
+
+
+def parser(name: str, description: str | None) -> Parser:
+    """The parser of a program whose help says the defaults of its flags."""
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    return Parser(prog=" ".join(call(name)), description=description, formatter_class=defaults)
