@@ -68,7 +68,7 @@ class ReferenceGPT2:
         targets that are not negative, in nats, 0 where all are; None without targets.  Raises UserError for sequences
         longer than n_positions and for tokens and targets outside the vocabulary.
         """
-        self._check(tokens, targets)
+        check_batch(self.config, tokens, targets)
         self._tokens, self._targets, self._dropout = tokens, targets, dropout
         self.activations = gpt2.forward(
             self.ops, self.parameters, self.config, tokens, targets, dropout, self.ops.stored
@@ -86,7 +86,7 @@ class ReferenceGPT2:
         self, tokens: Array, targets: Array, scale: float = 1.0, dropout: Dropout | None = None
     ) -> Any:
         """Both passes, the head computed once instead of twice; returns the loss.  Raises UserError as they do."""
-        self._check(tokens, targets)
+        check_batch(self.config, tokens, targets)
         self.forward(tokens, None, dropout)
         self._targets = targets
         self._backward(scale)
@@ -170,20 +170,19 @@ class ReferenceGPT2:
             raise UserError(f"activation {name} needs a forward pass before it")
         return self.activations[name]
 
-    def _check(self, tokens: Array, targets: Array | None) -> None:
-        config = self.config
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
-        if tokens.shape[1] > config.n_positions:
-            raise UserError(
-                f"sequence length is {tokens.shape[1]}, expected at most n_positions = {config.n_positions}"
-            )
-        if tokens.min() < 0 or tokens.max() >= config.vocab_size:
-            found = tokens.min() if tokens.min() < 0 else tokens.max()
-            raise UserError(f"token {found} is outside the vocabulary, expected 0 to {config.vocab_size - 1}")
-        if targets is None:
-            return
-        if targets.shape != tokens.shape:
-            raise UserError(f"targets has shape {targets.shape}, expected {tokens.shape} as tokens")
-        if targets.max() >= config.vocab_size:
-            raise UserError(f"target {targets.max()} is outside the vocabulary, expected less than {config.vocab_size}")
+
+def check_batch(config: GPT2Config, tokens: Array, targets: Array | None) -> None:
+    """Raises UserError unless a model of this configuration can run on tokens and targets, (B,T) integers."""
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
+    if tokens.shape[1] > config.n_positions:
+        raise UserError(f"sequence length is {tokens.shape[1]}, expected at most n_positions = {config.n_positions}")
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        found = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise UserError(f"token {found} is outside the vocabulary, expected 0 to {config.vocab_size - 1}")
+    if targets is None:
+        return
+    if targets.shape != tokens.shape:
+        raise UserError(f"targets has shape {targets.shape}, expected {tokens.shape} as tokens")
+    if targets.max() >= config.vocab_size:
+        raise UserError(f"target {targets.max()} is outside the vocabulary, expected less than {config.vocab_size}")

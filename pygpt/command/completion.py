@@ -10,7 +10,7 @@ import shtab
 from pygpt.command.flags import Parser
 from pygpt.command.programs import PROGRAMS, module
 
-_NO_PATHS = {"N", "X", "prompt"}  # numbers, and text
+_NO_PATHS = {"N", "X", "TEXT", "prompt"}  # numbers, and text
 
 
 def completion(parser: Parser, shell: str) -> str:

@@ -6,7 +6,6 @@ whole model runs by itself, and errors add up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,8 +101,8 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as JSON has them; numbers that are not finite become words."""
-    return [finite(asdict(row)) for row in rows]
+    """The rows as JSON has them."""
+    return [asdict(row) for row in rows]
 
 
 def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[Row]:
@@ -185,11 +184,3 @@ def _cells(found: Difference | None, with_rho: bool, width: int) -> str:
     return f"{found.relative_l2:9.1e}{found.largest:9.1e}{found.one_minus_cosine:9.1e}" + (
         f"{rho:>7}" if with_rho else ""
     )
-
-
-def finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: finite(entry) for name, entry in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,5 +37,20 @@ def write_json_object(path: Path, values: dict[str, Any]) -> None:
 
 def save_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write numbers for programs, whole or not at all.  Raises UserError when that cannot be done."""
+    text = json_text(values)
     with write_file(path) as file:
-        file.write(json.dumps(values, indent=1).encode())
+        file.write(text.encode())
+
+
+def json_text(values: dict[str, Any]) -> str:
+    """Numbers for programs; those that are not finite, which JSON does not have, become words."""
+    return json.dumps(finite(values), indent=1)
+
+
+def finite(value: Any) -> Any:
+    """A value with a word for each number in it that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -58,9 +58,14 @@ def scores(q: Array, k: Array) -> Array:
 
 def scores_backward(dy: Array, y: Array, p: Array, v: Array, dropout: Dropout | None = None) -> Array:
     """dy, y: (B,T,C); p: (B,NH,T,T); v: (B,NH,T,HS).  Returns dS: (B,NH,T,T); its rows sum to 0."""
+    dp = probabilities_backward(dy, v, dropout)
     dy, y = heads(dy, v.shape[1]), heads(y, v.shape[1])
-    dp = dropout_layer.backward(dy @ v.swapaxes(-1, -2), dropout)
     return p * (dp - (dy * y).sum(-1, keepdims=True))
+
+
+def probabilities_backward(dy: Array, v: Array, dropout: Dropout | None = None) -> Array:
+    """dy: (B,T,C); v: (B,NH,T,HS).  Returns dP: (B,NH,T,T), of keys after their query too, where P is 0."""
+    return dropout_layer.backward(heads(dy, v.shape[1]) @ v.swapaxes(-1, -2), dropout)
 
 
 def split(qkv: Array, n_head: int) -> tuple[Array, Array, Array]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.files import atomic
+from pygpt.files.picture import new_figure, save_figure
 from pygpt.training.progress import loss_text
 
 
@@ -20,14 +20,9 @@ def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) 
     The training loss of each step is drawn pale, and its mean over windows of a fiftieth of the run on top.
     Raises UserError when the file cannot be written.
     """
-    # Imported here because it takes a second; the Figure is made without pyplot, so no display is asked for.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     steps, losses = _column(records, "loss")
     val_steps, val_losses = _column(records, "val_loss")
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
     if steps.size:
         window = max(1, steps.size // 50)
@@ -52,8 +47,7 @@ def loss_curve(path: str | Path, records: Sequence[dict[str, Any]], title: str) 
     axes.grid(alpha=0.3)
     if steps.size or val_steps.size:
         axes.legend()
-    with atomic.write_file(path) as file:
-        figure.savefig(file, format="png")
+    save_figure(path, figure)
 
 
 def _column(records: Sequence[dict[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -19,9 +19,9 @@ import numpy as np
 from benchmarks.gpu_sides import torch_device
 from benchmarks.steps import Step
 from pygpt.backends.interface import DTYPES
-from pygpt.comparing.compare import finite
 from pygpt.comparing.metrics import FREE_RUNNING, difference
 from pygpt.config import GPT2Config
+from pygpt.files.json_file import finite
 from pygpt.model import GPT2
 from pygpt.reference.arrays import Array
 

@@ -1,0 +1,149 @@
+"""One forward and one backward pass of which everything is kept: activations, scores and logits, and their gradients.
+
+The graph of pygpt/reference/gpt2.py runs over the layers of any device. Besides what a model keeps, by the names of
+docs/architecture.md, there are
+
+    h.0.attn.scores           S: (B,NH,T,T), −∞ where a key lies after its query
+    h.0.attn.probabilities    P: (B,NH,T,T)
+    logits                    (B,T,V)
+
+each with its gradient: dS, whose rows sum to 0, dP, and dlogits, whose rows sum to 0 too. mean, rstd and lse have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pygpt.backends.interface import Layers
+from pygpt.backends.numpy_model import check_batch
+from pygpt.backends.recorder import record
+from pygpt.config import GPT2Config
+from pygpt.model import GPT2, layers
+from pygpt.reference import attention, gpt2
+from pygpt.reference.arrays import Array, row_of_integers
+from pygpt.study.changes import Change, ChangedLayers
+from pygpt.study.result import Map, Result
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A pass over B rows of T tokens.  Gradients are those of the loss."""
+
+    config: GPT2Config  # without dropout
+    tokens: Array  # (B,T)
+    targets: Array  # (B,T), negative where nothing is to be predicted
+    loss: float  # mean cross-entropy in nats over the targets that are not negative
+    parameters: dict[str, Array]
+    activations: dict[str, Array]
+    gradients: dict[str, Array]  # of the parameters
+    activation_gradients: dict[str, Array]
+
+    @property
+    def stream(self) -> list[str]:
+        """The names of the residual stream at the beginning and after each block: L + 1."""
+        return ["embd", *(f"h.{layer}.resid_post" for layer in range(self.config.n_layer))]
+
+    def attention(self, kind: str) -> Array:
+        """ "scores" or "probabilities" of all layers: (L,B,NH,T,T)."""
+        return np.stack([self.activations[f"h.{layer}.attn.{kind}"] for layer in range(self.config.n_layer)])
+
+
+def trace(
+    model: GPT2 | str | Path, tokens: ArrayLike, targets: ArrayLike | None = None, changes: Sequence[Change] = ()
+) -> Trace:
+    """Run a model, or the one in a folder in float64, forward and backward, with some activations changed on the way.
+
+    tokens: (T,) or (B,T) integers; targets: of the same shape, if not given the next token of the row, and none after
+    its last.  The model is not changed.  Raises UserError for tokens outside the vocabulary, more of them than the
+    model has positions, and changes that do not fit.
+    """
+    if not isinstance(model, GPT2):
+        model = GPT2.from_pretrained(model, device="numpy", dtype="float64")
+    tokens = _rows("tokens", tokens)
+    targets = next_tokens(tokens) if targets is None else _rows("targets", targets)
+    config = replace(model.config, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    check_batch(config, tokens, targets)
+    p = {name: np.array(value) for name, value in model.parameters.items()}
+    return run(layers(model.device, model.dtype, model.kernels), config, p, tokens, targets, changes)
+
+
+def run(
+    ops: Layers, config: GPT2Config, p: dict[str, Array], tokens: Array, targets: Array, changes: Sequence[Change] = ()
+) -> Trace:
+    """trace() of parameters by name, over the layers of a device; nothing is checked but the changes."""
+    # the losses come from the backward pass
+    calls = [call for call in record(config, p, tokens, targets) if call.operation != "classifier_forward"]
+    over: Any = ChangedLayers(ops, calls, changes)
+    a = gpt2.forward(over, p, config, tokens)
+    dlosses = gpt2.mean_loss_backward(targets, 1.0, a["ln_f"].dtype)
+    dp = {name: np.zeros_like(value) for name, value in p.items()}
+    a["losses"], da = gpt2.backward(over, p, dp, a, config, tokens, targets, dlosses)
+    _add_logits(ops, p, a, da, targets)
+    for layer in range(config.n_layer):
+        _add_attention(ops, a, da, f"h.{layer}.attn", config.n_head)
+    loss = float(gpt2.mean_loss(np.asarray(a["losses"], np.float64), targets))
+    return Trace(config, tokens, targets, loss, p, a, dp, da)
+
+
+def next_tokens(tokens: Array) -> Array:
+    """tokens: (B,T).  Returns the targets: (B,T), -1 at the end of each row."""
+    return np.concatenate([tokens[:, 1:], np.full_like(tokens[:, :1], -1)], axis=1)
+
+
+def summary(found: Trace) -> Result:
+    """All tensors of a trace: shape, root mean square, largest magnitude, and the same of the gradients."""
+    rows = []
+    for name, x in found.activations.items():
+        dx = found.activation_gradients.get(name)
+        rows.append((name, _shape(x), *_sizes(x), *(("", "") if dx is None else _sizes(dx))))
+    for name, w in found.parameters.items():
+        rows.append((name, _shape(w), *_sizes(w), *_sizes(found.gradients[name])))
+    arrays = dict(found.activations)
+    arrays |= {f"d {name}": value for name, value in found.activation_gradients.items()}
+    arrays |= {f"d {name}": value for name, value in found.gradients.items()}
+    panels = [
+        Map(f"P, layer {layer}, head {head}", p[0, head], "key", "query")
+        for layer, p in enumerate(found.attention("probabilities"))
+        for head in range(found.config.n_head)
+    ]
+    title = f"loss {found.loss:.6f} nats a token; rms is the root mean square, max the largest magnitude"
+    columns = ("tensor", "shape", "rms", "max", "gradient's rms", "max")
+    return Result(title, columns, rows, {"loss": np.array(found.loss), **arrays}, panels)
+
+
+def _add_logits(ops: Layers, p: dict[str, Array], a: dict[str, Array], da: dict[str, Array], targets: Array) -> None:
+    x = a["ln_f"].reshape(-1, a["ln_f"].shape[-1])
+    logits = ops.matmul(x, p["wte.weight"], transpose_b=True)
+    dlogits = ops.cross_entropy_backward(da["losses"].reshape(-1), logits, targets.reshape(-1))
+    a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
+
+
+def _add_attention(ops: Layers, a: dict[str, Array], da: dict[str, Array], name: str, n_head: int) -> None:
+    qkv, dy = a[f"{name}.c_attn"], da[f"{name}.heads"]
+    q, k, v = attention.split(qkv, n_head)
+    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, n_head)
+    a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k), p
+    y = attention.merge(p @ v)  # of the head itself, if its output was changed
+    da[f"{name}.scores"] = attention.scores_backward(dy, y, p, v)
+    da[f"{name}.probabilities"] = attention.probabilities_backward(dy, v)
+
+
+def _rows(name: str, values: ArrayLike) -> Array:
+    """(T,) or (B,T) integers as (B,T)."""
+    return np.stack([row_of_integers(name, row) for row in np.atleast_2d(np.asarray(values))])
+
+
+def _shape(x: Array) -> str:
+    return " x ".join(map(str, x.shape))
+
+
+def _sizes(x: Array) -> tuple[float, float]:
+    """Root mean square and largest magnitude of what is finite, as scores after their query are not."""
+    x = x[np.isfinite(x)]
+    return float(np.sqrt(np.mean(x**2))), float(abs(x).max())

@@ -1,0 +1,12 @@
+"""Look inside a model: python scripts/study.py --help, and docs/study.md."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from pygpt.command.cli import run
+from pygpt.command.study import main
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,262 @@
+"""Instruments to look inside a model, each with an answer that is known without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import backends
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pygpt
+from pygpt import study
+from pygpt.command import study as command
+from pygpt.comparing.compare import perturb
+from pygpt.comparing.metrics import relative_l2
+from pygpt.errors import UserError
+from pygpt.study.changes import Change
+from pygpt.study.trace import summary
+from pygpt.text.tokenizer import ByteTokenizer
+
+Array = NDArray[Any]
+
+CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=16, n_embd=24, n_layer=2, n_head=3, n_inner=40)
+TEXT = "abcabd abc"
+
+
+def make_model(device: str = "numpy", dtype: str = "float64", config: pygpt.GPT2Config = CONFIG) -> pygpt.GPT2:
+    """With attention that is not uniform and biases that are not 0."""
+    model = pygpt.GPT2(config, device=device, dtype=dtype, seed=1)
+    perturb(model, seed=2)
+    return model
+
+
+def tokens_of(text: str = TEXT) -> Array:
+    return ByteTokenizer().encode(text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(path)
+    ByteTokenizer().save(path)
+    return path
+
+
+# ---- trace ----
+
+
+def test_a_trace_is_what_the_model_holds() -> None:
+    model, tokens = make_model(), tokens_of()
+    found = study.trace(model, tokens)
+    loss = model.forward_backward(tokens[None, :], np.array([[*tokens[1:], -1]]))
+    assert found.loss == pytest.approx(loss, rel=1e-12)
+    for mine, theirs in (
+        (found.activations, model.activations),
+        (found.activation_gradients, model.activation_gradients),
+        (found.gradients, model.gradients),
+    ):
+        for name, value in theirs.items():
+            assert np.allclose(mine[name], value, rtol=1e-12, atol=1e-14), name
+    assert np.array_equal(found.activations["logits"], model.logits)
+    for layer in range(CONFIG.n_layer):
+        p = found.activations[f"h.{layer}.attn.probabilities"]
+        assert np.array_equal(p, model.attention_probabilities(layer))
+
+
+def test_rows_of_a_trace_sum_to_what_they_must() -> None:
+    found = study.trace(make_model(), tokens_of())
+    for layer in range(CONFIG.n_layer):
+        h = f"h.{layer}.attn"
+        s, p = (found.activations[f"{h}.{name}"] for name in ("scores", "probabilities"))
+        ds, dp = (found.activation_gradients[f"{h}.{name}"] for name in ("scores", "probabilities"))
+        assert np.allclose(p.sum(-1), 1) and abs(ds.sum(-1)).max() < 1e-15 < abs(ds).max()
+        assert np.allclose(np.exp(s - found.activations[f"{h}.lse"][..., None]), p)
+        assert np.allclose(p * (dp - (p * dp).sum(-1, keepdims=True)), ds)
+    assert abs(found.activation_gradients["logits"].sum(-1)).max() < 1e-15
+
+
+def test_gradients_of_scores_are_those_of_the_loss() -> None:
+    """A score of the last layer changed by hand, with the rest of the pass computed after it."""
+    model, tokens = make_model(), tokens_of()
+    found = study.trace(model, tokens)
+    h, head, query, key, step = "h.1.attn", 2, 7, 3, 1e-5
+    size = CONFIG.head_size
+    p, v = found.activations[f"{h}.probabilities"][0, head, query], found.activations[f"{h}.c_attn"][0]
+    v = v[:, 2 * CONFIG.n_embd + head * size :][:, :size]
+    losses = []
+    for sign in (1, -1):
+        changed = p * np.exp(sign * step * (np.arange(len(p)) == key))
+        y = changed / changed.sum() @ v
+        part = (0, query, slice(head * size, (head + 1) * size))
+        losses.append(study.trace(model, tokens, changes=[Change(f"{h}.heads", y, part)]).loss)
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert slope == pytest.approx(found.activation_gradients[f"{h}.scores"][0, head, query, key], rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", backends.PRESENT, ids=str)
+def test_traces_of_any_backend_agree(backend: backends.Backend) -> None:
+    exact = study.trace(make_model(), tokens_of())
+    found = study.trace(make_model(backend.device, backend.dtype), tokens_of())
+    bound = 2e-2 if backend.dtype == "bfloat16" else 1e-5
+    assert found.loss == pytest.approx(exact.loss, rel=bound)
+    for name in ("logits", "h.1.attn.probabilities", "h.0.resid_mid"):
+        assert relative_l2(found.activations[name], exact.activations[name]) < bound, name
+    for name in ("embd", "h.0.attn.probabilities", "h.0.attn.scores"):
+        gradients = (of.activation_gradients[name] for of in (found, exact))
+        assert relative_l2(*gradients) < 10 * bound, name
+
+
+def test_a_trace_leaves_the_model_as_it_is(folder: Path) -> None:
+    model = make_model()
+    model.forward_backward(tokens_of("xyz")[None], tokens_of("yzx")[None])
+    before = {name: value.copy() for name, value in model.gradients.items()}
+    found = study.trace(model, tokens_of())
+    found.parameters["wte.weight"][...] = 0
+    assert all(np.array_equal(model.gradients[name], value) for name, value in before.items())
+    assert model.activations["embd"].shape == (1, 3, 24) and model.parameters["wte.weight"].any()
+    assert study.trace(folder, tokens_of()).loss == pytest.approx(found.loss, rel=1e-6)
+
+
+def test_dropout_is_off() -> None:
+    config = pygpt.GPT2Config(**{**vars(CONFIG), "embd_pdrop": 0.5, "attn_pdrop": 0.5, "resid_pdrop": 0.5})
+    assert study.trace(make_model(config=config), tokens_of()).loss == study.trace(make_model(), tokens_of()).loss
+
+
+@pytest.mark.parametrize(
+    ("tokens", "targets", "sentence"),
+    [
+        ([1, 256], None, "token 256 is outside the vocabulary, expected 0 to 255"),
+        (list(range(17)), None, "sequence length is 17, expected at most n_positions = 16"),
+        ([0.5, 1], None, r"tokens has shape \(2,\) and dtype float64, expected integers"),
+        ([[1, 2], [3, 4]], [1, 2], r"targets has shape \(1, 2\), expected \(2, 2\) as tokens"),
+        ([1, 2], [1, 256], "target 256 is outside the vocabulary"),
+    ],
+)
+def test_batches_that_cannot_be_traced(tokens: Any, targets: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        study.trace(make_model(), tokens, targets)
+
+
+def test_summary_names_every_tensor() -> None:
+    found = study.trace(make_model(), tokens_of())
+    result = summary(found)
+    row = next(row for row in result.rows if row[0] == "h.1.mlp.act")
+    x, dx = found.activations["h.1.mlp.act"], found.activation_gradients["h.1.mlp.act"]
+    assert row[1:] == (
+        "1 x 10 x 40",
+        *(f(y) for y in (x, dx) for f in (lambda y: np.sqrt((y**2).mean()), lambda y: abs(y).max())),
+    )
+    assert set(result.arrays) > {"loss", "logits", "d logits", "d h.0.attn.scores", "d wte.weight"}
+
+
+# ---- changes ----
+
+
+CHANGES = {
+    "zero": Change("h.0.mlp.act", 0.0),
+    "a head, replaced": Change("h.1.attn.heads", 0.5, (..., slice(8, 16))),
+    "half of a head at a position": Change("h.0.attn.heads", 0.3, (0, 4, slice(2, 5))),
+    "a direction, added": Change("h.0.attn.heads", np.linspace(-1, 1, 24), (0, 5), add=True),
+    "the stream": Change("h.0.resid_post", np.linspace(-1, 1, 24), (0, slice(2, 4))),
+    "queries, keys and values": Change("h.1.attn.c_attn", 0.1, (0, 3), add=True),
+    "a LayerNorm": Change("h.1.ln_2", 1.0, (0, 3)),
+    "the embedding": Change("embd", np.linspace(-1, 1, 24), (0, 0), add=True),
+    "the last LayerNorm": Change("ln_f", 0.2, (0, 6, slice(3))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_gradients_with_a_change_are_those_of_the_loss_with_it(change: Change) -> None:
+    """Along a random direction of all parameters, by central differences."""
+    model, tokens = make_model(), tokens_of()
+    plain, found = study.trace(model, tokens), study.trace(model, tokens, changes=[change])
+    x, y = plain.activations[change.name], found.activations[change.name]
+    assert np.array_equal(
+        y[change.part], np.broadcast_to(x[change.part] * change.add + change.value, y[change.part].shape)
+    )
+    assert abs(found.loss - plain.loss) > 1e-6
+    rng, step, losses = np.random.default_rng(0), 1e-5, []
+    direction = {name: rng.normal(size=value.shape) for name, value in plain.parameters.items()}
+    for sign in (1, -1):
+        moved = make_model()
+        for name, value in plain.parameters.items():
+            moved.set_parameter(name, value + sign * step * direction[name])
+        losses.append(study.trace(moved, tokens, changes=[change]).loss)
+    slope = sum((found.gradients[name] * value).sum() for name, value in direction.items())
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
+
+
+def test_changes_come_one_after_another() -> None:
+    changes = [Change("h.0.ln_1", 1.0), Change("h.0.ln_1", 2.0, (0, 3), add=True)]
+    found = study.trace(make_model(), tokens_of(), changes=changes).activations["h.0.ln_1"]
+    assert (found[0, 3] == 3).all() and (found[0, 4] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (Change("h.0.mlp.acts"), "there is no activation h.0.mlp.acts, expected embd, .*did you mean h.0.mlp.act"),
+        (Change("h.2.ln_1"), "there is no activation h.2.ln_1"),
+        (Change("losses"), "there is no activation losses"),
+        (Change("embd", np.zeros(23)), r"the change of embd, which has shape \(1, 10, 24\), does not fit"),
+        (Change("embd", 0.0, (0, 10)), r"the change of embd, .* does not fit"),
+    ],
+)
+def test_changes_that_do_not_fit(change: Change, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        study.trace(make_model(), tokens_of(), changes=[change])
+
+
+# ---- the command ----
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    command.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def test_every_instrument_prints_draws_and_gives_its_numbers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, verb in command.VERBS.items():
+        arguments = [name, folder, *([TEXT] if verb.text else [])]
+        picture, numbers = tmp_path / f"{name}.png", tmp_path / f"{name}.json"
+        text = call(capsys, *arguments, "--plot", picture, "--json", numbers)
+        assert len(text.splitlines()) > 2 and picture.read_bytes().startswith(b"\x89PNG"), name
+        found = json.loads(numbers.read_text())
+        assert found["verb"] == name and found["arrays"], name
+        assert json.loads(call(capsys, *arguments, "--json", "-")) == found, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trac", "M", "abc"], "'trac' is no instrument, expected trace.*; did you mean trace?"),
+        (["trace", "M"], "the text is missing: trace needs one after the folder"),
+        (["trace", "M", "a" * 17], "the text has 17 byte tokens, expected 2 to 16, the positions of"),
+        (["trace", "M", "a"], "the text has 1 byte tokens, expected 2 to 16"),
+        (["trace", "M", "abc", "--plot", "/no/such/folder/a.png"], "/no/such/folder/a.png: cannot be saved"),
+        (["trace", "no-such-model", "abc"], "no-such-model"),
+    ],
+)
+def test_wrong_calls(arguments: list[str], sentence: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        command.main([str(folder) if word == "M" else word for word in arguments])
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no GPT-2 vocabulary"):
+        command.main(["trace", str(tmp_path), "abc"])
+
+
+def test_the_package_does_not_import_the_instruments() -> None:
+    code = "import sys, pygpt; assert not any(name.startswith('pygpt.study') for name in sys.modules)"
+
+    subprocess.run([sys.executable, "-c", code], check=True)
