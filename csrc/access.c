@@ -43,7 +43,8 @@ int find_buffer(GPT2 *m, float **buffer, int kind) {
     *buffer = NULL;
     int status = check_kind(kind);
     if (status == PYGPT_OK && kind == PYGPT_GRADIENT) status = reserve_gradients(m);
-    if (status == PYGPT_OK && (kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT)) status = reserve_moments(m);
+    if (status == PYGPT_OK && (kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT))
+        status = reserve_moments(m, kind);
     if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
     *buffer = flat_of(m, kind).buffer;

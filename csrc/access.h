@@ -25,7 +25,7 @@ Flat flat_of(const GPT2 *model, int kind);
 
 /* Make sure of the memory; it begins as zeros. PYGPT_OK or an error. */
 int reserve_gradients(GPT2 *model);
-int reserve_moments(GPT2 *model);
+int reserve_moments(GPT2 *model, int kind);   // PYGPT_FIRST_MOMENT or PYGPT_SECOND_MOMENT
 
 /* Waits for the latest pass if it is still under way. PYGPT_OK, or the error that was found in it. */
 int check_pass(GPT2 *model);

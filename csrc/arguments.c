@@ -79,7 +79,13 @@ int check_attention(const GPT2Config *config, const GPT2Options *options, int64_
 
 int check_step(int64_t step) {
     if (step >= 1) return PYGPT_OK;
-    return fail(PYGPT_ERROR_ARGUMENT, "AdamW's step is %" PRId64 ", expected 1 or more", step);
+    return fail(PYGPT_ERROR_ARGUMENT, "the optimizer's step is %" PRId64 ", expected 1 or more", step);
+}
+
+int64_t copies_of_weights(int purpose) {
+    static const int64_t copies[] = {
+        [PYGPT_INFERENCE] = 1, [PYGPT_ADAMW] = 4, [PYGPT_SGD] = 2, [PYGPT_MOMENTUM] = 3, [PYGPT_MUON] = 4};
+    return purpose >= PYGPT_INFERENCE && purpose <= PYGPT_MUON ? copies[purpose] : -1;
 }
 
 int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions) {

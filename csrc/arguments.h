@@ -14,7 +14,10 @@ int check_tokens_shape(const GPT2Config *config, int64_t B, int64_t T);
 int check_logits(int64_t first, int64_t count, int64_t N);
 int check_attention(const GPT2Config *config, const GPT2Options *options, int64_t layer, int64_t B, int64_t T,
                     int64_t size);
-int check_step(int64_t step);   // of AdamW
+int check_step(int64_t step);   // of an optimizer
+
+/* How often the weights are in memory: with gradients and the optimizer's moments in training; -1 for no purpose at all. */
+int64_t copies_of_weights(int purpose);
 
 int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions);
 /* Tokens to append to B sequences that have so many. *count: all of them. */

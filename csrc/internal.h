@@ -84,6 +84,14 @@ void cross_entropy_in_place(float *losses, float *logits, const float *dlosses, 
                             int64_t V, int64_t Vp);
 void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, int64_t step);
+void sgd_step(float *w, float *m, const float *dw, int64_t n, float lr, float momentum, float weight_decay);
+void muon_step(float *w, float *m, const float *dw, float *scratch, int64_t R, int64_t C, int64_t parts, float lr,
+               float momentum, float weight_decay);
+/* muon_step() with its matrix products by another function. */
+void muon_step_by(void (*multiply)(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
+                                   int transpose_a, int transpose_b, int accumulate),
+                  float *w, float *m, const float *dw, float *scratch, int64_t R, int64_t C, int64_t parts, float lr,
+                  float momentum, float weight_decay);
 double sum_of_squares(const float *x, int64_t n);
 void scale(float *x, float factor, int64_t n);
 

@@ -11,7 +11,7 @@
 #define COMMON                                                                                                         \
     .embedding_forward = embedding_forward, .embedding_backward = embedding_backward,                                  \
     .attention_probabilities = attention_probabilities, .residual_forward = residual_forward,                          \
-    .residual_backward = residual_backward, .sum_of_squares = sum_of_squares, .scale = scale
+    .residual_backward = residual_backward, .sgd_step = sgd_step, .sum_of_squares = sum_of_squares, .scale = scale
 
 #define PLAIN                                                                                                          \
     COMMON, .layernorm_forward = layernorm_forward, .layernorm_backward = layernorm_backward,                          \
@@ -19,7 +19,7 @@
         .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .dropout_forward = dropout_forward,              \
         .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                          \
         .cross_entropy_backward = cross_entropy_backward, .cross_entropy_in_place = cross_entropy_in_place,            \
-        .adamw_step = adamw_step
+        .adamw_step = adamw_step, .muon_step = muon_step
 
 #define FAST                                                                                                           \
     COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
@@ -27,7 +27,8 @@
         .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
         .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
         .cross_entropy_forward = fast_cross_entropy_forward, .cross_entropy_backward = fast_cross_entropy_backward,    \
-        .cross_entropy_in_place = fast_cross_entropy_in_place, .adamw_step = fast_adamw_step
+        .cross_entropy_in_place = fast_cross_entropy_in_place, .adamw_step = fast_adamw_step,                          \
+        .muon_step = fast_muon_step
 
 static const Kernels PLAIN_FLOAT32 = {
     PLAIN,

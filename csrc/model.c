@@ -18,15 +18,16 @@ static int64_t head_logits(const GPT2Config *config, int64_t N) {
     return checked_mul(head_rows(config, N), config->vocab_size);
 }
 
-int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
+int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int purpose) {
     if (check_config(config) != PYGPT_OK || check_options(options) != PYGPT_OK || B < 1 || T < 1 ||
         checked_mul(B, T) < 0) {
         return -1;
     }
     int64_t weights = buffer_bytes(table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0));
-    int64_t bytes = checked_mul(weights, training ? 4 : 1);
+    int64_t bytes = checked_mul(weights, copies_of_weights(purpose));
+    if (purpose == PYGPT_MUON) bytes = checked_add(bytes, buffer_bytes(muon_scratch(config)));
     bytes = checked_add(bytes, buffer_bytes(table_size(PYGPT_ACTIVATION, config, options->recompute, B, T)));
-    if (training) {
+    if (purpose != PYGPT_INFERENCE) {
         int64_t gradients = table_size(PYGPT_ACTIVATION_GRADIENT, config, options->recompute, B, T);
         bytes = checked_add(bytes, buffer_bytes(gradients));
     }
@@ -67,9 +68,13 @@ int reserve_gradients(GPT2 *m) {
     return zeroed(&m->gradients, m->weights.size, "the gradients");
 }
 
-int reserve_moments(GPT2 *m) {
-    int status = zeroed(&m->first_moments, m->weights.size, "AdamW's first moments");
-    return status == PYGPT_OK ? zeroed(&m->second_moments, m->weights.size, "AdamW's second moments") : status;
+int reserve_moments(GPT2 *m, int kind) {
+    return kind == PYGPT_FIRST_MOMENT ? zeroed(&m->first_moments, m->weights.size, "the optimizer's first moments")
+                                      : zeroed(&m->second_moments, m->weights.size, "the optimizer's second moments");
+}
+
+int reserve_muon(GPT2 *m) {
+    return zeroed(&m->muon_scratch, muon_scratch(&m->config), "the matrices of Muon");
 }
 
 static int replace_table(TensorTable *table, int kind, const GPT2 *m, int64_t B, int64_t T) {
@@ -141,9 +146,8 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
 
 void gpt2_free(GPT2 *m) {
     if (!m) return;
-    float *const buffers[] = {m->parameters,     m->gradients,   m->first_moments,
-                              m->second_moments, m->activations, m->activation_gradients,
-                              m->logits};
+    float *const buffers[] = {m->parameters,   m->gradients,   m->first_moments,        m->second_moments,
+                              m->muon_scratch, m->activations, m->activation_gradients, m->logits};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) pygpt_release(buffers[i]);
     table_free(&m->weights);
     table_free(&m->activation_table);

@@ -14,6 +14,7 @@ struct GPT2 {
 
     TensorTable weights;   // the table of the next four buffers
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+    float *muon_scratch;   // likewise
 
     TensorTable activation_table, activation_gradient_table;   // for the B and T of the latest forward pass
     float *activations, *activation_gradients;
@@ -38,5 +39,6 @@ int64_t head_rows(const GPT2Config *config, int64_t N);
 /* Make sure of the memory for a pass with these sizes. PYGPT_OK or an error. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T);
 int reserve_backward(GPT2 *model);
+int reserve_muon(GPT2 *model);
 
 #endif

@@ -105,6 +105,11 @@ typedef struct {
     /* one tensor's update; step counts from 1 */
     void (*adamw_step)(float *w, float *m, float *v, const float *dw, int64_t n,               // (n) each
                        float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step);
+    void (*sgd_step)(float *w, float *m, const float *dw, int64_t n,                           // (n) each; m: NULL without momentum
+                     float lr, float momentum, float weight_decay);
+    /* of `parts` matrices of equal width side by side; scratch: 2 (R c + min(R, c)²) floats, c = C / parts */
+    void (*muon_step)(float *w, float *m, const float *dw, float *scratch,                     // (R,C) (R,C) (R,C)
+                      int64_t R, int64_t C, int64_t parts, float lr, float momentum, float weight_decay);
     double (*sum_of_squares)(const float *x, int64_t n);
     void (*scale)(float *x, float factor, int64_t n);
 } Kernels;
@@ -161,9 +166,12 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
 void gpt2_free(GPT2 *model);   // NULL is allowed
 int gpt2_init_weights(GPT2 *model, uint64_t seed);
 
-/* Bytes that a model of this kind takes: for inference, or for training with gradients and AdamW's moments; -1 if
- * the sizes are invalid or overflow 64 bits. */
-int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training);
+/* What a model is for: inference, or training by an optimizer. */
+enum { PYGPT_INFERENCE = 0, PYGPT_ADAMW = 1, PYGPT_SGD = 2, PYGPT_MOMENTUM = 3, PYGPT_MUON = 4 };
+
+/* Bytes that a model of this kind takes: for inference, or for training with gradients and the optimizer's moments; -1
+ * if the sizes or the purpose are invalid or overflow 64 bits. */
+int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int purpose);
 
 /* Forward pass. targets[b,t] is the token to predict after tokens[b,t]: nothing is shifted here; NULL for no loss.
  * loss: mean over the targets that are not negative, in nats; 0 where all are, and then the gradients stay as they are.
@@ -188,7 +196,12 @@ int gpt2_zero_grad(GPT2 *model);
 int gpt2_summed_loss(GPT2 *model, double *loss);
 int gpt2_clip_grad_norm(GPT2 *model, double *norm,
                         float max_norm);   // norm before clipping; max_norm <= 0 only measures
+/* Updates of all parameters. step counts from 1. Moments are zero before the first update. */
 int gpt2_adamw_step(GPT2 *model, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step);
+int gpt2_sgd_step(GPT2 *model, float lr, float momentum, float weight_decay);   // momentum 0: without first moments
+/* Muon on the matrices of the blocks, with its own learning rate; AdamW on the others. */
+int gpt2_muon_step(GPT2 *model, float muon_lr, float momentum, float lr, float beta1, float beta2, float eps,
+                   float weight_decay, int64_t step);
 
 /* ---- tensors by name ---- */
 
@@ -208,7 +221,8 @@ typedef struct {
     char name[64];
     int32_t ndim;
     int32_t initialisation;   // of a parameter
-    int32_t weight_decay;   // 1: AdamW decays it
+    int32_t weight_decay;   // 1: optimizers decay it
+    int32_t muon;   // matrices side by side that Muon updates; 0: AdamW does
     int32_t kept;   // 0: shares its memory with other layers, so it holds the layer that ran last
     int64_t shape[4];
     int64_t size;   // product of the shape

@@ -160,6 +160,7 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
         tensor->size = checked_mul(tensor->size, size);
     }
     tensor->weight_decay = tensor->ndim == 2;   // of a parameter: matrices decay, biases and LayerNorms do not
+    if (tensor->weight_decay && layer >= 0) tensor->muon = row->shape[1] == SIZE_3C ? 3 : 1;
     tensor->kept = layer < 0 || number_of_copies >= config->n_layer;
     if (layer >= number_of_copies) {
         tensor->offset = table->tensors[table->count - 1 - number_of_copies * table->per_block].offset;
@@ -227,6 +228,22 @@ int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t ba
     }
     int64_t size = layers > 2 ? size_of_layers(layers, sizes[0], sizes[1]) : sizes[0];
     return checked_mul(size, sizeof(double)) < 0 ? -1 : size;
+}
+
+int64_t muon_scratch(const GPT2Config *config) {
+    TensorTable table;
+    GPT2Config one = *config;
+    one.n_layer = 1;
+    if (table_create(&table, PYGPT_PARAMETER, &one, PYGPT_KEEP_ALL, 0, 0) != PYGPT_OK) return -1;
+    int64_t most = 0;
+    for (int64_t i = 0; i < table.count; i++) {
+        const Tensor *t = &table.tensors[i];
+        if (!t->muon) continue;
+        int64_t size = t->size / t->muon, shorter = min64(t->shape[0], t->shape[1] / t->muon);
+        most = max64(most, 2 * (size + shorter * shorter));   // in range, as the bytes of the tensor are
+    }
+    table_free(&table);
+    return most;
 }
 
 /* Fills a part's struct of pointers from its tensors, which begin at number first. An absent tensor gives NULL. */

@@ -1,4 +1,4 @@
-/* The one table of tensors: names, shapes, weight decay, initialisation, and where each lies in its flat buffer.
+/* The one table of tensors: names, shapes, weight decay, optimizer, initialisation, and where each lies in its flat buffer.
  *
  * A model is an embedding, L equal blocks and a final part; so the table is written once for a block. gpt2.c sees a part
  * as a struct of pointers, filled from the table. */
@@ -37,10 +37,10 @@ typedef struct {
     Tensor *tensors;
     GPT2Config config;
     int kind;
-    int64_t count;       // of tensors
-    int64_t size;        // of the flat buffer, in floats
+    int64_t count;   // of tensors
+    int64_t size;   // of the flat buffer, in floats
     int64_t per_block;   // tensors of a block
-    int64_t before;      // tensors before the first block
+    int64_t before;   // tensors before the first block
 } TensorTable;
 
 /* kind: as in pygpt.h. The three others of a parameter have the table of parameters. B, T: of activations. PYGPT_OK, or the error
@@ -51,6 +51,8 @@ void table_free(TensorTable *table);
 /* Floats of a flat buffer, found without a table of all layers, of which somebody may ask for a million; -1 if they overflow
  * 64 bits. */
 int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length);
+/* Floats that kernels->muon_step() works in, for the largest matrix of a block; -1 if they overflow 64 bits. */
+int64_t muon_scratch(const GPT2Config *config);
 /* What follows from the sizes of two layers and of three, since each layer beyond the second takes the same; -1 if it
  * overflows or one of them is -1. */
 int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three);

@@ -19,6 +19,16 @@ int64_t rows_of_tokens(const int32_t *tokens, int64_t n) {
     return n ? int64_t{*std::max_element(tokens, tokens + n)} + 1 : 1;
 }
 
+/* The treatment of so many groups of weights that all decay. */
+uint8_t *decay_all(Call &call, int64_t groups) {
+    uint8_t *const treatment = static_cast<uint8_t *>(call.room(groups, DataType::float32));
+    Queue &queue = call.queue();
+    if (queue.error == cudaSuccess)
+        note(queue, cudaMemsetAsync(treatment, UPDATE_DECAY, static_cast<size_t>(groups), queue.stream),
+             "the optimizer's table");
+    return treatment;
+}
+
 template <DataType type, bool fast> struct Layers {
     static void matmul(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, int transpose_a,
                        int transpose_b, int accumulate) {
@@ -227,19 +237,35 @@ template <DataType type, bool fast> struct Layers {
     static void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2,
                            float eps, float weight_decay, int64_t step) {
         Call call(type, fast);
-        const int64_t groups = ceil_div<int64_t>(n, ADAMW_GROUP), more = groups * ADAMW_GROUP - n;
+        const int64_t groups = ceil_div<int64_t>(n, UPDATE_GROUP), more = groups * UPDATE_GROUP - n;
         float *const to_w = call.float_input(w, n, more), *const to_m = call.float_input(m, n, more);
         float *const to_v = call.float_input(v, n, more);
-        uint8_t *const treatment = static_cast<uint8_t *>(call.room(groups, DataType::float32));
-        Queue &queue = call.queue();
-        if (queue.error == cudaSuccess)
-            note(queue, cudaMemsetAsync(treatment, ADAMW_DECAY, static_cast<size_t>(groups), queue.stream),
-                 "AdamW's table");
-        ::adamw_step(queue, to_w, nullptr, to_m, to_v, call.float_input(dw, n, more), treatment, groups * ADAMW_GROUP,
-                     {lr, beta1, beta2, eps, weight_decay, step}, {});
+        ::adamw_step(call.queue(), to_w, nullptr, to_m, to_v, call.float_input(dw, n, more), decay_all(call, groups),
+                     groups * UPDATE_GROUP, {lr, beta1, beta2, eps, weight_decay, step, false}, {});
         call.float_output(w, to_w, n);
         call.float_output(m, to_m, n);
         call.float_output(v, to_v, n);
+    }
+
+    static void sgd_step(float *w, float *m, const float *dw, int64_t n, float lr, float momentum, float weight_decay) {
+        Call call(type, fast);
+        const int64_t groups = ceil_div<int64_t>(n, UPDATE_GROUP), more = groups * UPDATE_GROUP - n;
+        float *const to_w = call.float_input(w, n, more), *const to_m = call.float_input(m, n, more);
+        ::sgd_step(call.queue(), to_w, to_m, call.float_input(dw, n, more), decay_all(call, groups),
+                   groups * UPDATE_GROUP, {lr, momentum, weight_decay});
+        call.float_output(w, to_w, n);
+        call.float_output(m, to_m, n);
+    }
+
+    static void muon_step(float *w, float *m, const float *dw, float *, int64_t R, int64_t C, int64_t parts, float lr,
+                          float momentum, float weight_decay) {
+        Call call(type, fast);
+        const int64_t n = R * (C / parts), shorter = std::min(R, C / parts);
+        float *const to_w = call.float_input(w, R * C), *const to_m = call.float_input(m, R * C);
+        ::muon_step(call.queue(), to_w, to_m, call.float_input(dw, R * C), call.floats(2 * (n + shorter * shorter) + 2),
+                    R, C, parts, {lr, momentum, weight_decay});
+        call.float_output(w, to_w, R * C);
+        call.float_output(m, to_m, R * C);
     }
 
     static double sum_of_squares(const float *x, int64_t n) {
@@ -284,6 +310,8 @@ template <DataType type, bool fast> const Kernels *table() {
                                     L::cross_entropy_backward,
                                     L::cross_entropy_in_place,
                                     L::adamw_step,
+                                    L::sgd_step,
+                                    L::muon_step,
                                     L::sum_of_squares,
                                     L::scale};
     return &kernels;

@@ -52,21 +52,28 @@ static int64_t layout_bytes(int kind, const GPT2Config &config, const GPT2Option
                        sizeof(float));
 }
 
-int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int training) {
+/* Of what muon_step() works in; -1 if they overflow. */
+static int64_t muon_bytes(const GPT2Config &c) {
+    return checked_mul(checked_add(muon_scratch(&c), 2), sizeof(float));
+}
+
+int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int purpose) {
     if (check_config(config) != PYGPT_OK || check_options(options) != PYGPT_OK || B < 1 || T < 1 ||
         checked_mul(B, T) < 0)
         return -1;
     const DataType type = data_type(options->dtype);
     const int64_t Vp = padded_vocabulary(config->vocab_size), size = static_cast<int64_t>(element_size(type));
     const int64_t weights = table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0);
-    int64_t bytes =
-        checked_mul(flat_size(weights, *config), (training ? 16 : 4) + (type == DataType::bfloat16 ? 2 : 0));
+    const bool training = purpose != PYGPT_INFERENCE;
+    int64_t bytes = checked_mul(checked_mul(flat_size(weights, *config), copies_of_weights(purpose)), 4);
+    if (type == DataType::bfloat16) bytes = checked_add(bytes, checked_mul(flat_size(weights, *config), 2));
+    if (purpose == PYGPT_MUON) bytes = checked_add(bytes, muon_bytes(*config));
     bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION, *config, *options, B, T));
     if (training) bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION_GRADIENT, *config, *options, B, T));
     bytes = checked_add(bytes, checked_mul(checked_mul(head_rows(*config, B * T), Vp), size));
     bytes = checked_add(bytes, checked_mul(checked_mul(2, B * T), sizeof(int32_t)));
     if (bytes < 0) return -1;   // before what is made of B * T unchecked
-    bytes = checked_add(bytes, weights / ADAMW_GROUP);
+    bytes = checked_add(bytes, weights / UPDATE_GROUP);
     bytes = checked_add(bytes, scratch_bytes(*config, type, options->kernels == PYGPT_FAST, B, T, training));
     return checked_add(bytes, static_cast<int64_t>(MATMUL_WORKSPACE + sizeof(PassState)));
 }
@@ -109,8 +116,11 @@ template <class Fits> static int64_t largest(int64_t most, Fits fits) {
 static int check_batch(const GPT2 *m, int64_t B, int64_t T, bool training) {
     const Room room = room_for(m);
     const double available = room.available;
+    /* Moments that are not there yet have their own error, in the first update. */
+    const int trained = m->second_moments ? PYGPT_ADAMW : m->first_moments ? PYGPT_MOMENTUM : PYGPT_SGD;
     auto needs = [&](int64_t batch) {
-        return static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, training));
+        return static_cast<double>(
+            gpt2_memory(&m->config, &m->options, batch, T, training ? trained : PYGPT_INFERENCE));
     };
     auto fits = [&](int64_t batch) { return needs(batch) <= available; };
     if (fits(B)) return PYGPT_OK;
@@ -209,10 +219,14 @@ int reserve_gradients(GPT2 *m) {
     return zeroed(m, address(&m->gradients), flat_bytes(m), "the gradients");
 }
 
-int reserve_moments(GPT2 *m) {
-    int status = zeroed(m, address(&m->first_moments), flat_bytes(m), "AdamW's first moments");
-    return status == PYGPT_OK ? zeroed(m, address(&m->second_moments), flat_bytes(m), "AdamW's second moments")
-                              : status;
+int reserve_moments(GPT2 *m, int kind) {
+    return kind == PYGPT_FIRST_MOMENT
+               ? zeroed(m, address(&m->first_moments), flat_bytes(m), "the optimizer's first moments")
+               : zeroed(m, address(&m->second_moments), flat_bytes(m), "the optimizer's second moments");
+}
+
+int reserve_muon(GPT2 *m) {
+    return zeroed(m, address(&m->muon_scratch), muon_bytes(m->config), "the matrices of Muon");
 }
 
 static int replace_table(TensorTable *table, TensorTable *layout, int kind, const GPT2 *m, int64_t B, int64_t T) {

@@ -7,13 +7,15 @@
 #include <new>
 #include <vector>
 
-/* Which groups of weights AdamW decays, and which lie between tensors. */
+/* How optimizers treat groups of weights. */
 static int make_treatment(GPT2 *m) {
-    std::vector<uint8_t> groups(static_cast<size_t>(m->weights.size / ADAMW_GROUP), ADAMW_SKIP);
+    std::vector<uint8_t> groups(static_cast<size_t>(m->weights.size / UPDATE_GROUP), UPDATE_SKIP);
     for (int64_t i = 0; i < m->weights.count; i++) {
         const Tensor &t = m->weights.tensors[i];
-        std::fill_n(groups.begin() + t.offset / ADAMW_GROUP, ceil_div<int64_t>(t.size, ADAMW_GROUP),
-                    t.weight_decay ? ADAMW_DECAY : ADAMW_PLAIN);
+        std::fill_n(groups.begin() + t.offset / UPDATE_GROUP, ceil_div<int64_t>(t.size, UPDATE_GROUP),
+                    t.muon           ? UPDATE_MUON
+                    : t.weight_decay ? UPDATE_DECAY
+                                     : UPDATE_PLAIN);
     }
     const int64_t bytes = static_cast<int64_t>(groups.size());
     const int status = allocate(m, address(&m->treatment), bytes, "the optimizer's table");
@@ -102,9 +104,10 @@ void gpt2_free(GPT2 *m) {
     if (m->copy == m->parameters) m->copy = nullptr;
     for (void *buffer :
          {static_cast<void *>(m->parameters), static_cast<void *>(m->gradients), static_cast<void *>(m->first_moments),
-          static_cast<void *>(m->second_moments), m->copy, static_cast<void *>(m->treatment),
-          static_cast<void *>(m->activations), static_cast<void *>(m->activation_gradients),
-          static_cast<void *>(m->tokens), static_cast<void *>(m->targets), m->logits, static_cast<void *>(m->state)})
+          static_cast<void *>(m->second_moments), static_cast<void *>(m->muon_scratch), m->copy,
+          static_cast<void *>(m->treatment), static_cast<void *>(m->activations),
+          static_cast<void *>(m->activation_gradients), static_cast<void *>(m->tokens), static_cast<void *>(m->targets),
+          m->logits, static_cast<void *>(m->state)})
         cudaFree(buffer);
     cudaFreeHost(m->read_state);
     for (TensorTable *table : {&m->weights, &m->copied_weights, &m->activation_table, &m->activation_gradient_table,

@@ -45,9 +45,10 @@ struct GPT2 {
 
     TensorTable weights;           // the table of the next four buffers, which are float32
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+    float *muon_scratch;           // likewise
     TensorTable copied_weights;    // the table of what the layers read
     void *copy;                    // its buffer: bfloat16, or `parameters` itself
-    uint8_t *treatment;            // of groups of weights, by AdamW
+    uint8_t *treatment;            // of groups of weights, by optimizers
 
     /* As Python sees them, and as they lie in the device's memory: with offsets in units of four bytes. */
     TensorTable activation_table, activation_gradient_table, activation_layout, activation_gradient_layout;
@@ -101,6 +102,7 @@ int64_t flat_bytes(const GPT2 *model);
 /* Make sure of the memory for a pass with these sizes. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);
 int reserve_backward(GPT2 *model);
+int reserve_muon(GPT2 *model);
 
 /* ---- gpt2.cu ---- */
 

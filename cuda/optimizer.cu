@@ -30,15 +30,55 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
     return status;
 }
 
+/* What every update needs: gradients, and those of the moments that the optimizer has. */
+static int begin_update(GPT2 *m, bool first_moments, bool second_moments) {
+    int status = reserve_gradients(m);
+    if (status == PYGPT_OK && first_moments) status = reserve_moments(m, PYGPT_FIRST_MOMENT);
+    if (status == PYGPT_OK && second_moments) status = reserve_moments(m, PYGPT_SECOND_MOMENT);
+    return status;
+}
+
+static void enqueue_adamw(GPT2 *m, const AdamW &settings) {
+    bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) : nullptr;
+    adamw_step(m->queue, m->parameters, copy, m->first_moments, m->second_moments, m->gradients, m->treatment,
+               m->weights.size, settings, m->rounding);
+    m->weights_changed = true;
+}
+
 int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
-    if (status == PYGPT_OK) status = reserve_gradients(m);
-    if (status == PYGPT_OK) status = reserve_moments(m);
+    if (status == PYGPT_OK) status = begin_update(m, true, true);
     if (status != PYGPT_OK) return status;
-    bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) : nullptr;
-    adamw_step(m->queue, m->parameters, copy, m->first_moments, m->second_moments, m->gradients, m->treatment,
-               m->weights.size, {lr, beta1, beta2, eps, weight_decay, step}, m->rounding);
-    m->weights_changed = true;
+    enqueue_adamw(m, {lr, beta1, beta2, eps, weight_decay, step, false});
+    return queue_status(m->queue);
+}
+
+int gpt2_sgd_step(GPT2 *m, float lr, float momentum, float weight_decay) {
+    USE(m);
+    const bool has_moments = momentum != 0.0f;
+    const int status = begin_update(m, has_moments, false);
+    if (status != PYGPT_OK) return status;
+    sgd_step(m->queue, m->parameters, has_moments ? m->first_moments : nullptr, m->gradients, m->treatment,
+             m->weights.size, {lr, momentum, weight_decay});
+    copy_weights(m, 0, m->weights.size);
+    return queue_status(m->queue);
+}
+
+int gpt2_muon_step(GPT2 *m, float muon_lr, float momentum, float lr, float beta1, float beta2, float eps,
+                   float weight_decay, int64_t step) {
+    USE(m);
+    int status = check_step(step);
+    if (status == PYGPT_OK) status = begin_update(m, true, true);
+    if (status == PYGPT_OK) status = reserve_muon(m);
+    if (status != PYGPT_OK) return status;
+    enqueue_adamw(m, {lr, beta1, beta2, eps, weight_decay, step, true});
+    for (int64_t i = 0; i < m->weights.count; i++) {
+        const Tensor &t = m->weights.tensors[i];
+        if (!t.muon) continue;
+        muon_step(m->queue, m->parameters + t.offset, m->first_moments + t.offset, m->gradients + t.offset,
+                  m->muon_scratch, t.shape[0], t.shape[1], t.muon, {muon_lr, momentum, weight_decay});
+        copy_weights(m, t.offset, t.size);
+    }
     return queue_status(m->queue);
 }

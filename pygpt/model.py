@@ -19,7 +19,7 @@ from pygpt.backends.library import available_cores, default_threads, use_threads
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer, show
 from pygpt.parameters import parameter_shapes
-from pygpt.reference import adamw
+from pygpt.reference import adamw, muon
 from pygpt.reference.arrays import Array, row_of_integers
 from pygpt.reference.dropout import Dropout
 
@@ -59,13 +59,15 @@ def memory_needed(
     kernels: str = "fast",
     recompute: str = "none",
     device: str = "cpu",
+    optimizer: str = "adamw",
 ) -> int:
     """Bytes that a model takes for batches of (batch_size, seq_len), in training with gradients and moments.
 
+    optimizer: "adamw", "sgd", "momentum" (sgd_step() with momentum) or "muon".
     Raises UserError for sizes that overflow 64 bits.
     """
     needed = DEVICES[resolve_device(device)].memory_needed
-    return needed(config, batch_size, seq_len, training, dtype, kernels, recompute)
+    return needed(config, batch_size, seq_len, training, dtype, kernels, recompute, optimizer)
 
 
 def generator_memory_needed(
@@ -111,7 +113,7 @@ class GPT2:
         self.kernels = kernels
         self.recompute = recompute
         self.seed = seed
-        self.steps = 0  # of AdamW
+        self.steps = 0  # of an optimizer
         self._backend: Model = DEVICES[self.device].model(config, dtype, kernels, recompute)
         self._backend.init_weights(seed)
 
@@ -143,8 +145,8 @@ class GPT2:
         checkpoint.save_parameters(folder, self.config, self.parameters, dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For copies and pickles: weights, AdamW's moments and steps, and all settings, but neither gradients nor
-        activations.  A copy shares nothing with the model, whichever way it was made.
+        """For copies and pickles: weights, the optimizer's moments and steps, and all settings, but neither gradients
+        nor activations.  A copy shares nothing with the model, whichever way it was made.
         """
         names = ("device", "dtype", "seed", "kernels", "recompute")
         moments = (dict(self.first_moments), dict(self.second_moments)) if self.steps else ({}, {})
@@ -168,12 +170,12 @@ class GPT2:
 
     @property
     def first_moments(self) -> Mapping[str, Array]:
-        """Name of the parameter -> AdamW's m."""
+        """Name of the parameter -> the optimizer's m: AdamW's, or momentum."""
         return self._backend.first_moments
 
     @property
     def second_moments(self) -> Mapping[str, Array]:
-        """Name of the parameter -> AdamW's v."""
+        """Name of the parameter -> AdamW's v; 0 for what another optimizer updates."""
         return self._backend.second_moments
 
     @property
@@ -201,10 +203,11 @@ class GPT2:
             raise UserError(f"parameter {name} has shape {values.shape}, expected {shapes[name]}")
         _write(self._backend.parameters, name, values)
 
-    def set_moments(self, name: str, first: ArrayLike, second: ArrayLike) -> None:
-        """AdamW's m and v of a parameter, of its shape."""
+    def set_moments(self, name: str, first: ArrayLike, second: ArrayLike | None = None) -> None:
+        """The optimizer's m and v of a parameter, of its shape; None where it has no v."""
         _write(self._backend.first_moments, name, first)
-        _write(self._backend.second_moments, name, second)
+        if second is not None:
+            _write(self._backend.second_moments, name, second)
 
     # ---- passes ----
 
@@ -291,6 +294,30 @@ class GPT2:
     ) -> None:
         """Update all parameters by AdamW (Loshchilov & Hutter 2019); only matrices decay.  Counts self.steps."""
         self._backend.adamw_step(lr, *betas, eps, weight_decay, self.steps + 1)
+        self.steps += 1
+
+    def sgd_step(self, lr: float, momentum: float = 0.0, weight_decay: float = adamw.WEIGHT_DECAY) -> None:
+        """Update all parameters by gradient descent, with momentum (Polyak 1964) unless it is 0; only matrices decay.
+
+        Counts self.steps.
+        """
+        self._backend.sgd_step(lr, momentum, weight_decay)
+        self.steps += 1
+
+    def muon_step(
+        self,
+        lr: float,
+        muon_lr: float = muon.LEARNING_RATE,
+        momentum: float = muon.MOMENTUM,
+        betas: tuple[float, float] = (adamw.BETA1, adamw.BETA2),
+        eps: float = adamw.EPS,
+        weight_decay: float = adamw.WEIGHT_DECAY,
+    ) -> None:
+        """Update the matrices of the blocks by Muon (Jordan et al. 2024), and all others by AdamW; counts self.steps.
+
+        lr, betas, eps: of AdamW; muon_lr, momentum: of Muon (docs/layers/muon.md).  Only matrices decay.
+        """
+        self._backend.muon_step(muon_lr, momentum, lr, *betas, eps, weight_decay, self.steps + 1)
         self.steps += 1
 
     # ---- text ----

@@ -25,8 +25,14 @@ class Parameter:
 
     @property
     def weight_decay(self) -> bool:
-        """AdamW decays matrices, and neither biases nor LayerNorm's weights."""
+        """Optimizers decay matrices, and neither biases nor LayerNorm's weights."""
         return len(self.shape) == 2
+
+    @property
+    def muon(self) -> int:
+        """How many matrices side by side Muon updates: those of blocks, three in c_attn; 0: AdamW updates it."""
+        in_block = self.weight_decay and self.name.startswith("h.")
+        return (3 if self.name.endswith("attn.c_attn.weight") else 1) if in_block else 0
 
 
 def parameter_table(config: GPT2Config) -> list[Parameter]:

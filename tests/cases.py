@@ -168,14 +168,37 @@ def classifier(N: int, C: int, V: int, rows: int | None) -> Case:
     return Case(f"classifier-N{N}-C{C}-V{V}-rows{rows}", make)
 
 
+def in_float32(rates: dict[str, float]) -> dict[str, float]:
+    return {name: float(np.float32(value)) for name, value in rates.items()}  # 1 - beta2 would differ
+
+
 def adamw(n: int, step: int, weight_decay: float) -> Case:
     def make() -> list[LayerCall]:
         tensors = {"w": normal(n), "m": normal(n, seed=1), "v": normal(n, seed=2) ** 2, "dw": normal(n, seed=3)}
         rates = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": weight_decay}
-        in_float32 = {name: float(np.float32(value)) for name, value in rates.items()}  # 1 - beta2 would differ
-        return [LayerCall("adamw_step", {**tensors, **in_float32, "step": step}, ("w", "m", "v"))]
+        return [LayerCall("adamw_step", {**tensors, **in_float32(rates), "step": step}, ("w", "m", "v"))]
 
     return Case(f"adamw-{n}-step{step}", make)
+
+
+def sgd(n: int, momentum: float) -> Case:
+    def make() -> list[LayerCall]:
+        tensors = {"w": normal(n), "m": normal(n, seed=1) if momentum else None, "dw": normal(n, seed=3)}
+        rates = in_float32({"lr": 0.3, "momentum": momentum, "weight_decay": 0.1})
+        return [LayerCall("sgd_step", {**tensors, **rates}, ("w", "m") if momentum else ("w",))]
+
+    return Case(f"sgd-{n}" + (f"-momentum{momentum:g}" if momentum else ""), make)
+
+
+def muon(R: int, C: int, parts: int = 1) -> Case:
+    """Of small weights and a large rate, so that what w becomes is mostly the update."""
+
+    def make() -> list[LayerCall]:
+        tensors = {"w": normal(R, C, std=1e-3), "m": normal(R, C, seed=1), "dw": normal(R, C, seed=3)}
+        rates = in_float32({"lr": 1.0, "momentum": 0.95, "weight_decay": 0.1})
+        return [LayerCall("muon_step", {**tensors, **rates, "parts": parts}, ("w", "m"))]
+
+    return Case(f"muon-R{R}-C{C}" + (f"-parts{parts}" if parts > 1 else ""), make)
 
 
 CASES = [
@@ -247,6 +270,17 @@ CASES = [
     classifier(3, 16, 50257, rows=2),
     adamw(1, step=1, weight_decay=0.0),
     adamw(1003, step=10, weight_decay=0.1),
+    sgd(1, momentum=0.0),
+    sgd(1003, momentum=0.0),
+    sgd(1003, momentum=0.9),
+    muon(1, 1),
+    muon(1, 9),
+    muon(9, 1),
+    muon(7, 5),
+    muon(33, 65),
+    muon(67, 24),
+    muon(40, 120, parts=3),
+    muon(129, 100, parts=2),
     # above the sizes from which a layer divides its work (csrc/divides_work.h), where no case above is
     embedding(3, 367, 300, 8, positions=367),
     embedding(1, 3, 4, 1032, positions=3),
@@ -258,4 +292,6 @@ CASES = [
     residual(4099),
     dropout(10007, 0.1),
     adamw(10007, step=3, weight_decay=0.1),
+    sgd(10007, momentum=0.9),
+    muon(200, 300),
 ]

@@ -38,7 +38,7 @@ def run(config, B, T):
         return model
     model.forward_backward(tokens, tokens)
     model.clip_grad_norm(1.0)
-    model.adamw_step(lr=1e-3)
+    {update}
     return model
 
 run(GPT2Config(vocab_size=65, n_positions=8, n_embd=8, n_layer=1, n_head=1), 1, 2)
@@ -57,37 +57,51 @@ def free_memory(backend: Backend) -> int:
 # ---- what is said before ----
 
 
+UPDATES = {
+    "adamw": "model.adamw_step(1e-3)",
+    "sgd": "model.sgd_step(1e-3)",
+    "momentum": "model.sgd_step(1e-3, 0.9)",
+    "muon": "model.muon_step(1e-3)",
+}
+"""The update of each optimizer, in Python."""
+
+kinds_of_models = pytest.mark.parametrize(
+    ("training", "recompute", "optimizer"),
+    [(training, recompute, "adamw") for training in (False, True) for recompute in RECOMPUTE]
+    + [(True, "block", optimizer) for optimizer in UPDATES if optimizer != "adamw"],
+)
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("recompute", RECOMPUTE)
+@kinds_of_models
 @pytest.mark.parametrize("backend", ON_CPU, ids=str)
-def test_model_holds_what_it_was_said_to_need(backend: Backend, recompute: str, training: bool) -> None:
-    code = HELD.format(kernels=backend.kernels, recompute=recompute, training=training)
+def test_model_holds_what_it_was_said_to_need(backend: Backend, training: bool, recompute: str, optimizer: str) -> None:
+    kind = {"kernels": backend.kernels, "recompute": recompute, "training": training}
+    code = HELD.format(**kind, update=UPDATES[optimizer])
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     held = int(ended.stdout)
     config = GPT2Config(vocab_size=1000, n_positions=128, n_embd=256, n_layer=4, n_head=4)
-    said = memory_needed(
-        config, batch_size=16, seq_len=128, training=training, kernels=backend.kernels, recompute=recompute
-    )
+    said = memory_needed(config, batch_size=16, seq_len=128, **kind, optimizer=optimizer)
     assert held <= said + (1 << 19)  # which the interpreter's own objects and the tables of tensors take
     assert said <= 1.3 * held
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("recompute", RECOMPUTE)
+@kinds_of_models
 @pytest.mark.parametrize("backend", EMULATED, ids=str)
-def test_device_holds_what_it_was_said_to_need(backend: Backend, recompute: str, training: bool) -> None:
+def test_device_holds_what_it_was_said_to_need(
+    backend: Backend, training: bool, recompute: str, optimizer: str
+) -> None:
     config = GPT2Config(vocab_size=500, n_positions=8, n_embd=64, n_layer=4, n_head=2)
     before = free_memory(backend)
     model, tokens = backend.model(config, recompute=recompute), np.zeros((4, 8), np.int32)
     if training:
         model.forward_backward(tokens, tokens)
         model.clip_grad_norm(1.0)
-        model.adamw_step(lr=1e-3)
+        exec(UPDATES[optimizer], {"model": model})
     else:
         model.forward(tokens, tokens)
     held = before - free_memory(backend)
-    settings = {"batch_size": 4, "seq_len": 8, "training": training, "recompute": recompute}
+    settings = {"batch_size": 4, "seq_len": 8, "training": training, "recompute": recompute, "optimizer": optimizer}
     said = memory_needed(config, **settings, **backend.settings) - CUBLAS_WORKSPACE
     assert held <= said <= 1.3 * held
 

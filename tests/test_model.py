@@ -90,8 +90,17 @@ def test_every_tensor_is_within_the_bounds(backend: Backend, shape: str) -> None
     assert not any(row.violations for row in rows), verdict(rows)
 
 
+UPDATES: dict[str, Callable[[GPT2], None]] = {
+    "adamw": lambda model: model.adamw_step(lr=1e-2, betas=(0.9, 0.99), eps=1e-4, weight_decay=0.1),
+    "sgd": lambda model: model.sgd_step(lr=1.0, weight_decay=0.1),
+    "momentum": lambda model: model.sgd_step(lr=0.1, momentum=0.9, weight_decay=0.1),
+    "muon": lambda model: model.muon_step(1e-2, 1e-2, 0.9, betas=(0.9, 0.99), eps=1e-4, weight_decay=0.1),
+}
+
+
 @every_backend
-def test_optimizer_steps_follow_float64(backend: Backend) -> None:
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_optimizer_steps_follow_float64(backend: Backend, update: Callable[[GPT2], None]) -> None:
     """With clipping, and an ε above the rounding errors of gradients that are 0: Adam would blow those up."""
     exact = GPT2(ODD, device="numpy", dtype="float64")
     model = model_of(backend, ODD)
@@ -106,7 +115,7 @@ def test_optimizer_steps_follow_float64(backend: Backend) -> None:
         assert norms[0] > 0.5  # it does clip
         assert abs(norms[1] / norms[0] - 1) <= (1e-5 if backend.dtype == "float32" else 5e-3)
         for each in (exact, model):
-            each.adamw_step(lr=1e-2, betas=(0.9, 0.99), eps=1e-4, weight_decay=0.1)
+            update(each)
     assert model.steps == 5
     for name, value in exact.parameters.items():
         moved = value - start[name]
@@ -374,11 +383,14 @@ def test_arrays_of_a_device_are_copies_that_nobody_changes_in_vain(backend: Back
 
 @every_backend
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copy_goes_on_as_the_model_does_and_shares_nothing(backend: Backend, make: Callable[[GPT2], GPT2]) -> None:
+@pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
+def test_copy_goes_on_as_the_model_does_and_shares_nothing(
+    backend: Backend, make: Callable[[GPT2], GPT2], update: Callable[[GPT2], None]
+) -> None:
     def step(model: GPT2) -> dict[str, Array]:
         model.zero_grad()
         model.forward_backward(*batch(DROPOUT, 2, 13, seed=model.steps), dropout_step=model.steps)
-        model.adamw_step(lr=1e-2)
+        update(model)
         return copies(model.parameters)
 
     settings = {} if backend.device == "numpy" else {"recompute": "cheap"}

@@ -36,6 +36,8 @@ void fast_cross_entropy_in_place(float *losses, float *logits, const float *dlos
                                  int64_t V, int64_t Vp);
 void fast_adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2,
                      float eps, float weight_decay, int64_t step);
+void fast_muon_step(float *w, float *m, const float *dw, float *scratch, int64_t R, int64_t C, int64_t parts, float lr,
+                    float momentum, float weight_decay);
 
 void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
                            int64_t HS, float *scores);

@@ -17,10 +17,11 @@
 namespace {
 
 constexpr int W = 4;   // elements of a thread
-static_assert(ADAMW_GROUP % W == 0, "a thread's elements are treated alike");
+static_assert(UPDATE_GROUP % W == 0, "a thread's elements are treated alike");
 
 struct Update {
     float lr, beta1, beta2, eps, weight_decay, correction1, correction2;
+    bool without_muon;
 };
 
 /* P(up) is the share of the way from the lower neighbour to the upper one: add a random number below their distance,
@@ -44,9 +45,9 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
           Rounding rounding) {
     const int64_t first = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (first >= n) return;
-    const uint8_t how = treatment[first / ADAMW_GROUP];
-    if (how == ADAMW_SKIP) return;
-    const float decay = how == ADAMW_DECAY ? update.weight_decay : 0.0f;
+    const uint8_t how = treatment[first / UPDATE_GROUP];
+    if (how == UPDATE_SKIP || (how == UPDATE_MUON && update.without_muon)) return;
+    const float decay = how == UPDATE_PLAIN ? 0.0f : update.weight_decay;
     float wi[W], mi[W], vi[W], gi[W];
     load<W>(wi, w + first);
     load<W>(mi, m + first);
@@ -84,7 +85,8 @@ void adamw_step(Queue &queue, float *w, bf16 *copy, float *m, float *v, const fl
         s.eps,
         s.weight_decay,
         static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta1), static_cast<double>(s.step))),
-        static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step)))};
+        static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step))),
+        s.without_muon};
     ENQUEUE(queue, adamw, blocks_for(n, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, w, copy, m, v, dw, treatment, n,
             update, rounding);
 }

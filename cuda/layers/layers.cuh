@@ -160,6 +160,16 @@ void classifier_backward(Queue &queue, float *losses, void *dx, float *dwte,    
 
 // clang-format on
 
+/* ---- optimizers: how they treat groups of neighbouring weights in a flat buffer ---- */
+
+enum : uint8_t {
+    UPDATE_SKIP = 0,    // between tensors
+    UPDATE_PLAIN = 1,   // without weight decay
+    UPDATE_DECAY = 2,
+    UPDATE_MUON = 3,    // with weight decay, or by Muon
+};
+enum { UPDATE_GROUP = 16 };   // elements that are treated alike
+
 /* ---- adamw.cu ---- */
 
 /* How a float32 weight becomes the bfloat16 that the layers read. */
@@ -170,18 +180,36 @@ struct Rounding {
 
 struct AdamW {
     float lr, beta1, beta2, eps, weight_decay;
-    int64_t step;   // from 1
+    int64_t step;        // from 1
+    bool without_muon;   // leaves out what Muon updates
 };
 
-enum : uint8_t { ADAMW_SKIP = 0, ADAMW_PLAIN = 1, ADAMW_DECAY = 2 };
-enum { ADAMW_GROUP = 16 };   // neighbouring elements that are treated alike
-
-/* One update of all tensors in a flat buffer. copy: bfloat16, (n), or NULL. treatment: ADAMW_* of each group. */
+/* One update of all tensors in a flat buffer. copy: bfloat16, (n), or NULL. treatment: UPDATE_* of each group. */
 void adamw_step(Queue &queue, float *w, __nv_bfloat16 *copy, float *m, float *v, const float *dw,
                 const uint8_t *treatment, int64_t n, const AdamW &settings, const Rounding &rounding);
 /* element: the number of w[0] in its flat buffer, on which stochastic rounding depends */
 void round_weights(Queue &queue, __nv_bfloat16 *copy, const float *w, int64_t n, int64_t element,
                    const Rounding &rounding);
+
+/* ---- sgd.cu, on all tensors at once as AdamW ---- */
+
+struct SGD {
+    float lr, momentum, weight_decay;
+};
+
+void sgd_step(Queue &queue, float *w, float *m, const float *dw, const uint8_t *treatment, int64_t n,
+              const SGD &settings);   // m: NULL without momentum
+
+/* ---- muon.cu ---- */
+
+struct Muon {
+    float lr, momentum, weight_decay;
+};
+
+/* Of `parts` matrices of equal width side by side in (R,C). scratch: 2 (R c + min(R, c)²) + 2 floats, c = C / parts,
+ * aligned to 8 bytes. */
+void muon_step(Queue &queue, float *w, float *m, const float *dw, float *scratch, int64_t R, int64_t C, int64_t parts,
+               const Muon &settings);
 
 /* ---- norm.cu: results lie on the device ---- */
 

@@ -100,9 +100,9 @@ def _numpy_model(config: GPT2Config, dtype: str, kernels: str, recompute: str) -
     return ReferenceGPT2(config, _numpy_dtype(dtype), round_bfloat16 if dtype == "bfloat16" else exact)
 
 
-def _numpy_memory(config: GPT2Config, batch_size: int, seq_len: int, training: bool, dtype: str, *_: str) -> int:
+def _numpy_memory(config: GPT2Config, batch_size: int, seq_len: int, training: bool, dtype: str, *others: str) -> int:
     """C's figure, as numpy has no such function, with the logits, their gradient and each layer's attention whole."""
-    in_c = native_memory(config, cpu_library(), batch_size, seq_len, training, "float32", "plain", "none")
+    in_c = native_memory(config, cpu_library(), batch_size, seq_len, training, "float32", "plain", "none", others[-1])
     whole = batch_size * seq_len * (2 * config.vocab_size + 3 * config.n_layer * config.n_head * seq_len) * 4
     return (in_c + whole) * np.dtype(_numpy_dtype(dtype)).itemsize // 4
 

@@ -20,6 +20,7 @@ CACHES = ("float32", "bfloat16")
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # linear layers of a block
 KERNELS = ("plain", "fast")
 RECOMPUTE = ("none", "cheap", "block")
+OPTIMIZERS = ("adamw", "sgd", "momentum", "muon")  # from 1 on, as what a model is for
 
 
 class Layers(Protocol):
@@ -129,12 +130,20 @@ class Layers(Protocol):
     ) -> None:
         """w, m, v, dw: any one shape; w, m and v are updated in place; step counts from 1."""
 
+    def sgd_step(self, w: Array, m: Array | None, dw: Array, lr: float, momentum: float, weight_decay: float) -> None:
+        """w, m, dw: any one shape; w and m are updated in place; m None: without momentum."""
+
+    def muon_step(
+        self, w: Array, m: Array, dw: Array, lr: float, momentum: float, weight_decay: float, parts: int = 1
+    ) -> None:
+        """w, m, dw: (IC,OC), `parts` matrices of equal width side by side; w and m are updated in place."""
+
 
 class Model(Protocol):
     """A GPT-2 as pygpt.GPT2 drives it, which says what each of these does.
 
-    tokens, targets: (B,T) int32.  dropout: its seed and step are used.  step of AdamW: counts from 1.  Where arrays are
-    copies of what is in a device's memory, parameters and moments are Writable.
+    tokens, targets: (B,T) int32.  dropout: its seed and step are used.  step of an optimizer: counts from 1.  Where
+    arrays are copies of what is in a device's memory, parameters and moments are Writable.
     """
 
     @property
@@ -165,6 +174,18 @@ class Model(Protocol):
     def zero_grad(self) -> None: ...
     def clip_grad_norm(self, max_norm: float) -> float: ...
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None: ...
+    def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None: ...
+    def muon_step(
+        self,
+        muon_lr: float,
+        momentum: float,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None: ...
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator: ...
 
 
@@ -216,7 +237,9 @@ class Device:
 
     layers: Callable[[str, str], Layers]  # dtype, kernels
     model: Callable[[GPT2Config, str, str, str], Model]  # dtype, kernels, recompute
-    memory_needed: Callable[[GPT2Config, int, int, bool, str, str, str], int]  # as pygpt.memory_needed, in its order
+    memory_needed: Callable[
+        [GPT2Config, int, int, bool, str, str, str, str], int
+    ]  # as pygpt.memory_needed, in its order
     generator_memory: Callable[[GPT2Config, str, str, int, int], int]  # as pygpt.generator_memory_needed, in its order
     check: Callable[[], object] = lambda: None  # whether it can be used
     library_path: Callable[[], Path] | None = None

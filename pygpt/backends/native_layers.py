@@ -312,6 +312,31 @@ class NativeLayers(Layers):
         self._table.adamw_step(*tensors, w.size, lr, beta1, beta2, eps, weight_decay, step)
         self._done()
 
+    def sgd_step(
+        self, w: Floats, m: Floats | None, dw: Floats, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        w, dw = gradient(w, w.shape, "w"), as_floats(dw)
+        if m is not None:
+            m = gradient(m, w.shape, "m")
+        expect_shape("dw", dw, w.shape)
+        self._table.sgd_step(floats(w), floats(m), floats(dw), w.size, lr, momentum, weight_decay)
+        self._done()
+
+    def muon_step(
+        self, w: Floats, m: Floats, dw: Floats, lr: float, momentum: float, weight_decay: float, parts: int = 1
+    ) -> None:
+        if w.ndim != 2 or parts < 1 or w.shape[1] % parts:
+            raise UserError(
+                f"w has shape {w.shape} and parts is {parts}, expected (IC, OC) with OC a multiple of parts"
+            )
+        w, m, dw = gradient(w, w.shape, "w"), gradient(m, w.shape, "m"), as_floats(dw)
+        expect_shape("dw", dw, w.shape)
+        (R, C), columns = w.shape, w.shape[1] // parts
+        scratch = np.empty(2 * (R * columns + min(R, columns) ** 2), np.float32)
+        tensors = floats(w), floats(m), floats(dw), floats(scratch)
+        self._table.muon_step(*tensors, R, C, parts, lr, momentum, weight_decay)
+        self._done()
+
 
 def _check_tokens(tokens: Integers, wte: Floats, wpe: Floats) -> None:
     if tokens.ndim != 2:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
+from pygpt.backends.interface import DTYPES, KERNELS, OPTIMIZERS, RECOMPUTE
 from pygpt.backends.library import check, ffi, last_error
 from pygpt.backends.native_generator import NativeGenerator
 from pygpt.backends.native_tensors import (
@@ -136,6 +136,23 @@ class NativeGPT2:
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
         check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
 
+    def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None:
+        check(self.library, self.library.gpt2_sgd_step(self.handle, lr, momentum, weight_decay))
+
+    def muon_step(
+        self,
+        muon_lr: float,
+        momentum: float,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None:
+        rates = muon_lr, momentum, lr, beta1, beta2, eps, weight_decay
+        check(self.library, self.library.gpt2_muon_step(self.handle, *rates, step))
+
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> NativeGenerator:
         return NativeGenerator(self.library, self.handle, self.config, weights, cache, batch_size, positions)
 
@@ -149,10 +166,12 @@ def native_memory(
     dtype: str,
     kernels: str,
     recompute: str,
+    optimizer: str,
 ) -> int:
     """Bytes that a model takes in this library.  Raises UserError for sizes that overflow 64 bits."""
     options = _c_options(dtype, kernels, recompute)
-    needed = int(library.gpt2_memory(c_config(config), options, batch_size, seq_len, training))
+    purpose = 1 + number("optimizer", optimizer, OPTIMIZERS) if training else 0
+    needed = int(library.gpt2_memory(c_config(config), options, batch_size, seq_len, purpose))
     if needed < 0:
         last_error(library)
         raise UserError(f"a batch of {batch_size} x {seq_len} tokens: the memory it needs overflows 64 bits")

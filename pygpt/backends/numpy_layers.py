@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from pygpt.backends.interface import Layers
-from pygpt.reference import adamw, attention, classifier, cross_entropy, embedding, gelu, layernorm, linear, residual
+from pygpt.reference import (
+    adamw,
+    attention,
+    classifier,
+    cross_entropy,
+    embedding,
+    gelu,
+    layernorm,
+    linear,
+    muon,
+    residual,
+    sgd,
+)
 from pygpt.reference import dropout as dropout_layer
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.dropout import Dropout
@@ -140,6 +152,14 @@ class ReferenceLayers(Layers):
         step: int,
     ) -> None:
         adamw.update(w, m, v, dw, lr, beta1, beta2, eps, weight_decay, step)
+
+    def sgd_step(self, w: Array, m: Array | None, dw: Array, lr: float, momentum: float, weight_decay: float) -> None:
+        sgd.update(w, m, dw, lr, momentum, weight_decay)
+
+    def muon_step(
+        self, w: Array, m: Array, dw: Array, lr: float, momentum: float, weight_decay: float, parts: int = 1
+    ) -> None:
+        muon.update(w, m, dw, lr, momentum, weight_decay, parts)
 
 
 def _add(gradient: Array | None, contribution: Array) -> Array:

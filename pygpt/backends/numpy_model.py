@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.parameters import parameter_table
+from pygpt.parameters import Parameter, parameter_table
 from pygpt.reference import clipping, gpt2
 from pygpt.reference.arrays import Array, Operands, exact
 from pygpt.reference.dropout import Dropout
@@ -49,12 +49,12 @@ class ReferenceGPT2:
 
     @cached_property
     def first_moments(self) -> dict[str, Array]:
-        """Name -> AdamW's m; allocated when first asked for."""
+        """Name -> the optimizer's m; allocated when first asked for."""
         return gpt2.zeros(self.config, self.dtype)
 
     @cached_property
     def second_moments(self) -> dict[str, Array]:
-        """Name -> AdamW's v; allocated when first asked for."""
+        """Name -> the optimizer's v; allocated when first asked for."""
         return gpt2.zeros(self.config, self.dtype)
 
     def init_weights(self, seed: int) -> None:
@@ -154,10 +154,41 @@ class ReferenceGPT2:
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
         """Update all parameters; only matrices decay; step counts from 1."""
         for parameter in parameter_table(self.config):
-            tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
-            w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
-            decay = weight_decay if parameter.weight_decay else 0.0
-            self.ops.adamw_step(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
+            self._adamw(parameter, lr, beta1, beta2, eps, weight_decay, step)
+
+    def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None:
+        """Update all parameters; only matrices decay."""
+        for parameter in parameter_table(self.config):
+            m = self.first_moments[parameter.name] if momentum else None
+            w, dw = self.parameters[parameter.name], self.gradients[parameter.name]
+            self.ops.sgd_step(w, m, dw, lr, momentum, weight_decay if parameter.weight_decay else 0.0)
+
+    def muon_step(
+        self,
+        muon_lr: float,
+        momentum: float,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> None:
+        """Update the matrices of the blocks by Muon, and all others by AdamW; step counts from 1."""
+        for parameter in parameter_table(self.config):
+            if not parameter.muon:
+                self._adamw(parameter, lr, beta1, beta2, eps, weight_decay, step)
+                continue
+            w, m, dw = (tensors[parameter.name] for tensors in (self.parameters, self.first_moments, self.gradients))
+            self.ops.muon_step(w, m, dw, muon_lr, momentum, weight_decay, parameter.muon)
+
+    def _adamw(
+        self, parameter: Parameter, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
+    ) -> None:
+        tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
+        w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
+        decay = weight_decay if parameter.weight_decay else 0.0
+        self.ops.adamw_step(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
 
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator:
         """A snapshot of the parameters with a cache of keys and values.  Raises UserError for complex parameters."""

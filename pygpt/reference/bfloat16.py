@@ -16,7 +16,7 @@ FLOAT32 = frozenset(
     [
         *("mean", "rstd", "lse", "losses", "dlosses"),  # statistics of rows
         *("dweight", "dbias", "dwte", "dwpe"),  # gradients of weights
-        *("w", "m", "v", "dw"),  # what AdamW works on
+        *("w", "m", "v", "dw"),  # what an optimizer works on
         *("p", "c"),  # what is only looked at: attention probabilities, and a product by itself
     ]
 )

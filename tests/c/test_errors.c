@@ -55,7 +55,11 @@ static void test_too_large(void) {
     CHECK(gpt2_memory(&overflowing, &OPTIONS, 1, 1, 0) == -1);
     CHECK(gpt2_memory(&GOOD, &OPTIONS, INT64_MAX, 2, 1) == -1);
     CHECK(gpt2_memory(&GOOD, &OPTIONS, (int64_t)1 << 58, 2, 1) == -1);
-    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, 1) > gpt2_memory(&GOOD, &OPTIONS, 1, 1, 0));
+    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_ADAMW) > gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_MOMENTUM));
+    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_MOMENTUM) > gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_SGD));
+    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_SGD) > gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_INFERENCE));
+    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, -1) == -1);
+    CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, PYGPT_MUON + 1) == -1);
     CHECK(gpt2_memory(&GOOD, &OPTIONS, 1, 1, 0) > 0);
     large.vocab_size = INT32_MAX;
     large.n_embd = 1 << 21;
@@ -94,6 +98,7 @@ static void test_batches(void) {
     CHECK(again == 0.0f);
     FAILS(gpt2_forward_backward(model, &again, tokens, NULL, 2, 4, NULL, 1.0f));
     FAILS(gpt2_adamw_step(model, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0));   // steps count from 1
+    FAILS(gpt2_muon_step(model, 1e-2f, 0.9f, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0));
 
     SUCCEEDS(gpt2_zero_grad(model));
     SUCCEEDS(gpt2_forward(model, &again, tokens, targets, 2, 4, NULL));

@@ -434,6 +434,51 @@ static void test_adamw(void) {
     for (int i = 0; i < N; i++) CHECK_NEAR("AdamW", w[i], w64[i], 2e-6);   // of weights and updates up to 1
 }
 
+static void test_sgd(void) {
+    enum { N = 37 };
+    float w[N], m[N] = {0.0f}, plain[N], dw[N];
+    double w64[N], m64[N] = {0.0}, plain64[N];
+    const double lr = 1e-2, momentum = 0.75, decay = 0.5;
+    fill_random(w, N, 1.0f);
+    for (int i = 0; i < N; i++) w64[i] = plain64[i] = plain[i] = w[i];
+    for (int step = 1; step <= 5; step++) {
+        fill_random(dw, N, 1.0f);
+        k->sgd_step(w, m, dw, N, (float)lr, (float)momentum, (float)decay);
+        k->sgd_step(plain, NULL, dw, N, (float)lr, 0.0f, (float)decay);
+        for (int i = 0; i < N; i++) {
+            m64[i] = momentum * m64[i] + dw[i];
+            w64[i] -= lr * (m64[i] + decay * w64[i]);
+            plain64[i] -= lr * (dw[i] + decay * plain64[i]);
+        }
+    }
+    for (int i = 0; i < N; i++) CHECK_NEAR("SGD with momentum", w[i], w64[i], 2e-6);
+    for (int i = 0; i < N; i++) CHECK_NEAR("SGD", plain[i], plain64[i], 2e-6);
+}
+
+/* The gradient has one singular value, u vᵀ, so the update is u vᵀ times a number: p five times, of 1. In all other directions
+ * there are rounding errors of the gradient, which are enlarged 3.4445⁵ = 485 times. */
+static void test_muon(int64_t R, int64_t C) {
+    int64_t shorter = R < C ? R : C;
+    float *w = floats(R * C), *m = floats(R * C), *dw = floats(R * C), *u = floats(R), *v = floats(C);
+    float *scratch = floats(2 * (R * C + shorter * shorter));
+    fill_random(u, R, 1.0f);
+    fill_random(v, C, 1.0f);
+    double s = 1.0, u_norm = sqrt(k->sum_of_squares(u, R)), v_norm = sqrt(k->sum_of_squares(v, C));
+    for (int i = 0; i < 5; i++) s = 3.4445 * s - 4.7750 * s * s * s + 2.0315 * s * s * s * s * s;
+    for (int64_t i = 0; i < R * C; i++) {
+        w[i] = m[i] = 0.0f;
+        dw[i] = u[i / C] * v[i % C];
+    }
+    k->muon_step(w, m, dw, scratch, R, C, 1, 1.0f, 0.5f, 0.0f);
+    double factor = s * sqrt(fmax(1.0, (double)C / (double)R)) / (u_norm * v_norm);
+    for (int64_t i = 0; i < R * C; i++) {
+        CHECK_NEAR("Muon's momentum", m[i], dw[i], 0.0);
+        CHECK_NEAR("Muon", w[i], -factor * dw[i], 485 * 0x1p-24);
+    }
+    float *const buffers[] = {w, m, dw, u, v, scratch};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+}
+
 static void test_norms(int64_t n) {
     float *x = floats(n), *y = floats(n);
     fill_random(x, n, 1.0f);
@@ -474,6 +519,9 @@ static void test_set(const Kernels *kernels, const Kernels *bf16) {
     test_extreme_logits();
     test_classifier(7, 9, 21, 3);
     test_adamw();
+    test_sgd();
+    test_muon(17, 40);
+    test_muon(40, 17);
     test_norms(1);
     test_norms(100003);
     const int64_t shapes[][3] = {{1, 1, 1}, {5, 7, 3}, {33, 1, 17}, {1, 65, 4}, {98, 259, 131}};
