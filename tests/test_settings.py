@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 
 from pygpt.errors import UserError
-from pygpt.training.settings import FIELDS, PRESETS, TrainSettings, format_settings, parse, read_settings
+from pygpt.training.settings import (
+    BY_OPTIMIZER,
+    FIELDS,
+    PRESETS,
+    TrainSettings,
+    format_settings,
+    parse,
+    read_settings,
+)
 
 
 @pytest.fixture
@@ -61,6 +69,8 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "init_from": "gpt2",
         "out_dir": "there",
         "lr_schedule": "wsd",
+        "optimizer": "muon",
+        "momentum": 0.5,
         "device": "numpy",
         "dtype": "bfloat16",
         "kernels": "plain",
@@ -129,6 +139,18 @@ def test_fine_tuning_has_other_defaults(file, capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "largest learning rate (default: 0.001, or 3e-05 with --init-from)" in words
     assert "(default: 64, or 256 with --init-from)" in words
+
+
+def test_other_optimizers_have_other_defaults():
+    for optimizer in ("sgd", "momentum"):
+        for argv in ([], ["--init-from", "gpt2"]):
+            settings = parse(["--optimizer", optimizer, *argv]).settings
+            assert settings.learning_rate == BY_OPTIMIZER[optimizer]["learning_rate"]
+        assert parse(["--optimizer", optimizer, "--learning-rate", "0.3"]).settings.learning_rate == 0.3
+    settings = parse(["--optimizer", "muon"]).settings
+    assert (settings.learning_rate, settings.used_muon_lr, settings.used_momentum) == (1e-3, 0.02, 0.95)
+    assert parse(["--optimizer", "momentum"]).settings.used_momentum == 0.9
+    assert parse(["--optimizer", "muon", "--momentum", "0", "--muon-lr", "1"]).settings.used_momentum == 0
 
 
 def test_a_default_decay_leaves_room_for_the_warm_up():
@@ -203,6 +225,9 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--warmup-iters", "9", "--max-iters", "5"], "warmup_iters is 9, expected at most max_iters, which is 5"),
         (["--decay-iters", "9"], "decay_iters belongs to lr_schedule wsd, and lr_schedule is cosine"),
         (["--lr-schedule", "wsd", "--decay-iters", "2000"], "expected together at most max_iters, which is 2000"),
+        (["--momentum", "0.5"], "momentum belongs to optimizer momentum or muon, and optimizer is adamw"),
+        (["--optimizer", "sgd", "--muon-lr", "1"], "muon_lr belongs to optimizer muon, and optimizer is sgd"),
+        (["--optimizer", "adam"], "--optimizer is 'adam', expected adamw, sgd, momentum or muon"),
         (["--resume", "--overwrite"], "--overwrite begins a run again, and --resume goes on with it: leave one out"),
         (["--data", "x" * 5000, "--max-iters", "0"], "--max-iters is 0"),
         (["--resume", "a", "--out-dir", "b"], "--resume names the folder a, and --out-dir names b"),
@@ -275,6 +300,7 @@ def test_a_resumed_run_starts_from_its_settings(tmp_path):
         (["--seq-len", "32"], "seq_len"),
         (["--seed", "1"], "seed"),
         (["--init-from", "gpt2"], "init_from"),
+        (["--optimizer", "muon"], "optimizer"),
     ],
 )
 def test_a_resumed_run_keeps_what_makes_it_this_run(tmp_path, argv, name):

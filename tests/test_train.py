@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from test_tokenizer import write_vocabulary
 
 from pygpt import memory
+from pygpt.backends.interface import LINEAR
 from pygpt.backends.library import cpu_library
 from pygpt.command import train
 from pygpt.config import GPT2Config
@@ -32,6 +33,7 @@ from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.files.atomic import write_files
 from pygpt.files.checkpoint import save_parameters
+from pygpt.files.tensor_file import read_tensors
 from pygpt.model import GPT2, memory_needed
 from pygpt.reference.dropout import Dropout
 from pygpt.text.batches import TokenDataset
@@ -418,6 +420,20 @@ def test_the_settings_of_adamw_reach_the_optimizer(monkeypatch):
     assert seen.pop() == {name: defaults[name].default for name in ("betas", "eps", "weight_decay")}
 
 
+def test_the_settings_of_other_optimizers_reach_them(monkeypatch):
+    seen = []
+    for name in ("sgd_step", "muon_step"):
+        monkeypatch.setattr(GPT2, name, lambda model, *rates, **others: seen.append((rates, others)))
+    common = {"max_iters": 2, "warmup_iters": 0, "weight_decay": 0.25, "learning_rate": 0.5, "min_lr": 0.25}
+    train.main(flags(out_dir="a", optimizer="sgd", **common))
+    train.main(flags(out_dir="b", optimizer="momentum", momentum=0.75, **common))
+    assert seen == [((lr, momentum, 0.25), {}) for momentum in (0.0, 0.75) for lr in (0.5, 0.375)]
+    seen.clear()
+    train.main(flags(out_dir="c", optimizer="muon", muon_lr=0.1, beta1=0.5, beta2=0.75, adam_eps=1e-3, **common))
+    others = {"eps": 1e-3, "weight_decay": 0.25}
+    assert seen == [((lr, pytest.approx(0.2 * lr), 0.95, (0.5, 0.75)), others) for lr in (0.5, 0.375)]
+
+
 def test_on_a_terminal_there_is_a_progress_bar():
     terminal, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))
@@ -454,6 +470,28 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(monkeypatch,
     assert "go on with: python scripts/train.py --resume parts" in capsys.readouterr().out
     assert train.main(["--resume", "parts"]) == 130
     assert train.main([*settings, "--out-dir", "parts", "--resume"]) == 0
+    assert outcome("whole") == outcome("parts")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "muon"])
+def test_the_moments_of_another_optimizer_are_saved_and_resumed(monkeypatch, optimizer):
+    settings = flags(device="numpy", optimizer=optimizer)
+    assert train.main([*settings, "--out-dir", "whole"]) == 0
+    interrupt_after(monkeypatch, 5)
+    assert train.main([*settings, "--out-dir", "parts"]) == 130
+    matrices = [f"h.0.{name}.weight" for name in LINEAR]
+    file = Path("parts/last/optimizer.safetensors")
+    if optimizer == "sgd":
+        assert not file.exists()
+    else:
+        parameters = read_tensors(Path("parts/last/model.safetensors"))
+        seconds = set() if optimizer == "momentum" else set(parameters) - set(matrices)
+        names = {f"first_moments.{name}" for name in parameters} | {f"second_moments.{name}" for name in seconds}
+        assert set(read_tensors(file)) == names
+    other = f"optimizer of the run in parts is '{optimizer}', and 'adamw' was asked for"
+    assert refused(["--resume", "parts", "--optimizer", "adamw"]).startswith(other)
+    assert train.main(["--resume", "parts"]) == 130
+    assert train.main(["--resume", "parts"]) == 0
     assert outcome("whole") == outcome("parts")
 
 

@@ -4,7 +4,8 @@
     log.jsonl            one JSON object a line: a step, or a validation
     tensorboard/         the same for TensorBoard, where it is asked for
     last/                the latest checkpoint: a model folder with the tokenizer, and what --resume needs beside it:
-                         optimizer.safetensors (AdamW's moments) and training_state.json
+                         optimizer.safetensors (moments, if the optimizer has some)
+                         and training_state.json
     best/                the model with the lowest validation loss, with the tokenizer
     loss.png sample.txt  written at the end
 
@@ -19,13 +20,13 @@ import dataclasses
 import fcntl
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pygpt.config import GPT2Config
 from pygpt.errors import UserError, explained, reading, writing
 from pygpt.files import atomic, checkpoint
 from pygpt.files.json_file import read_json_object, write_json_object
@@ -37,6 +38,7 @@ from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
 from pygpt.training import events
 from pygpt.training.events import Events
+from pygpt.training.optimizer import moment_shapes
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
 LOG_FILE = "log.jsonl"
@@ -49,7 +51,6 @@ _FILES = (SETTINGS_FILE, LOG_FILE, PLOT_FILE, SAMPLE_FILE)
 _MODEL_FILES = (checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE, *TOKENIZER_FILES)
 _LARGEST_STATE = 2**16
 _STATE_TYPES = {"int": (int,), "str": (str,), "float | None": (float, type(None))}
-_MOMENTS = ("first_moments", "second_moments")
 
 
 @dataclass
@@ -161,18 +162,19 @@ class RunFolder:
         """Keep the model as the best one.  Raises UserError, with the former one intact, when it cannot be written."""
         checkpoint.save_parameters(self.best, model.config, model.parameters, extra=tokenizer.save)
 
-    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState) -> None:
+    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, optimizer: str) -> None:
         """Save a checkpoint to resume from, and the log up to it.
 
         Raises UserError, with the former checkpoint intact, when it cannot be written.
         """
         self.flush_log()
-        shapes = _moment_shapes(model.config)
-        size = 3 * 4 * model.config.num_parameters + 2**20
+        shapes = moment_shapes(optimizer, model.config)
+        size = 4 * (model.config.num_parameters + sum(map(math.prod, shapes.values()))) + 2**20
         with atomic.write_files(self.last, size) as saving:
             checkpoint.write_model(saving, model.config, model.parameters)
             tokenizer.save(saving)
-            write_tensors(saving / OPTIMIZER_FILE, shapes, _Moments(model))
+            if shapes:
+                write_tensors(saving / OPTIMIZER_FILE, shapes, _Moments(model, shapes))
             write_json_object(saving / STATE_FILE, dataclasses.asdict(state))
 
     def load_state(self) -> TrainingState | None:
@@ -193,18 +195,21 @@ class RunFolder:
             raise UserError(f"{path}: is not the state of a training run")
         return TrainingState(**values)
 
-    def load_moments(self, model: GPT2) -> None:
-        """Read AdamW's moments of the latest checkpoint into the model.  Raises UserError when they are damaged."""
+    def load_moments(self, model: GPT2, optimizer: str) -> None:
+        """Read the moments of the latest checkpoint into the model.  Raises UserError when they are damaged."""
+        shapes = moment_shapes(optimizer, model.config)
+        if not shapes:
+            return
         path = self.last / OPTIMIZER_FILE
         tensors = read_tensors(path)
-        shapes = _moment_shapes(model.config)
         for name, shape in shapes.items():
             if name not in tensors:
                 raise UserError(f"{path}: tensor {name} is missing")
             if tensors[name].shape != shape:
                 raise UserError(f"{path}: tensor {name} has shape {tensors[name].shape}, expected {shape}")
         for name in parameter_shapes(model.config):
-            model.set_moments(name, *(tensors[f"{kind}.{name}"].float32() for kind in _MOMENTS))
+            held = [f"{kind}.{name}" for kind in ("first_moments", "second_moments")]
+            model.set_moments(name, *(tensors[moment].float32() for moment in held if moment in shapes))
 
     # ---- the log ----
 
@@ -254,24 +259,20 @@ class RunFolder:
 
 
 class _Moments(Mapping[str, Array]):
-    """AdamW's moments of a model under the names of the file: first_moments.wte.weight, ..."""
+    """The moments of a model under the names of the file: first_moments.wte.weight, ..."""
 
-    def __init__(self, model: GPT2) -> None:
-        self._model = model
+    def __init__(self, model: GPT2, names: Collection[str]) -> None:
+        self._model, self._names = model, names
 
     def __getitem__(self, name: str) -> Array:
         kind, parameter = name.split(".", 1)
         return getattr(self._model, kind)[parameter]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_moment_shapes(self._model.config))
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(_moment_shapes(self._model.config))
-
-
-def _moment_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    return {f"{kind}.{name}": shape for kind in _MOMENTS for name, shape in parameter_shapes(config).items()}
+        return len(self._names)
 
 
 def _belongs(record: dict[str, Any], state: TrainingState) -> bool:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.backends.devices import DEVICES
-from pygpt.backends.interface import DTYPES, KERNELS, RECOMPUTE
+from pygpt.backends.interface import DTYPES, KERNELS, OPTIMIZERS, RECOMPUTE
 from pygpt.command.flags import Parser, nearest
 from pygpt.command.programs import call
 from pygpt.config import MODEL_SIZES
 from pygpt.errors import UserError, reading, show
-from pygpt.reference import adamw
+from pygpt.reference import adamw, muon, sgd
 from pygpt.text.corpora import NAMES as CORPORA
 from pygpt.text.tokenizer import NAMES as TOKENIZERS
 from pygpt.training.schedule import SCHEDULES
@@ -107,6 +107,13 @@ class TrainSettings:
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
     max_iters: int = _setting(2000, "optimization", "steps of the whole run", low=1)
+    optimizer: str = _setting(
+        "adamw",
+        "optimization",
+        "muon: for the matrices of the blocks, and adamw for the rest",
+        choices=OPTIMIZERS,
+        fixed=True,
+    )
     learning_rate: float = _setting(1e-3, "optimization", "largest learning rate", above=0, fine_tuning=3e-5)
     min_lr: float | None = _setting(
         None, "optimization", "last learning rate (default: a tenth of --learning-rate)", low=0
@@ -118,7 +125,20 @@ class TrainSettings:
     decay_iters: int | None = _setting(
         None, "optimization", "steps of the decay of schedule wsd (default: a fifth of --max-iters)", low=1
     )
-    weight_decay: float = _setting(adamw.WEIGHT_DECAY, "optimization", "AdamW's decay of matrices", low=0)
+    weight_decay: float = _setting(adamw.WEIGHT_DECAY, "optimization", "decay of matrices", low=0)
+    momentum: float | None = _setting(
+        None,
+        "optimization",
+        f"of --optimizer momentum (default: {sgd.MOMENTUM}) and muon ({muon.MOMENTUM})",
+        low=0,
+        below=1,
+    )
+    muon_lr: float | None = _setting(
+        None,
+        "optimization",
+        f"largest learning rate of Muon's matrices, scheduled like the other (default: {muon.LEARNING_RATE})",
+        above=0,
+    )
     beta1: float = _setting(adamw.BETA1, "optimization", "AdamW's decay of the first moment", low=0, below=1)
     beta2: float = _setting(adamw.BETA2, "optimization", "AdamW's decay of the second moment", low=0, below=1)
     adam_eps: float = _setting(
@@ -156,6 +176,10 @@ class TrainSettings:
             object.__setattr__(self, field.name, _checked(field, value, field.name))
         if self.final_lr > self.learning_rate:
             raise UserError(f"min_lr is {self.min_lr}, expected at most learning_rate, which is {self.learning_rate}")
+        if self.momentum is not None and self.optimizer not in ("momentum", "muon"):
+            raise UserError(f"momentum belongs to optimizer momentum or muon, and optimizer is {self.optimizer}")
+        if self.muon_lr is not None and self.optimizer != "muon":
+            raise UserError(f"muon_lr belongs to optimizer muon, and optimizer is {self.optimizer}")
         if self.decay_iters is not None and self.lr_schedule != "wsd":
             raise UserError(f"decay_iters belongs to lr_schedule wsd, and lr_schedule is {self.lr_schedule}")
         if self.decay_iters is not None and self.warmup + self.decay > self.max_iters:
@@ -168,6 +192,17 @@ class TrainSettings:
     def final_lr(self) -> float:
         """The learning rate at the end of the schedule."""
         return self.learning_rate / 10 if self.min_lr is None else self.min_lr
+
+    @property
+    def used_momentum(self) -> float:
+        """The momentum of the optimizer; 0 where it has none."""
+        default = {"momentum": sgd.MOMENTUM, "muon": muon.MOMENTUM}.get(self.optimizer, 0.0)
+        return default if self.momentum is None else self.momentum
+
+    @property
+    def used_muon_lr(self) -> float:
+        """The largest learning rate of Muon's matrices."""
+        return muon.LEARNING_RATE if self.muon_lr is None else self.muon_lr
 
     @property
     def warmup(self) -> int:
@@ -191,6 +226,12 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in data
 _TYPES = typing.get_type_hints(TrainSettings)
 _FINE_TUNING = {
     name: field.metadata["fine_tuning"] for name, field in FIELDS.items() if field.metadata["fine_tuning"] is not None
+}
+
+# other defaults with another optimizer, also in fine-tuning: a rate of AdamW would hardly move anything
+BY_OPTIMIZER: dict[str, dict[str, Any]] = {
+    "sgd": {"learning_rate": 0.5},
+    "momentum": {"learning_rate": 0.1},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -262,8 +303,9 @@ def parse(argv: Sequence[str] | None = None) -> Request:
         raise UserError(
             f"--preset {preset} is for billions of tokens, and the default text has millions: name another (--data)"
         )
-    elif "init_from" in values:
-        values = {**_FINE_TUNING, **values}
+    else:
+        fine_tuning = _FINE_TUNING if "init_from" in values else {}
+        values = {**fine_tuning, **values, **BY_OPTIMIZER.get(values.get("optimizer", ""), {}), **asked}
     settings = TrainSettings(**{**values, "out_dir": str(out_dir)})
     if "warmup_iters" in asked and settings.warmup > settings.max_iters:
         raise UserError(f"warmup_iters is {settings.warmup}, expected at most max_iters, which is {settings.max_iters}")

@@ -128,7 +128,7 @@ def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
 
 def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int) -> int:
     """Bytes that training takes with batches of this size."""
-    machine = {name: getattr(settings, name) for name in ("device", "dtype", "kernels", "recompute")}
+    machine = {name: getattr(settings, name) for name in ("device", "dtype", "kernels", "recompute", "optimizer")}
     return memory_needed(config, batch_size=batch_size, seq_len=settings.seq_len, training=True, **machine)
 
 
@@ -157,6 +157,6 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
         f"{config.n_positions} positions: {config.num_parameters:,} parameters",
         "device": f"{settings.device}, {settings.dtype}{kernels}",
         "memory": f"{gigabytes(needed)} needed, {gigabytes(available)} available",
-        "run": f"{folder}: {settings.max_iters:,} steps of {batch}",
+        "run": f"{folder}: {settings.max_iters:,} steps of {batch}, {settings.optimizer}",
     }
     return "\n".join(f"{name:8}{text}" for name, text in lines.items())

@@ -24,6 +24,7 @@ from pygpt.generation.generate import printable, start_token
 from pygpt.model import GPT2
 from pygpt.training import events, plot
 from pygpt.training.interruption import Interruption
+from pygpt.training.optimizer import update
 from pygpt.training.progress import Progress, loss_text
 from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
 from pygpt.training.schedule import learning_rate
@@ -71,7 +72,7 @@ def train(request: Request) -> int:
         try:
             model = create_model(config, settings, source)
             if state is not None:
-                folder.load_moments(model)
+                folder.load_moments(model, settings.optimizer)
                 model.steps = state.step
             loop = _Loop(folder, settings, data, model, state)
             if request.overwrite:
@@ -170,8 +171,7 @@ class _Loop:
             scale, dropout_step = 1 / settings.grad_accum, number % 2**32
             self.model.accumulate(tokens, targets, scale=scale, dropout_step=dropout_step)
         norm = self.model.clip_grad_norm(settings.grad_clip)
-        betas = (settings.beta1, settings.beta2)
-        self.model.adamw_step(lr, betas, eps=settings.adam_eps, weight_decay=settings.weight_decay)
+        update(self.model, settings, lr)
         state.step += 1
         self.unread.append((state.step, self.model.summed_loss, lr, norm))
 
@@ -250,7 +250,7 @@ class _Loop:
         """Save a checkpoint, unless the latest one is of this very state."""
         self._read()
         if self.saved != self.state:
-            self.folder.save_last(self.model, self.data.tokenizer, self.state)
+            self.folder.save_last(self.model, self.data.tokenizer, self.state, self.settings.optimizer)
             self.saved = replace(self.state)
 
     def _say_interrupted(self) -> None:
