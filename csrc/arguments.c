@@ -26,6 +26,16 @@ int check_config(const GPT2Config *c) {
                         probabilities[i]);
         }
     }
+    const struct {
+        const char *name;
+        int32_t value, last;
+    } variations[] = {{"activation_function", c->activation_function, PYGPT_RELU}};
+    for (size_t i = 0; i < sizeof variations / sizeof *variations; i++) {
+        if (variations[i].value < 0 || variations[i].value > variations[i].last) {
+            return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId32 ", expected 0 ... %" PRId32, variations[i].name,
+                        variations[i].value, variations[i].last);
+        }
+    }
     return PYGPT_OK;
 }
 

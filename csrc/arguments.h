@@ -5,7 +5,7 @@
 
 #include "internal.h"
 
-/* A size out of range, heads that do not divide the channels, or a probability that is none. */
+/* A size or a variation out of range, heads that do not divide the channels, or a probability that is none. */
 int check_config(const GPT2Config *config);
 int check_kernels(int kernels, int dtype);
 int check_options(const GPT2Options *options);

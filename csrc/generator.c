@@ -2,7 +2,7 @@
  *
  *   x = wte[token] + wpe[position]
  *   L times    q, k, v = linear(LayerNorm(x)); k and v go into the cache; x = x + linear(attention of q to the cache)
- *              x = x + linear(GELU(linear(LayerNorm(x))))
+ *              x = x + linear(activation(linear(LayerNorm(x))))
  *   logits = LayerNorm(x) wteᵀ
  *
  * A generator is a snapshot: weights are packed when it is made (packed.h), so none is ever stale. A row is a token of a sequence.
@@ -36,6 +36,7 @@ typedef struct {
 struct Generator {
     GPT2Config config;
     const Kernels *kernels;
+    Activation activation;
     const GenerationKernels *own;
     int weights, cache;
     int64_t B, positions;
@@ -195,8 +196,13 @@ int generator_create(Generator **generator, GPT2 *m, int weights, int cache, int
     if (status != PYGPT_OK) return status;
     Generator *g = calloc(1, sizeof *g);
     if (!g) return fail(PYGPT_ERROR_MEMORY, "no memory for a generator");
-    *g = (Generator){
-        .config = m->config, .kernels = m->kernels, .weights = weights, .cache = cache, .B = B, .positions = positions};
+    *g = (Generator){.config = m->config,
+                     .kernels = m->kernels,
+                     .activation = m->activation,
+                     .weights = weights,
+                     .cache = cache,
+                     .B = B,
+                     .positions = positions};
     g->own = m->options.kernels == PYGPT_PLAIN ? &plain_generation : &fast_generation;
     int64_t bytes = all_bytes(g);
     g->memory = bytes < 0 || (uint64_t)bytes > SIZE_MAX ? NULL : allocate_aligned((size_t)bytes);
@@ -289,7 +295,7 @@ static void activate(const Generator *g, const Worker *me, const PackedMatrix *w
     Range columns = columns_of(&me->team, w);
     for (int64_t r = 0; r < rows && columns.end > columns.first; r++) {
         float *y = g->fc + r * w->N + columns.first;
-        g->kernels->gelu_forward(y, y, columns.end - columns.first);
+        g->activation.forward(y, y, columns.end - columns.first);
     }
 }
 

@@ -60,7 +60,7 @@ static void block_forward(GPT2 *m, int64_t layer) {
     k->layernorm_forward(a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C,
                          c->layer_norm_epsilon);
     k->linear_forward(a.fc, a.ln_2, w.c_fc_w, w.c_fc_b, N, C, F);
-    k->gelu_forward(a.act, a.fc, N * F);
+    m->activation.forward(a.act, a.fc, N * F);
     k->linear_forward(a.mlp_proj, a.act, w.mlp_proj_w, w.mlp_proj_b, N, F, C);
     if (a.mlp_drop) k->dropout_forward(a.mlp_drop, a.mlp_proj, N * C, &drop.feed_forward_branch);
     k->residual_forward(a.resid_post, a.resid_mid, a.mlp_drop ? a.mlp_drop : a.mlp_proj, N * C);
@@ -80,7 +80,7 @@ static void block_recompute(GPT2 *m, int64_t layer) {
     } else if (m->options.recompute == PYGPT_RECOMPUTE_CHEAP) {
         k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, eps);
         k->layernorm_forward(a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C, eps);
-        k->gelu_forward(a.act, a.fc, N * m->config.n_inner);
+        m->activation.forward(a.act, a.fc, N * m->config.n_inner);
     }
 }
 
@@ -102,7 +102,7 @@ static void block_backward(GPT2 *m, int64_t layer) {
     k->residual_backward(d.resid_mid, d_mlp_branch, d.resid_post, N * C);
     if (d.mlp_drop) k->dropout_backward(d.mlp_proj, d.mlp_drop, N * C, &drop.feed_forward_branch);
     k->linear_backward(d.act, dw.mlp_proj_w, dw.mlp_proj_b, d.mlp_proj, a.act, w.mlp_proj_w, N, F, C);
-    k->gelu_backward(d.fc, d.act, a.fc, N * F);
+    m->activation.backward(d.fc, d.act, a.fc, N * F);
     k->linear_backward(d.ln_2, dw.c_fc_w, dw.c_fc_b, d.fc, a.ln_2, w.c_fc_w, N, C, F);
     k->layernorm_backward(d.resid_mid, dw.ln_2_w, dw.ln_2_b, d.ln_2, a.resid_mid, w.ln_2_w, a.ln_2_mean, a.ln_2_rstd, N,
                           C);

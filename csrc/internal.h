@@ -72,6 +72,10 @@ void attention_probabilities(float *p, const float *lse, const float *qkv, int64
                              int64_t HS);
 void gelu_forward(float *y, const float *x, int64_t n);
 void gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void exact_gelu_forward(float *y, const float *x, int64_t n);
+void exact_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void relu_forward(float *y, const float *x, int64_t n);
+void relu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void residual_forward(float *y, const float *x1, const float *x2, int64_t n);
 void residual_backward(float *dx1, float *dx2, const float *dy, int64_t n);
 void dropout_forward(float *y, const float *x, int64_t n, const Dropout *dropout);

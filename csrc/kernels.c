@@ -10,13 +10,15 @@
 /* What every set has. Nothing is gained on these: they wait for memory. */
 #define COMMON                                                                                                         \
     .embedding_forward = embedding_forward, .embedding_backward = embedding_backward,                                  \
-    .attention_probabilities = attention_probabilities, .residual_forward = residual_forward,                          \
-    .residual_backward = residual_backward, .sgd_step = sgd_step, .sum_of_squares = sum_of_squares, .scale = scale
+    .attention_probabilities = attention_probabilities, .relu_forward = relu_forward, .relu_backward = relu_backward,  \
+    .residual_forward = residual_forward, .residual_backward = residual_backward, .sgd_step = sgd_step,                \
+    .sum_of_squares = sum_of_squares, .scale = scale
 
 #define PLAIN                                                                                                          \
     COMMON, .layernorm_forward = layernorm_forward, .layernorm_backward = layernorm_backward,                          \
         .attention_forward = attention_forward, .attention_backward = attention_backward,                              \
-        .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .dropout_forward = dropout_forward,              \
+        .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .exact_gelu_forward = exact_gelu_forward,        \
+        .exact_gelu_backward = exact_gelu_backward, .dropout_forward = dropout_forward,                                \
         .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                          \
         .cross_entropy_backward = cross_entropy_backward, .cross_entropy_in_place = cross_entropy_in_place,            \
         .adamw_step = adamw_step, .muon_step = muon_step
@@ -25,6 +27,7 @@
     COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
         .attention_forward = fast_attention_forward, .attention_backward = fast_attention_backward,                    \
         .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
+        .exact_gelu_forward = fast_exact_gelu_forward, .exact_gelu_backward = fast_exact_gelu_backward,                \
         .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
         .cross_entropy_forward = fast_cross_entropy_forward, .cross_entropy_backward = fast_cross_entropy_backward,    \
         .cross_entropy_in_place = fast_cross_entropy_in_place, .adamw_step = fast_adamw_step,                          \

@@ -122,6 +122,14 @@ int reserve_backward(GPT2 *m) {
                 "the gradients of the activations");
 }
 
+static Activation activation_of(const Kernels *k, int activation_function) {
+    switch (activation_function) {
+    case PYGPT_GELU: return (Activation){k->exact_gelu_forward, k->exact_gelu_backward};
+    case PYGPT_RELU: return (Activation){k->relu_forward, k->relu_backward};
+    default: return (Activation){k->gelu_forward, k->gelu_backward};
+    }
+}
+
 int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *options) {
     *model = NULL;
     int status = check_options(options);
@@ -134,6 +142,7 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
     m->config = *config;
     m->options = *options;
     m->kernels = pygpt_kernels(options->kernels, options->dtype);
+    m->activation = activation_of(m->kernels, config->activation_function);
     status = zeroed(&m->parameters, size, "the parameters");   // before a table, which may have millions of rows
     if (status == PYGPT_OK) status = table_create(&m->weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
     if (status == PYGPT_OK) {

@@ -6,10 +6,17 @@
 #include "arguments.h"
 #include "use.h"
 
+/* The nonlinearity of the feed-forward part. */
+typedef struct {
+    void (*forward)(float *y, const float *x, int64_t n);
+    void (*backward)(float *dx, const float *dy, const float *x, int64_t n);
+} Activation;
+
 struct GPT2 {
     GPT2Config config;
     GPT2Options options;
     const Kernels *kernels;
+    Activation activation;
     int in_use;                        // 1 while a function of the interface runs
 
     TensorTable weights;   // the table of the next four buffers

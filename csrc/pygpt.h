@@ -83,6 +83,10 @@ typedef struct {
 
     void (*gelu_forward)(float *y, const float *x, int64_t n);
     void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
+    void (*exact_gelu_forward)(float *y, const float *x, int64_t n);
+    void (*exact_gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
+    void (*relu_forward)(float *y, const float *x, int64_t n);
+    void (*relu_backward)(float *dx, const float *dy, const float *x, int64_t n);
 
     void (*residual_forward)(float *y, const float *x1, const float *x2, int64_t n);
     void (*residual_backward)(float *dx1, float *dx2, const float *dy, int64_t n);
@@ -135,6 +139,9 @@ void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte
  * One thread at a time uses a model: a call while another thread's is under way is an error. Nobody may be using a model
  * that is freed. */
 
+/* What a model may have in another way than GPT-2, which is the first of each, 0; named as in config.json. */
+enum { PYGPT_GELU_NEW = 0, PYGPT_GELU = 1, PYGPT_RELU = 2 };   // activation_function
+
 typedef struct {
     int64_t vocab_size;    // V
     int64_t n_positions;   // largest T
@@ -145,6 +152,7 @@ typedef struct {
     float layer_norm_epsilon;
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
+    int32_t activation_function;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */

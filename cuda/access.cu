@@ -43,7 +43,7 @@ static int locate(GPT2 *m, Place *place, int kind, int64_t index, int64_t size) 
     place->data = buffer + layout->tensors[index].offset;
     place->type =
         kind == PYGPT_ACTIVATION || gradient ? activation_type(place->tensor, m->queue.type) : DataType::float32;
-    place->left_out = gradient && is_left_out(place->tensor, m->queue.type, m->queue.fast);
+    place->left_out = gradient && is_left_out(place->tensor, m->activation);
     return PYGPT_OK;
 }
 

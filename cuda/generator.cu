@@ -264,7 +264,7 @@ static void block_forward(Generator *g, const Block &w, const GenerationRow *row
 
     normalise(g, w.ln_2_w, w.ln_2_b, N);
     PackedProduct fc = linear(g, g->fc, g->ln, w.c_fc, w.c_fc_b, N);
-    fc.gelu = true;
+    fc.activated = true, fc.activation_function = g->config.activation_function;
     packed_product(g->queue, fc);
     add_branch(g, g->fc, w.mlp_proj, w.mlp_proj_b, N);
 }

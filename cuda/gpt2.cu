@@ -125,9 +125,9 @@ static void block_forward(GPT2 *m, int64_t layer) {
 
     if (m->options.recompute == PYGPT_RECOMPUTE_CHEAP) {   // by the kernel that block_recompute has: the same bits
         linear_forward(q, a.fc, a.ln_2, w.c_fc_w, w.c_fc_b, N, C, F);
-        gelu_forward(q, a.act, a.fc, N * F);
+        m->activation.forward(q, a.act, a.fc, N * F);
     } else {
-        linear_gelu_forward(q, a.fc, a.act, a.ln_2, w.c_fc_w, w.c_fc_b, N, C, F);
+        linear_activation_forward(q, m->activation, a.fc, a.act, a.ln_2, w.c_fc_w, w.c_fc_b, N, C, F);
     }
     linear_forward(q, a.mlp_proj, a.act, w.mlp_proj_w, w.mlp_proj_b, N, F, C);
     if (a.mlp_drop) dropout_forward(q, a.mlp_drop, a.mlp_proj, N * C, drop.feed_forward_branch);
@@ -174,7 +174,7 @@ static void block_recompute(GPT2 *m, int64_t layer) {
         first_norm(m, layer);
         layernorm_forward(m->queue, a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C,
                           m->config.layer_norm_epsilon);
-        gelu_forward(m->queue, a.act, a.fc, N * m->config.n_inner);
+        m->activation.forward(m->queue, a.act, a.fc, N * m->config.n_inner);
     }
 }
 
@@ -193,8 +193,8 @@ static void block_backward(GPT2 *m, int64_t layer) {
     /* the branch's gradient, d.mlp_drop or without dropout d.mlp_proj, is d.resid_post: the same memory; and as the
      * LayerNorm reads that, it sums it for the bias of d.mlp_proj */
     if (d.mlp_drop) dropout_backward(q, d.mlp_proj, d.mlp_drop, N * C, drop.feed_forward_branch);
-    gelu_linear_backward(q, d.fc, d.act, dw.mlp_proj_w, d.mlp_drop ? dw.mlp_proj_b : nullptr, d.mlp_proj, a.fc, a.act,
-                         w.mlp_proj_w, N, F, C);
+    activation_linear_backward(q, m->activation, d.fc, d.act, dw.mlp_proj_w, d.mlp_drop ? dw.mlp_proj_b : nullptr,
+                               d.mlp_proj, a.fc, a.act, w.mlp_proj_w, N, F, C);
     linear_backward(q, d.ln_2, dw.c_fc_w, dw.c_fc_b, d.fc, a.ln_2, w.c_fc_w, N, C, F);
     layernorm_backward(q, d.resid_mid, dw.ln_2_w, dw.ln_2_b, d.mlp_drop ? nullptr : dw.mlp_proj_b, d.resid_post, d.ln_2,
                        a.resid_mid, w.ln_2_w, a.ln_2_mean, a.ln_2_rstd, N, C);

@@ -138,17 +138,20 @@ template <DataType type, bool fast> struct Layers {
         call.float_output(p, to, B * NH * T * T);
     }
 
-    static void gelu_forward(float *y, const float *x, int64_t n) {
+    using Forward = void(Queue &, void *, const void *, int64_t);
+    using Backward = void(Queue &, void *, const void *, const void *, int64_t);
+
+    template <Forward *layer> static void elementwise_forward(float *y, const float *x, int64_t n) {
         Call call(type, fast);
         void *const to = call.room(n);
-        ::gelu_forward(call.queue(), to, call.input(x, n), n);
+        layer(call.queue(), to, call.input(x, n), n);
         call.output(y, to, n);
     }
 
-    static void gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
+    template <Backward *layer> static void elementwise_backward(float *dx, const float *dy, const float *x, int64_t n) {
         Call call(type, fast);
         void *const to = call.room(n);
-        ::gelu_backward(call.queue(), to, call.input(dy, n), call.input(x, n), n);
+        layer(call.queue(), to, call.input(dy, n), call.input(x, n), n);
         call.output(dx, to, n);
     }
 
@@ -300,8 +303,12 @@ template <DataType type, bool fast> const Kernels *table() {
                                     L::attention_forward,
                                     L::attention_backward,
                                     L::attention_probabilities,
-                                    L::gelu_forward,
-                                    L::gelu_backward,
+                                    L::template elementwise_forward<gelu_forward>,
+                                    L::template elementwise_backward<gelu_backward>,
+                                    L::template elementwise_forward<exact_gelu_forward>,
+                                    L::template elementwise_backward<exact_gelu_backward>,
+                                    L::template elementwise_forward<relu_forward>,
+                                    L::template elementwise_backward<relu_backward>,
                                     L::residual_forward,
                                     L::residual_backward,
                                     L::dropout_forward,

@@ -51,7 +51,7 @@ int copy_table(TensorTable *copy, const TensorTable *table) {
 int make_layout(TensorTable *layout, const TensorTable *table, DataType type, bool fast) {
     const int status = copy_table(layout, table);
     if (status != PYGPT_OK) return status;
-    const bool fused_gelu = fuses_gelu(type, fast);
+    const bool fused_gelu = activation_of(table->config.activation_function, type, fast).fused;
     std::map<int64_t, int64_t> places;   // offset in the table -> offset on the device: blocks may share a copy
     std::map<std::string, int64_t> by_name;
     layout->size = 0;
@@ -73,6 +73,6 @@ int make_layout(TensorTable *layout, const TensorTable *table, DataType type, bo
     return PYGPT_OK;
 }
 
-bool is_left_out(const Tensor &tensor, DataType type, bool fast) {
-    return fuses_gelu(type, fast) && ends_with(tensor.name, GELU_OUTPUT);
+bool is_left_out(const Tensor &tensor, const Activation &activation) {
+    return activation.fused && ends_with(tensor.name, GELU_OUTPUT);
 }

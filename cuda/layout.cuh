@@ -11,7 +11,7 @@ extern "C" {
 DataType activation_type(const Tensor &tensor, DataType type);
 
 /* A gradient that the fused kernels do not keep: that of GELU's output. */
-bool is_left_out(const Tensor &tensor, DataType type, bool fast);
+bool is_left_out(const Tensor &tensor, const Activation &activation);
 
 int copy_table(TensorTable *copy, const TensorTable *table);
 

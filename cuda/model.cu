@@ -66,6 +66,7 @@ static int make_model(GPT2 *m) {
     const DataType type = data_type(m->options.dtype);
     if (const cudaError_t error = queue_create(&m->queue, type, m->options.kernels == PYGPT_FAST))
         return fail_cuda(error, "setting up");
+    m->activation = activation_of(m->config.activation_function, type, m->queue.fast);
     status = table_create(&m->weights, PYGPT_PARAMETER, &m->config, m->options.recompute, 0, 0);
     if (status == PYGPT_OK) status = zeroed(m, address(&m->parameters), flat_bytes(m), "the parameters");
     if (status == PYGPT_OK) status = make_copy(m);

@@ -41,6 +41,7 @@ struct GPT2 {
     GPT2Options options;
     int in_use;                    // 1 while a function of the interface runs
     Queue queue;
+    Activation activation;
     Rounding rounding;             // of weights to bfloat16
 
     TensorTable weights;           // the table of the next four buffers, which are float32

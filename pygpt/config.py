@@ -9,12 +9,22 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pygpt.errors import UserError, show
+from pygpt.errors import UserError, alternatives, show
 from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.parameters import parameter_count
 
-ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh")  # two names of the tanh GELU
-_OTHER_NAMES = ("gelu_fast", "gelu_accurate")  # transformers has more; they are read as gelu_new
+VARIATIONS: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu", "relu"),
+}
+"""Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
+
+# more names that transformers has for them
+_OTHER_NAMES = {
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python": "gelu",
+}
 
 # Tokens, head and layer numbers are 32-bit integers in files and libraries.
 _LARGEST_SIZE = 2**31 - 1
@@ -44,7 +54,7 @@ class GPT2Config:
     n_layer: int = 12  # L
     n_head: int = 12  # NH
     n_inner: int | None = None  # channels between the two linear layers of the feed-forward part; None: 4 C
-    activation_function: str = "gelu_new"
+    activation_function: str = "gelu_new"  # this and what else is in VARIATIONS: docs/variations.md
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -60,11 +70,12 @@ class GPT2Config:
             self._set("n_inner", _size("n_inner", self.n_inner))
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd is {self.n_embd}, expected a multiple of n_head, which is {self.n_head}")
-        if self.activation_function not in ACTIVATION_FUNCTIONS:
-            raise UserError(
-                f"activation_function is {show(self.activation_function)}, expected "
-                f"{' or '.join(map(repr, ACTIVATION_FUNCTIONS))}"
-            )
+        if isinstance(self.activation_function, str):
+            self._set("activation_function", _OTHER_NAMES.get(self.activation_function, self.activation_function))
+        for name, known in VARIATIONS.items():
+            if getattr(self, name) not in known:
+                expected = alternatives([repr(value) for value in known])
+                raise UserError(f"{name} is {show(getattr(self, name))}, expected {expected}")
         self._set("layer_norm_epsilon", _number("layer_norm_epsilon", self.layer_norm_epsilon))
         if ctypes.c_float(self.layer_norm_epsilon).value == 0:
             raise UserError("layer_norm_epsilon is 0 in float32, expected a positive number")
@@ -97,6 +108,11 @@ class GPT2Config:
         return self.n_embd // self.n_head
 
     @property
+    def variations(self) -> dict[str, Any]:
+        """What is not as in GPT-2."""
+        return {name: getattr(self, name) for name, known in VARIATIONS.items() if getattr(self, name) != known[0]}
+
+    @property
     def num_parameters(self) -> int:
         """How many numbers the model learns; the head is wte again and counts once."""
         return parameter_count(self)
@@ -120,8 +136,6 @@ class GPT2Config:
             for field in fields(cls)
             if field.name in values and (values[field.name] is not None or field.name in _REQUIRED)
         }
-        if known.get("activation_function") in _OTHER_NAMES:
-            known["activation_function"] = "gelu_new"
         if known.get("n_positions") is None and "n_ctx" in values:  # its older name
             known["n_positions"] = values["n_ctx"]
         for name in _REQUIRED:

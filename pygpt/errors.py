@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -42,6 +42,11 @@ def show(value: Any) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits
         text = f"an enormous {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def alternatives(words: Sequence[str]) -> str:
+    """As an error says what was expected: "a, b or c"."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def check_integer(name: str, value: object, least: int, largest: int | None = None) -> None:

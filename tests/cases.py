@@ -112,16 +112,18 @@ def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float
     return Case(name + (f"-dropout{dropout:g}" if dropout else ""), make)
 
 
-def gelu(n: int) -> Case:
+def activation(layer: str, n: int) -> Case:
+    """layer: gelu, exact_gelu, relu."""
+
     def make() -> list[LayerCall]:
         x = normal(n, std=2.0)
         x[: n // 2 : 7] *= 20  # where tanh is 1 in float32, and beyond where exp overflows
         return [
-            LayerCall("gelu_forward", {"x": x}, ("y",)),
-            LayerCall("gelu_backward", {"dy": normal(n, seed=1), "x": x}, ("dx",)),
+            LayerCall(f"{layer}_forward", {"x": x}, ("y",)),
+            LayerCall(f"{layer}_backward", {"dy": normal(n, seed=1), "x": x}, ("dx",)),
         ]
 
-    return Case(f"gelu-{n}", make)
+    return Case(f"{layer}-{n}", make)
 
 
 def residual(n: int) -> Case:
@@ -249,9 +251,7 @@ CASES = [
     attention(1, 300, 1, 64),
     attention(2, 19, 2, 8, dropout=0.3),
     attention(1, 66, 1, 64, dropout=0.1),
-    gelu(1),
-    gelu(7),
-    gelu(1003),
+    *(activation(layer, n) for layer in ("gelu", "exact_gelu", "relu") for n in (1, 7, 1003)),
     residual(1),
     residual(1003),
     dropout(1, 0.5),
@@ -288,7 +288,7 @@ CASES = [
     layernorm(1601, 264),
     attention(1, 523, 1, 8),
     attention(1, 523, 1, 8, dropout=0.1),
-    gelu(10007),
+    *(activation(layer, 10007) for layer in ("gelu", "exact_gelu", "relu")),
     residual(4099),
     dropout(10007, 0.1),
     adamw(10007, step=3, weight_decay=0.1),

@@ -145,8 +145,8 @@ FAULTS = [
     Fault(
         "one gradient times 1.01 in the model",
         "gpt2.c",
-        "    k->gelu_backward(d.fc, d.act, a.fc, N * F);",
-        "    k->gelu_backward(d.fc, d.act, a.fc, N * F);\n    if (layer == 0) k->scale(d.fc, 1.01f, N * F);",
+        "    m->activation.backward(d.fc, d.act, a.fc, N * F);",
+        "    m->activation.backward(d.fc, d.act, a.fc, N * F);\n    if (layer == 0) k->scale(d.fc, 1.01f, N * F);",
         "h.0.mlp.act (gelu), backward, dx",
         way="free-running",
     ),

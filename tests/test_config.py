@@ -64,7 +64,7 @@ def test_parameters_of_absurdly_many_blocks_are_counted_without_a_table_of_them(
         ({"n_inner": 0}, "n_inner is 0"),
         ({"n_embd": 770}, "n_embd is 770, expected a multiple of n_head, which is 12"),
         ({"vocab_size": 2**31 - 1, "n_embd": 12 * 10**8}, "parameters, expected less than 2^61"),
-        ({"activation_function": "relu"}, "activation_function is 'relu', expected 'gelu_new' or 'gelu_pytorch_tanh'"),
+        ({"activation_function": "silu"}, "activation_function is 'silu', expected 'gelu_new', 'gelu' or 'relu'"),
         ({"activation_function": ["x"] * 999}, "activation_function is ['x', 'x'"),
         ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0 in float32"),
         ({"layer_norm_epsilon": 1e-60}, "layer_norm_epsilon is 0 in float32"),
@@ -104,7 +104,7 @@ def test_reads_the_hub_s_config(tmp_path) -> None:
 
 def test_round_trip(tmp_path) -> None:
     config = GPT2Config(
-        vocab_size=65, n_embd=96, n_head=8, n_inner=100, activation_function="gelu_pytorch_tanh", embd_pdrop=0.3,
+        vocab_size=65, n_embd=96, n_head=8, n_inner=100, activation_function="relu", embd_pdrop=0.3,
         layer_norm_epsilon=1e-6, eos_token_id=7,
     )  # fmt: skip
     config.to_json(tmp_path / "config.json", "bfloat16")
@@ -133,9 +133,17 @@ def test_null_is_as_if_absent() -> None:
     assert GPT2Config.from_dict({**values, **dict.fromkeys((*flags, *optional))}) == GPT2Config.from_dict(values)
 
 
-@pytest.mark.parametrize("name", ["gelu_fast", "gelu_accurate"])
-def test_further_names_of_the_tanh_gelu(name: str) -> None:
-    assert GPT2Config.from_dict({**HUB_CONFIG, "activation_function": name}).activation_function == "gelu_new"
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("gelu_pytorch_tanh", "gelu_new"),
+        ("gelu_fast", "gelu_new"),
+        ("gelu_accurate", "gelu_new"),
+        ("gelu_python", "gelu"),
+    ],
+)
+def test_further_names_of_the_gelu(name: str, function: str) -> None:
+    assert GPT2Config.from_dict({**HUB_CONFIG, "activation_function": name}).activation_function == function
 
 
 def test_a_byte_order_mark(tmp_path) -> None:
@@ -152,7 +160,7 @@ def test_a_byte_order_mark(tmp_path) -> None:
         ({"scale_attn_weights": None}, "scale_attn_weights is None, expected True"),  # falsy: not scaled
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
-        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"activation_function": "silu"}, "activation_function is 'silu'"),
         ({"n_layer": None}, "n_layer is None"),
     ],
 )

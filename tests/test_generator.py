@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends import GENERATORS, Backend
+from variations import VARIED
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError, generator_memory_needed, memory
@@ -38,14 +40,22 @@ CONFIGS = {
     "odd": ODD,
     "wide": GPT2Config(vocab_size=70, n_positions=12, n_embd=72, n_layer=1, n_head=1, n_inner=830),
     "long": GPT2Config(vocab_size=33, n_positions=300, n_embd=32, n_layer=1, n_head=1),
+    **{name: replace(ODD, **settings) for name, settings in VARIED.items()},
 }
-TOKENS = {"least": 2, "odd": 7, "wide": 2, "long": 5}  # few of them, so that none is rounded the other way
+TOKENS = {
+    "least": 2,
+    "odd": 7,
+    "wide": 2,
+    "long": 5,
+    **dict.fromkeys(VARIED, 7),
+}  # few of them, so that none is rounded the other way
 FORMATS = [pytest.param(*both, id="-".join(both)) for both in itertools.product(WEIGHTS, CACHES)]
 
 every_generator = pytest.mark.parametrize("backend", GENERATORS, ids=str)
 every_native_generator = pytest.mark.parametrize("backend", [b for b in GENERATORS if b.device != "numpy"], ids=str)
 every_format = pytest.mark.parametrize("weights, cache", FORMATS)
-every_config = pytest.mark.parametrize("name", CONFIGS)
+every_config = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VARIED])
+every_variation = pytest.mark.parametrize("name", VARIED)
 
 
 @cache
@@ -77,7 +87,7 @@ def on(backend: Backend, name: str, *settings: Any, **more: Any) -> Generator:
 # ---- the reference ----
 
 
-@every_config
+@pytest.mark.parametrize("name", CONFIGS)
 def test_numpy_gives_the_logits_of_the_model(name: str) -> None:
     """Whether tokens come at once, in pieces or one by one, and whatever other sequences do."""
     model = given(GPT2(CONFIGS[name], "numpy", "float64"), name)
@@ -241,6 +251,15 @@ def test_every_device_is_within_the_bound_of_float32(backend: Backend, weights: 
     seed, exact = settled("odd", weights, cache)
     generator = given(backend.model(ODD), "odd", seed).generator(weights, cache)
     assert relative_l2(generator.feed([tokens_of("odd", TOKENS["odd"])], every=True), exact) <= BOUND
+
+
+@every_native_generator
+@every_variation
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_variations_are_within_the_bound_of_float32(backend: Backend, name: str, weights: str) -> None:
+    seed, exact = settled(name, weights, "float32")
+    generator = given(backend.model(CONFIGS[name]), name, seed).generator(weights, "float32")
+    assert relative_l2(generator.feed([tokens_of(name, TOKENS[name])], every=True), exact) <= BOUND
 
 
 @every_library

@@ -174,6 +174,15 @@ def test_a_head_may_be_there_if_it_is_the_embedding(path: Path, monkeypatch: pyt
     assert "tensor lm_head.weight differs from wte.weight" in refused(path)
 
 
+def test_a_variation_that_llamacpp_lacks(tmp_path: Path) -> None:
+    config = replace(CONFIG, activation_function="relu")
+    with pytest.raises(
+        UserError, match=r"model.gguf: llama.cpp's GPT-2 knows no other activation_function than gelu_new"
+    ):
+        write_gguf(tmp_path / "model.gguf", StoredModel(config, {}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_tokenizer(tmp_path: Path) -> None:
     export_gguf(save(tmp_path / "a", None), tmp_path / "m.gguf", "float16")
     model = read_model(tmp_path / "m.gguf")

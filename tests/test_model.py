@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends import PRESENT, Backend
+from variations import VARIED
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError, memory_needed
@@ -42,6 +43,7 @@ SHAPES = {
     "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=10, n_embd=8, n_layer=1, n_head=1), 7, 10),
     "large_epsilon": (replace(ODD, layer_norm_epsilon=0.1), 2, 13),
     "many_tokens": (GPT2Config(vocab_size=11, n_positions=35, n_embd=8, n_layer=1, n_head=1), 30, 35),
+    **{name: (replace(DROPOUT, **settings), 2, 13) for name, settings in VARIED.items()},
 }
 
 NATIVE = [backend for backend in PRESENT if backend.device != "numpy"]
@@ -221,8 +223,14 @@ def test_forward_and_backward_apart_give_the_same_bits(backend: Backend) -> None
 @every_native_backend
 @pytest.mark.parametrize(
     "config",
-    [ODD, DROPOUT, replace(ODD, n_layer=1), replace(ODD, n_layer=3), replace(ODD, layer_norm_epsilon=0.1)],
-    ids=lambda c: f"{c.n_layer}-{c.attn_pdrop}-{c.layer_norm_epsilon}",
+    [
+        pytest.param(ODD, id="odd"),
+        pytest.param(DROPOUT, id="dropout"),
+        pytest.param(replace(ODD, n_layer=1), id="one_layer"),
+        pytest.param(replace(ODD, n_layer=3), id="three_layers"),
+        pytest.param(replace(ODD, layer_norm_epsilon=0.1), id="large_epsilon"),
+        *(pytest.param(replace(ODD, **settings), id=name) for name, settings in VARIED.items()),
+    ],
 )
 def test_recomputing_gives_the_same_bits(backend: Backend, config: GPT2Config) -> None:
     tokens, targets = batch(config, 2, 13)

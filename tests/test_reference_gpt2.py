@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from variations import VARIED
 
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
@@ -54,8 +56,12 @@ def complex_copy(model: ReferenceGPT2) -> ReferenceGPT2:
 
 @pytest.mark.parametrize(
     "config, B, T, dropout",
-    [(LEAST, 1, 1, None), (TINY, 2, 3, None), (TINY_DROPOUT, 2, 4, Dropout(0.0, seed=3, step=7))],
-    ids=["least", "tiny", "dropout"],
+    [
+        pytest.param(LEAST, 1, 1, None, id="least"),
+        pytest.param(TINY, 2, 3, None, id="tiny"),
+        pytest.param(TINY_DROPOUT, 2, 4, Dropout(0.0, seed=3, step=7), id="dropout"),
+        *(pytest.param(replace(TINY, **settings), 2, 4, None, id=name) for name, settings in VARIED.items()),
+    ],
 )
 def test_every_gradient_is_the_derivative_of_the_loss(
     config: GPT2Config, B: int, T: int, dropout: Dropout | None

@@ -93,11 +93,10 @@ def attention_case(B: int, T: int, NH: int, HS: int, dropout: Dropout | None = N
     return Case(name, inputs, lambda i: ops.attention_forward(i["qkv"], NH, dropout)[0], backward)
 
 
-def gelu(*shape: int) -> Case:
+def activation(layer: str, *shape: int) -> Case:
+    forward, backward = (getattr(ops, f"{layer}_{direction}") for direction in ("forward", "backward"))
     inputs = {"x": np.random.default_rng(0).normal(0, 2, size=shape)}
-    return Case(
-        f"gelu-{shape}", inputs, lambda i: ops.gelu_forward(i["x"]), lambda dy, i: {"x": ops.gelu_backward(dy, i["x"])}
-    )
+    return Case(f"{layer}-{shape}", inputs, lambda i: forward(i["x"]), lambda dy, i: {"x": backward(dy, i["x"])})
 
 
 def residual(*shape: int) -> Case:
@@ -169,8 +168,7 @@ CASES = [
     attention_case(1, 3, 1, 64),
     attention_case(1, 3, 1, 80),
     attention_case(2, 6, 2, 5, Dropout(0.3, seed=1, site=2, step=3)),
-    gelu(4, 9),
-    gelu(1),
+    *(activation(layer, *shape) for layer in ("gelu", "exact_gelu", "relu") for shape in ((4, 9), (1,))),
     residual(2, 3, 4),
     dropout(0.5, 3, 7),
     dropout(0.0, 3, 7),

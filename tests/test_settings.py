@@ -74,6 +74,7 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "device": "numpy",
         "dtype": "bfloat16",
         "kernels": "plain",
+        "activation_function": "relu",
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,

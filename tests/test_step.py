@@ -11,10 +11,12 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from variations import VARIED
 
 import pygpt
 from pygpt.backends.sources import is_current
@@ -53,15 +55,20 @@ def tokens() -> NDArray[np.uint16]:
 def pristine(tmp_path_factory: pytest.TempPathFactory, tokens: NDArray[np.uint16]) -> Path:
     """A folder with a model in two precisions, as file and as folder, and a token file."""
     folder = tmp_path_factory.mktemp("step")
-    model = pygpt.GPT2(CONFIG, device="numpy", dtype="float32", seed=1)
+    save_noisy(folder, CONFIG)
+    write_tokens(folder / "tokens.bin", tokens)
+    return folder
+
+
+def save_noisy(folder: Path, config: pygpt.GPT2Config) -> None:
+    """A model in two precisions, as file and as folder."""
+    model = pygpt.GPT2(config, device="numpy", dtype="float32", seed=1)
     noise = np.random.default_rng(1)
     for name, value in model.parameters.items():
         model.set_parameter(name, value + noise.normal(0, 0.1, value.shape))
     for dtype in VERSIONS:
         model.save_pretrained(folder / dtype, dtype)
-        write_model(folder / f"{dtype}.bin", CONFIG, model.parameters, dtype)
-    write_tokens(folder / "tokens.bin", tokens)
-    return folder
+        write_model(folder / f"{dtype}.bin", config, model.parameters, dtype)
 
 
 @pytest.fixture
@@ -118,9 +125,9 @@ def train(model: pygpt.GPT2, tokens: NDArray[np.uint16], dropout: bool = False) 
     return np.array(found)
 
 
-def truth(folder: Path, dropout: float = 0.0, seed: int = 0) -> pygpt.GPT2:
+def truth(folder: Path, dropout: float = 0.0, seed: int = 0, **settings: Any) -> pygpt.GPT2:
     """The numpy model in float64, with this dropout in place of its configuration's."""
-    config = replace(CONFIG, embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
+    config = replace(CONFIG, embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout, **settings)
     return pygpt.GPT2.from_pretrained(folder, config=config, device="numpy", dtype="float64", seed=seed)
 
 
@@ -159,6 +166,13 @@ def test_bfloat16(program: Path, pristine: Path, tokens: NDArray[np.uint16]) -> 
 def test_dropout_draws_the_same_masks(program: Path, pristine: Path, tokens: NDArray[np.uint16]) -> None:
     expected = train(truth(pristine / "float32", dropout=0.25, seed=9), tokens, dropout=True)
     agree(losses_and_norms(run(program, pristine, "--dropout", "0.25", "--seed=9")), expected, 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize("settings", VARIED.values(), ids=VARIED)
+def test_variations_agree(program: Path, folder: Path, tokens: NDArray[np.uint16], settings: dict[str, Any]) -> None:
+    save_noisy(folder, replace(CONFIG, **settings))
+    expected = train(truth(folder / "float32", **settings), tokens)
+    agree(losses_and_norms(run(program, folder)), expected, 1e-5, 1e-4)
 
 
 def test_a_folder_tells_the_command(program: Path, folder: Path) -> None:
@@ -276,7 +290,8 @@ def odd_token(folder: Path) -> None:
         (header_field(9, 0x7FC00000), "layer_norm_epsilon is nan, expected a number above 0"),
         (header_field(9, 0x7F800000), "layer_norm_epsilon is inf, expected a number above 0"),
         (header_field(9, -(2**31)), "layer_norm_epsilon is -0, expected a number above 0"),
-        (header_field(15, 7), "field 15 of the header is 7, expected 0"),
+        (header_field(15, 7), "float32.bin: activation_function is 7, expected 0 ... 2"),
+        (header_field(16, 7), "field 16 of the header is 7, expected 0"),
         (header_field(255, -1), "field 255 of the header is -1, expected 0"),
         (lambda folder: (folder / "tokens.bin").unlink(), "tokens.bin: cannot be read: No such file"),
         (cut("tokens.bin", 0), "tokens.bin: has 0 bytes, expected a header of 1024"),

@@ -105,7 +105,9 @@ def test_pygpt_opens_what_transformers_saves(tmp_path: Path, kind: str, dtype: s
     assert relative_error(logits(ours), logits_of_transformers(model)) < 1e-12
 
 
-@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"])
+@pytest.mark.parametrize(
+    "activation", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu", "gelu_python", "relu"]
+)
 @pytest.mark.parametrize("n_inner", [None, 8])
 def test_settings_mean_the_same(tmp_path: Path, activation: str, n_inner: int | None) -> None:
     config = GPT2Config(

@@ -26,6 +26,8 @@ void fast_attention_backward(float *dqkv, const float *dy, const float *y, const
                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);
 void fast_gelu_forward(float *y, const float *x, int64_t n);
 void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void fast_exact_gelu_forward(float *y, const float *x, int64_t n);
+void fast_exact_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void fast_dropout_forward(float *y, const float *x, int64_t n, const Dropout *dropout);
 void fast_dropout_backward(float *dx, const float *dy, int64_t n, const Dropout *dropout);
 void fast_cross_entropy_forward(float *losses, const float *logits, const int32_t *targets, int64_t N, int64_t V,

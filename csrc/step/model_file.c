@@ -11,7 +11,7 @@
 enum { HEADER = 256, MAGIC = 20240326, FLOAT32 = 3, BFLOAT16 = 5, CHUNK = DIVIDES_WORK(1 << 12, 10) };
 
 /* Fields of the header. Dropout and the tokens that begin and end a text, between the last two, are of no use here. */
-enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, UNUSED = 15 };
+enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, VARIATIONS = 15, UNUSED = 16 };
 
 static const struct {
     const char *name;
@@ -49,6 +49,7 @@ static int read_header(ModelFile *f, const int32_t *header) {
     if (!(config->layer_norm_epsilon > 0 && config->layer_norm_epsilon < INFINITY)) {
         return refuse("%s: layer_norm_epsilon is %g, expected a number above 0", path, config->layer_norm_epsilon);
     }
+    config->activation_function = header[VARIATIONS];
     for (int i = UNUSED; i < HEADER; i++) {
         if (header[i]) return refuse("%s: field %d of the header is %d, expected 0", path, i, header[i]);
     }

@@ -1,17 +1,18 @@
 /* The layers of generation: an embedding and a product with packed weights, and attention to cached keys and values.
  *
  *   embedding   x = wte[token] + wpe[position]
- *   product     y = residual + gelu(x w + b)         with bfloat16, x is rounded too
+ *   product     y = residual + activation(x w + b)   with bfloat16, x is rounded too
  *     int4      y_n = Σ_groups s_n sx Σ_k q_kn qx_k       sx = max |x| / 127      qx = x / sx, rounded
  *   attention   s_u = q·k_u / √HS      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
  *
  * csrc/packed.h has the formats. Each sum is taken in an order that depends on its own length alone, never on the number of
- * rows, and each number by the same instructions: so GELU and the residual are part of the product, where the elementwise
+ * rows, and each number by the same instructions: so the activation and the residual are part of the product, where the elementwise
  * kernels would treat the last elements of all rows by code of their own.
  *
  * The simple kernels: a block makes one row's 32 outputs, or one row's head.
  */
 #include "elements.cuh"
+#include "exact_gelu.cuh"
 #include "gelu.cuh"
 #include "generation.cuh"
 
@@ -108,7 +109,8 @@ struct Product {
     const QuantisedInputs *inputs;
     Panels w;
     const float *b, *residual;
-    bool gelu;
+    bool activated;
+    int activation_function;
 };
 
 /* Σ_k x_k w_kn over group g, of `count` inputs, of a row. */
@@ -128,6 +130,14 @@ __device__ float group_sum(const Product &p, const unsigned char *group, int64_t
     }
 }
 
+__device__ float activation_of(int activation_function, float x) {
+    switch (activation_function) {
+    case PYGPT_GELU: return exact_gelu_of(x);
+    case PYGPT_RELU: return x > 0.0f ? x : 0.0f;
+    default: return gelu_of(x);
+    }
+}
+
 template <int type> __global__ void __launch_bounds__(32 * WARPS) packed_product_row(Product p) {
     SHARED(float, partial, [WARPS][32]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -142,7 +152,7 @@ template <int type> __global__ void __launch_bounds__(32 * WARPS) packed_product
     if (warp > 0 || n >= p.w.N) return;
     float y = p.b ? p.b[n] : 0.0f;
     for (int i = 0; i < WARPS; i++) y += partial[i][lane];
-    if (p.gelu) y = gelu_of(y);
+    if (p.activated) y = activation_of(p.activation_function, y);
     if (p.residual) y += p.residual[row * p.w.N + n];
     p.y[row * p.w.N + n] = y;
 }
@@ -217,7 +227,7 @@ void packed_embedding(Queue &queue, float *x, const GenerationRow *rows, const P
 
 void packed_product(Queue &queue, const PackedProduct &p) {
     const Panels w(p.w);
-    const Product product{p.y, p.x, p.inputs, w, p.b, p.residual, p.gelu};
+    const Product product{p.y, p.x, p.inputs, w, p.b, p.residual, p.activated, p.activation_function};
     const dim3 grid = grid_of(packed_panels(&p.w), p.rows);
     if (p.w.type == PYGPT_INT4) {
         ENQUEUE(queue, quantise, blocks_for(p.rows * w.groups, ELEMENT_THREADS), ELEMENT_THREADS, 0, p.inputs, p.x,

@@ -27,7 +27,8 @@ struct PackedProduct {
     const float *x;             // (rows,K)
     PackedMatrix w;             // its data lies on the device
     const float *b = nullptr;   // (N) or NULL
-    bool gelu = false;
+    bool activated = false;
+    int activation_function;    // of pygpt.h
     const float *residual = nullptr;   // (rows,N) or NULL; may be y
     int64_t rows;
     QuantisedInputs *inputs;    // scratch (rows,⌈K/32⌉), with int4
@@ -38,7 +39,7 @@ struct PackedProduct {
 void packed_embedding(Queue &queue, float *x,                                             // (N,C)
                       const GenerationRow *rows, const PackedMatrix &wte, const float *wpe,   // (N) (C,V) (positions,C)
                       int64_t N);
-/* y = residual + gelu(x w + b) */
+/* y = residual + activation(x w + b) */
 void packed_product(Queue &queue, const PackedProduct &p);
 /* Caches the rows' keys and values, and attends to what is then cached. */
 void cached_attention(Queue &queue, float *y, void *keys, void *values,                   // (N,NH,HS), the caches

@@ -96,22 +96,29 @@ size_t layernorm_scratch(DataType type, int64_t N, int64_t C);
 
 /* ---- linear.cu ---- */
 
+/* The nonlinearity of the feed-forward part. */
+struct Activation {
+    void (*forward)(Queue &queue, void *y, const void *x, int64_t n);
+    void (*backward)(Queue &queue, void *dx, const void *dy, const void *x, int64_t n);
+    bool fused;   // into the products before and behind it
+};
+
+Activation activation_of(int activation_function, DataType type, bool fast);
+
 void linear_forward(Queue &queue, void *y,                                                // (N,OC)
                     const void *x, const void *w, const void *b,                          // (N,IC) (IC,OC) (OC) or NULL
                     int64_t N, int64_t IC, int64_t OC);
-/* pre = x W + b and y = GELU(pre) */
-void linear_gelu_forward(Queue &queue, void *pre, void *y,                                // (N,OC) (N,OC)
-                         const void *x, const void *w, const void *b, int64_t N, int64_t IC, int64_t OC);
+/* pre = x W + b and y = activation(pre) */
+void linear_activation_forward(Queue &queue, const Activation &activation, void *pre, void *y,   // (N,OC) (N,OC)
+                               const void *x, const void *w, const void *b, int64_t N, int64_t IC, int64_t OC);
 void linear_backward(Queue &queue, void *dx, float *dw, float *db,                        // (N,IC) (IC,OC) (OC) or NULL
                      const void *dy, const void *x, const void *w,                        // (N,OC) (N,IC) (IC,OC)
                      int64_t N, int64_t IC, int64_t OC);
-/* of a linear layer after a GELU, x = GELU(pre): both at once. dx is not written where the product has GELU fused in.
- */
-void gelu_linear_backward(Queue &queue, void *dpre, void *dx, float *dw, float *db,       // (N,IC) (N,IC) (IC,OC) (OC)
-                          const void *dy, const void *pre, const void *x, const void *w,
-                          int64_t N, int64_t IC, int64_t OC);
-
-bool fuses_gelu(DataType type, bool fast);
+/* Of a linear layer after an activation, x = activation(pre): both at once. dx is not written where they are fused. */
+void activation_linear_backward(Queue &queue, const Activation &activation,
+                                void *dpre, void *dx, float *dw, float *db,               // (N,IC) (N,IC) (IC,OC) (OC)
+                                const void *dy, const void *pre, const void *x, const void *w,
+                                int64_t N, int64_t IC, int64_t OC);
 size_t linear_scratch(int64_t N, int64_t OC);
 
 /* ---- attention.cu; with fast kernels, attention_flash.cuh where it has the head size ---- */
@@ -126,10 +133,14 @@ void attention_probabilities(Queue &queue, float *p,                            
                              const float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS);
 size_t attention_scratch(int64_t B, int64_t T, int64_t NH);                               // of either
 
-/* ---- gelu.cu, residual.cu, dropout.cu ---- */
+/* ---- gelu.cu, exact_gelu.cu, relu.cu, residual.cu, dropout.cu ---- */
 
 void gelu_forward(Queue &queue, void *y, const void *x, int64_t n);
 void gelu_backward(Queue &queue, void *dx, const void *dy, const void *x, int64_t n);
+void exact_gelu_forward(Queue &queue, void *y, const void *x, int64_t n);
+void exact_gelu_backward(Queue &queue, void *dx, const void *dy, const void *x, int64_t n);
+void relu_forward(Queue &queue, void *y, const void *x, int64_t n);
+void relu_backward(Queue &queue, void *dx, const void *dy, const void *x, int64_t n);
 void residual_forward(Queue &queue, void *y, const void *x1, const void *x2, int64_t n);
 void residual_backward(Queue &queue, void *dx1, void *dx2, const void *dy, int64_t n);
 void dropout_forward(Queue &queue, void *y, const void *x, int64_t n, const DropoutMask &dropout);

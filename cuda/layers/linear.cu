@@ -11,6 +11,10 @@
 #include "elements.cuh"
 #include "layers.cuh"
 
+extern "C" {
+#include "../../csrc/pygpt.h"
+}
+
 namespace {
 
 /* xw may be y. */
@@ -74,15 +78,19 @@ void linear_forward(Queue &queue, void *y, const void *x, const void *w, const v
     });
 }
 
-bool fuses_gelu(DataType type, bool fast) {
-    return fast && type == DataType::bfloat16;
+Activation activation_of(int activation_function, DataType type, bool fast) {
+    switch (activation_function) {
+    case PYGPT_GELU: return {exact_gelu_forward, exact_gelu_backward, false};
+    case PYGPT_RELU: return {relu_forward, relu_backward, false};
+    default: return {gelu_forward, gelu_backward, fast && type == DataType::bfloat16};
+    }
 }
 
-void linear_gelu_forward(Queue &queue, void *pre, void *y, const void *x, const void *w, const void *b, int64_t N,
-                         int64_t IC, int64_t OC) {
-    if (!fuses_gelu(queue.type, queue.fast)) {
+void linear_activation_forward(Queue &queue, const Activation &activation, void *pre, void *y, const void *x,
+                               const void *w, const void *b, int64_t N, int64_t IC, int64_t OC) {
+    if (!activation.fused) {
         linear_forward(queue, pre, x, w, b, N, IC, OC);
-        gelu_forward(queue, y, pre, N * OC);
+        activation.forward(queue, y, pre, N * OC);
         return;
     }
     Matmul m = forward_product(queue, y, x, w, N, IC, OC);
@@ -103,15 +111,16 @@ void linear_backward(Queue &queue, void *dx, float *dw, float *db, const void *d
     weight_backward(queue, dw, db, dy, x, N, IC, OC);
 }
 
-void gelu_linear_backward(Queue &queue, void *dpre, void *dx, float *dw, float *db, const void *dy, const void *pre,
-                          const void *x, const void *w, int64_t N, int64_t IC, int64_t OC) {
-    if (fuses_gelu(queue.type, queue.fast)) {
+void activation_linear_backward(Queue &queue, const Activation &activation, void *dpre, void *dx, float *dw, float *db,
+                                const void *dy, const void *pre, const void *x, const void *w, int64_t N, int64_t IC,
+                                int64_t OC) {
+    if (activation.fused) {
         Matmul m = input_product(queue, dpre, dy, w, N, IC, OC);
         m.dgelu = pre;
         product(queue, m);
         weight_backward(queue, dw, db, dy, x, N, IC, OC);
     } else {
         linear_backward(queue, dx, dw, db, dy, x, w, N, IC, OC);
-        gelu_backward(queue, dpre, dx, pre, N * IC);
+        activation.backward(queue, dpre, dx, pre, N * IC);
     }
 }

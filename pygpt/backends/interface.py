@@ -82,6 +82,18 @@ class Layers(Protocol):
     def gelu_backward(self, dy: Array, x: Array) -> Array:
         """dy, x: any one shape.  Returns dx of the same shape."""
 
+    def exact_gelu_forward(self, x: Array) -> Array:
+        """x: any shape.  Returns y of the same shape."""
+
+    def exact_gelu_backward(self, dy: Array, x: Array) -> Array:
+        """dy, x: any one shape.  Returns dx of the same shape."""
+
+    def relu_forward(self, x: Array) -> Array:
+        """x: any shape.  Returns y of the same shape."""
+
+    def relu_backward(self, dy: Array, x: Array) -> Array:
+        """dy, x: any one shape.  Returns dx of the same shape."""
+
     def residual_forward(self, x1: Array, x2: Array) -> Array:
         """x1, x2: any one shape.  Returns y of the same shape."""
 

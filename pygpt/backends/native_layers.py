@@ -188,17 +188,35 @@ class NativeLayers(Layers):
         return p
 
     def gelu_forward(self, x: Floats) -> Floats:
+        return self._elementwise("gelu", x)
+
+    def gelu_backward(self, dy: Floats, x: Floats) -> Floats:
+        return self._elementwise_backward("gelu", dy, x)
+
+    def exact_gelu_forward(self, x: Floats) -> Floats:
+        return self._elementwise("exact_gelu", x)
+
+    def exact_gelu_backward(self, dy: Floats, x: Floats) -> Floats:
+        return self._elementwise_backward("exact_gelu", dy, x)
+
+    def relu_forward(self, x: Floats) -> Floats:
+        return self._elementwise("relu", x)
+
+    def relu_backward(self, dy: Floats, x: Floats) -> Floats:
+        return self._elementwise_backward("relu", dy, x)
+
+    def _elementwise(self, layer: str, x: Floats) -> Floats:
         x = as_floats(x)
         y = np.empty_like(x)
-        self._table.gelu_forward(floats(y), floats(x), x.size)
+        getattr(self._table, f"{layer}_forward")(floats(y), floats(x), x.size)
         self._done()
         return y
 
-    def gelu_backward(self, dy: Floats, x: Floats) -> Floats:
+    def _elementwise_backward(self, layer: str, dy: Floats, x: Floats) -> Floats:
         dy, x = as_floats(dy), as_floats(x)
         expect_shape("dy", dy, x.shape)
         dx = np.empty_like(x)
-        self._table.gelu_backward(floats(dx), floats(dy), floats(x), x.size)
+        getattr(self._table, f"{layer}_backward")(floats(dx), floats(dy), floats(x), x.size)
         self._done()
         return dx
 

@@ -9,10 +9,12 @@ from pygpt.reference import (
     classifier,
     cross_entropy,
     embedding,
+    exact_gelu,
     gelu,
     layernorm,
     linear,
     muon,
+    relu,
     residual,
     sgd,
 )
@@ -95,6 +97,18 @@ class ReferenceLayers(Layers):
 
     def gelu_backward(self, dy: Array, x: Array) -> Array:
         return gelu.backward(dy, x)
+
+    def exact_gelu_forward(self, x: Array) -> Array:
+        return exact_gelu.forward(x)
+
+    def exact_gelu_backward(self, dy: Array, x: Array) -> Array:
+        return exact_gelu.backward(dy, x)
+
+    def relu_forward(self, x: Array) -> Array:
+        return relu.forward(x)
+
+    def relu_backward(self, dy: Array, x: Array) -> Array:
+        return relu.backward(dy, x)
 
     def residual_forward(self, x1: Array, x2: Array) -> Array:
         return residual.forward(x1, x2)

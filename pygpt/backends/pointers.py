@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.backends.library import ffi, last_error
-from pygpt.config import GPT2Config
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError
 from pygpt.reference.dropout import Dropout
 
@@ -57,7 +57,8 @@ def c_config(config: GPT2Config) -> Any:
     sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     numbers = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
     values = {name: getattr(config, name) for name in sizes + numbers}
-    return ffi().new("GPT2Config *", {**values, "n_inner": config.inner})
+    variations = {name: number(name, getattr(config, name), known) for name, known in VARIATIONS.items()}
+    return ffi().new("GPT2Config *", {**values, **variations, "n_inner": config.inner})
 
 
 def c_dropout(dropout: Dropout | None) -> Any:
@@ -68,7 +69,7 @@ def c_dropout(dropout: Dropout | None) -> Any:
     return ffi().new("Dropout *", values)
 
 
-def number(name: str, value: str, known: tuple[str, ...]) -> int:
+def number(name: str, value: Any, known: tuple[Any, ...]) -> int:
     """What pygpt.h calls one of the known values.  Raises UserError for another."""
     if value not in known:
         raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")

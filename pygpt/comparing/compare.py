@@ -17,7 +17,7 @@ from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import Layers
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
-from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, backward_bound, difference
 from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls
 from pygpt.errors import UserError
 from pygpt.model import GPT2
@@ -116,8 +116,8 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
         rounding = emulation.operands, emulation.stored
         emulated = _reference_pass(model, np.float32, *rounding, parameters, tokens, targets, drop)
 
-    def rows(direction: str, calls: Iterator[ModelCall]) -> Iterator[Row]:
-        bounds = TEACHER_FORCED[model.dtype], FREE_RUNNING[model.dtype][direction]
+    def rows(direction: str, calls: Iterator[ModelCall], free_running: Bound) -> Iterator[Row]:
+        bounds = TEACHER_FORCED[model.dtype], free_running
         for call in calls:
             alone = call.call.differences(ops, emulation)
             for output in call.call.outputs:
@@ -129,10 +129,11 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
                 yield _row(direction, call.name, call.layer, output, (alone[output], together), bounds)
 
     batch = model.config, parameters, reference, tokens, targets, drop
-    yield from rows("forward", forward_calls(*batch))
+    yield from rows("forward", forward_calls(*batch), FREE_RUNNING[model.dtype]["forward"])
     loss = difference(np.array(found.loss), np.array(reference.loss))
     yield _row("forward", "loss", "mean", "loss", (None, loss), (Bound(), FREE_RUNNING[model.dtype]["loss"]))
-    yield from rows("backward", backward_calls(*batch))
+    bound = backward_bound(model.dtype, model.config.activation_function)
+    yield from rows("backward", backward_calls(*batch), bound)
 
 
 def _row(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.config import GPT2Config
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError, reading, show
 from pygpt.files.atomic import write_file
 from pygpt.files.checkpoint import match_parameters
@@ -72,6 +72,8 @@ def write_gguf(path: str | Path, model: StoredModel, dtype: str = "float32") -> 
     """
     path = Path(path)
     gguf = import_for(path, "gguf")
+    for name, value in model.config.variations.items():
+        raise UserError(f"{path}: llama.cpp's GPT-2 knows no other {name} than {VARIATIONS[name][0]}, found {value}")
     tokenizer = model.read_tokenizer()
     shapes = parameter_shapes(model.config)
     with write_file(path) as file:

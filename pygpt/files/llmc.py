@@ -3,7 +3,7 @@
     header    256 integers of 32 bits: 20240326, version 3 (float32) or 5 (bfloat16), n_positions, vocab_size, n_layer,
               n_head, n_embd, padded vocab_size; then fields of pygpt's own, which llm.c leaves zero, meaning GPT-2:
               n_inner; layer_norm_epsilon, embd_pdrop, attn_pdrop, resid_pdrop as float32; 1 + bos_token_id and
-              1 + eos_token_id; the others are zero
+              1 + eos_token_id; the numbers of the variations (csrc/pygpt.h); the others are zero
     tensors   wte with rows of padding, wpe; ln_1.weight of every block, ln_1.bias of every block, ...; ln_f
 
 The tensors of a block are in the order of parameter_shapes(). A linear layer's weight is (out, in), the transpose of
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pygpt.config import GPT2Config
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError, reading
 from pygpt.files import lfs
 from pygpt.files.atomic import write_file
@@ -36,7 +36,8 @@ _SIZES = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")  # fields 
 _PADDED, _INNER = 7, 8
 _FLOATS = ("layer_norm_epsilon", "embd_pdrop", "attn_pdrop", "resid_pdrop")  # fields 9 to 12
 _TOKENS = ("bos_token_id", "eos_token_id")  # fields 13 and 14
-_KNOWN = 15  # the fields after these are zero
+_VARIATIONS = 15  # of each in VARIATIONS a field, with its number
+_KNOWN = _VARIATIONS + len(VARIATIONS)  # the fields after these are zero
 _PADDING = 128  # vocab_size is padded to a multiple of it
 
 
@@ -119,6 +120,8 @@ def _header(config: GPT2Config, padded: int, dtype: str) -> NDArray[np.int32]:
     for field, name in enumerate(_TOKENS, _INNER + 1 + len(_FLOATS)):
         token = getattr(config, name)
         header[field] = 0 if token is None else 1 + token
+    for field, (name, known) in enumerate(VARIATIONS.items(), _VARIATIONS):
+        header[field] = known.index(getattr(config, name))
     return header
 
 
@@ -142,6 +145,10 @@ def _from_header(header: NDArray[np.int32]) -> tuple[GPT2Config, int, str]:
     for field, name in enumerate(_TOKENS, _INNER + 1 + len(_FLOATS)):
         if fields[field]:
             values[name] = fields[field] - 1
+    for field, (name, known) in enumerate(VARIATIONS.items(), _VARIATIONS):
+        if not 0 <= fields[field] < len(known):
+            raise UserError(f"has {fields[field]} for {name} in its header, expected 0 to {len(known) - 1}")
+        values[name] = known[fields[field]]
     if fields[_PADDED] < values["vocab_size"]:
         raise UserError(
             f"has a padded vocabulary of {fields[_PADDED]} tokens, expected at least vocab_size, which is "

@@ -7,7 +7,6 @@ tensors, numbers, texts and containers of them, and refuses everything else.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,14 +70,10 @@ def nanogpt_model(path: Path, contents: Mapping[str, Any]) -> StoredModel:
     if not isinstance(arguments, Mapping) or not isinstance(tensors, Mapping):
         raise UserError(f"{path}: holds model_args but not what nanoGPT writes, expected a mapping there and in model")
     try:
-        config = GPT2Config.from_dict(
-            {ours: arguments[theirs] for ours, theirs in _NANOGPT.items() if theirs in arguments}
-        )
+        values = {ours: arguments[theirs] for ours, theirs in _NANOGPT.items() if theirs in arguments}
+        config = GPT2Config.from_dict({**values, "activation_function": "gelu"})
     except UserError as error:
         raise UserError(f"{path}: model_args: {error}") from None
-    warnings.warn(
-        f"{path}: nanoGPT computes the exact GELU, pygpt its tanh approximation: outputs differ slightly", stacklevel=2
-    )
     stored = tensors_in(path, tensors)
     return StoredModel(
         config, dict(match_parameters(path, stored, config, described_in="model_args", zero_biases=True))

@@ -3,7 +3,7 @@
     x = wte[token] + wpe[position]
     L times    q, k, v = linear(LayerNorm(x))      the cache takes k and v
                S_tu = q_t·k_u / √HS  (u ≤ t)       y_t = Σ_u softmax(S_t)_u v_u, over everything in the cache
-               x = x + linear(y)                   x = x + linear(GELU(linear(LayerNorm(x))))
+               x = x + linear(y)                   x = x + linear(activation(linear(LayerNorm(x))))
     logits = LayerNorm(x) wteᵀ
 
 This is gpt2.py with another attention: keys and values of earlier positions do not depend on later tokens, so they are
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer
 
-from . import gelu, layernorm, linear, packed
+from . import exact_gelu, gelu, layernorm, linear, packed, relu
 from .arrays import Array, exact, log_sum_exp, row_of_integers
 
 
@@ -38,6 +38,7 @@ class Generator:
         self, p: Mapping[str, Array], config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int
     ) -> None:
         self.config, self.positions, self.weights = config, positions, weights
+        self._activate = {"gelu_new": gelu, "gelu": exact_gelu, "relu": relu}[config.activation_function].forward
         self._inputs = packed.INPUTS[weights]
         self._head_inputs = exact if weights == "int4" else self._inputs
         self._stored = packed.WEIGHTS[cache]
@@ -75,7 +76,7 @@ class Generator:
             x = x + self._affine(f"{h}.attn.c_proj", y)
 
             y = self._norm(f"{h}.ln_2", x)
-            y = gelu.forward(self._affine(f"{h}.mlp.c_fc", y))
+            y = self._activate(self._affine(f"{h}.mlp.c_fc", y))
             x = x + self._affine(f"{h}.mlp.c_proj", y)
 
         if not every:

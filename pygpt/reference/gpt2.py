@@ -10,7 +10,7 @@ is given to each of them, which adds to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,12 @@ def block_dropouts(config: GPT2Config, layer: int, drop: Dropout | None) -> tupl
     return probabilities if probabilities.p else None, attention_branch, feed_forward_branch
 
 
+def activation_of(ops: Layers, config: GPT2Config) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+    """The nonlinearity of the feed-forward part: its forward and its backward function."""
+    layer = {"gelu_new": "gelu", "gelu": "exact_gelu", "relu": "relu"}[config.activation_function]
+    return getattr(ops, f"{layer}_forward"), getattr(ops, f"{layer}_backward")
+
+
 def forward(
     ops: Layers,
     p: Mapping[str, Array],
@@ -76,6 +82,7 @@ def forward(
     """
     p = {name: stored(value) for name, value in p.items()}
     a: dict[str, Array] = {}
+    activate, _ = activation_of(ops, config)
 
     def keep(name: str, x: Array) -> Array:
         a[name] = stored(x)
@@ -110,7 +117,7 @@ def forward(
 
         y = norm(f"{h}.ln_2", x)
         y = affine(f"{h}.mlp.c_fc", y)
-        y = keep(f"{h}.mlp.act", ops.gelu_forward(y))
+        y = keep(f"{h}.mlp.act", activate(y))
         y = affine(f"{h}.mlp.c_proj", y)
         if config.resid_pdrop:
             y = keep(f"{h}.mlp.dropout", ops.dropout_forward(y, feed_forward_drop))
@@ -157,6 +164,7 @@ def backward(
     """
     p = {name: stored(value) for name, value in p.items()}
     da = {"losses": dlosses}
+    _, activation_backward = activation_of(ops, config)
 
     def keep(name: str, dx: Array) -> Array:
         da[name] = stored(dx)
@@ -190,7 +198,7 @@ def backward(
             dy = ops.dropout_backward(keep(f"{h}.mlp.dropout", dy), feed_forward_drop)
         keep(f"{h}.mlp.c_proj", dy)
         affine(f"{h}.mlp.c_proj", f"{h}.mlp.act")
-        keep(f"{h}.mlp.c_fc", ops.gelu_backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
+        keep(f"{h}.mlp.c_fc", activation_backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
         affine(f"{h}.mlp.c_fc", f"{h}.ln_2")
         norm(f"{h}.ln_2", f"{h}.resid_mid", dx)
 

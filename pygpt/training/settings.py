@@ -23,8 +23,8 @@ from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import DTYPES, KERNELS, OPTIMIZERS, RECOMPUTE
 from pygpt.command.flags import Parser, nearest
 from pygpt.command.programs import call
-from pygpt.config import MODEL_SIZES
-from pygpt.errors import UserError, reading, show
+from pygpt.config import MODEL_SIZES, VARIATIONS
+from pygpt.errors import UserError, alternatives, reading, show
 from pygpt.reference import adamw, muon, sgd
 from pygpt.text.corpora import NAMES as CORPORA
 from pygpt.text.tokenizer import NAMES as TOKENIZERS
@@ -102,6 +102,14 @@ class TrainSettings:
     )
     dropout: float | None = _setting(
         None, "model", "probability of dropping (default: 0, or the model's own with --init-from)", low=0, below=1
+    )
+
+    activation_function: str = _setting(
+        "gelu_new",
+        "model",
+        "nonlinearity of the feed-forward part; gelu: the exact GELU",
+        choices=VARIATIONS["activation_function"],
+        fixed=True,
     )
 
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
@@ -286,7 +294,7 @@ def parse(argv: Sequence[str] | None = None) -> Request:
     preset, config = flags.pop("preset"), flags.pop("config")
     resume, overwrite = flags.pop("resume"), flags.pop("overwrite")
     if preset not in PRESETS:
-        raise UserError(f"--preset is {preset!r}, expected {_alternatives(list(PRESETS))}")
+        raise UserError(f"--preset is {preset!r}, expected {alternatives(list(PRESETS))}")
     if overwrite and resume is not None:
         raise UserError("--overwrite begins a run again, and --resume goes on with it: leave one out")
 
@@ -482,7 +490,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, name: str, required: boo
 def _expected(field: dataclasses.Field[Any]) -> str:
     kind, limits = _kind(field), field.metadata
     if limits["choices"]:
-        return _alternatives(limits["choices"])
+        return alternatives(limits["choices"])
     if kind is str:
         return "a text that is not empty"
     if kind is bool:
@@ -493,10 +501,6 @@ def _expected(field: dataclasses.Field[Any]) -> str:
     return "a number " + " and ".join(
         f"{word} {limits[key]:g}" for key, word in words.items() if limits[key] is not None
     )
-
-
-def _alternatives(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _show(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pygpt.backends.devices import DEVICES
-from pygpt.config import GPT2Config
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
@@ -22,7 +22,7 @@ from pygpt.text.prepare import ensure
 from pygpt.text.tokenizer import GPT2Tokenizer, Tokenizer
 from pygpt.training.settings import TrainSettings
 
-_SHAPE = ("n_layer", "n_head", "n_embd")
+_SHAPE = ("n_layer", "n_head", "n_embd", *VARIATIONS)
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
@@ -154,7 +154,8 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
     lines = {
         "data": f"{settings.data}: {len(data.train):,} tokens and {len(data.val):,} for validation, {vocabulary}",
         "model": f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, "
-        f"{config.n_positions} positions: {config.num_parameters:,} parameters",
+        f"{config.n_positions} positions: {config.num_parameters:,} parameters"
+        + "".join(f", {name} {value}" for name, value in config.variations.items()),
         "device": f"{settings.device}, {settings.dtype}{kernels}",
         "memory": f"{gigabytes(needed)} needed, {gigabytes(available)} available",
         "run": f"{folder}: {settings.max_iters:,} steps of {batch}, {settings.optimizer}",

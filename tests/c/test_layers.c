@@ -272,6 +272,22 @@ static void gelu_b(Layer *l) {
     k->gelu_backward(l->dx[0], l->dy, l->x[0], l->ny);
 }
 
+static void exact_gelu_f(Layer *l) {
+    k->exact_gelu_forward(l->y, l->x[0], l->ny);
+}
+
+static void exact_gelu_b(Layer *l) {
+    k->exact_gelu_backward(l->dx[0], l->dy, l->x[0], l->ny);
+}
+
+static void relu_f(Layer *l) {
+    k->relu_forward(l->y, l->x[0], l->ny);
+}
+
+static void relu_b(Layer *l) {
+    k->relu_backward(l->dx[0], l->dy, l->x[0], l->ny);
+}
+
 static void residual_f(Layer *l) {
     k->residual_forward(l->y, l->x[0], l->x[1], l->ny);
 }
@@ -290,10 +306,12 @@ static void dropout_b(Layer *l) {
 
 static void test_elementwise(int64_t n, const Dropout *dropout) {
     Layer gelu = {"gelu", gelu_f, gelu_b, .nx = {n}, .ny = n};
+    Layer exact_gelu = {"exact_gelu", exact_gelu_f, exact_gelu_b, .nx = {n}, .ny = n};
+    Layer relu = {"relu", relu_f, relu_b, .nx = {n}, .ny = n};
     Layer residual = {"residual", residual_f, residual_b, .nx = {n, n}, .ny = n};
     Layer drop = {"dropout", dropout_f, dropout_b, .nx = {n}, .ny = n, .dropout = dropout};
-    Layer *const layers[] = {&gelu, &residual, &drop};
-    for (int i = 0; i < 3; i++) {
+    Layer *const layers[] = {&gelu, &exact_gelu, &relu, &residual, &drop};
+    for (int i = 0; i < 5; i++) {
         begin(layers[i]);
         check_layer(layers[i]);
         end(layers[i]);
@@ -306,6 +324,14 @@ static void test_gelu_values(void) {
     float y[5];
     k->gelu_forward(y, x, 5);
     for (int i = 0; i < 5; i++) CHECK_NEAR("gelu", y[i], expected[i], 1e-6 * fabs(expected[i]));
+}
+
+static void test_exact_gelu_values(void) {
+    const float x[] = {-100.0f, -5.0f, -1.0f, 0.0f, 1.0f, 100.0f};
+    const double expected[] = {0.0, -1.43325786e-6, -0.158655254, 0.0, 0.841344746, 100.0};
+    float y[6];
+    k->exact_gelu_forward(y, x, 6);
+    for (int i = 0; i < 6; i++) CHECK_NEAR("exact_gelu", y[i], expected[i], 2e-6 * fabs(expected[i]));
 }
 
 static void test_dropout_rate(void) {
@@ -513,6 +539,7 @@ static void test_set(const Kernels *kernels, const Kernels *bf16) {
     test_elementwise(1, &dropout);
     test_elementwise(103, &dropout);
     test_gelu_values();
+    test_exact_gelu_values();
     test_dropout_rate();
     test_cross_entropy(6, 11, 16);
     test_cross_entropy(3, 2, 2);
