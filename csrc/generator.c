@@ -220,7 +220,7 @@ int generator_create(Generator **generator, GPT2 *m, int weights, int cache, int
 }
 
 int generator_write(Generator *g, int64_t block, int number, const float *w, const float *scales, int64_t size) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     int status = check_scales(&g->config, g->weights, block, number, size);
     if (status != PYGPT_OK) return status;
     Block *b = g->blocks + block;
@@ -415,7 +415,7 @@ static int reserve_scratch(Generator *g) {
 }
 
 int generator_feed(Generator *g, float *logits, const int32_t *tokens, const int64_t *lengths, int every) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     int64_t count;
     int status = check_feed(&g->config, g->lengths, g->B, g->positions, tokens, lengths, &count);
     if (status == PYGPT_OK) status = reserve_scratch(g);
@@ -438,7 +438,7 @@ int generator_feed(Generator *g, float *logits, const int32_t *tokens, const int
 }
 
 int generator_rewind(Generator *g, const int64_t *lengths) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     int status = check_rewind(g->lengths, g->B, lengths);
     if (status != PYGPT_OK) return status;
     for (int64_t b = 0; b < g->B; b++) g->lengths[b] = lengths[b];

@@ -217,7 +217,7 @@ int generator_create(Generator **generator, GPT2 *m, int weights, int cache, int
 }
 
 int generator_write(Generator *g, int64_t block, int number, const float *w, const float *scales, int64_t size) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     const int status = check_scales(&g->config, g->weights, block, number, size);
     if (status != PYGPT_OK) return status;
     const Block &b = g->blocks[static_cast<size_t>(block)];
@@ -311,7 +311,7 @@ static std::vector<GenerationRow> rows_of(const Generator *g, const int32_t *tok
 }
 
 int generator_feed(Generator *g, float *logits, const int32_t *tokens, const int64_t *lengths, int every) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     int64_t count;
     int status = check_feed(&g->config, g->lengths.data(), g->B, g->positions, tokens, lengths, &count);
     if (status != PYGPT_OK || count == 0) return status;
@@ -328,7 +328,7 @@ int generator_feed(Generator *g, float *logits, const int32_t *tokens, const int
 }
 
 int generator_rewind(Generator *g, const int64_t *lengths) {
-    USE_WITH(&g->in_use);
+    USE_GENERATOR(g);
     const int status = check_rewind(g->lengths.data(), g->B, lengths);
     if (status != PYGPT_OK) return status;
     g->lengths.assign(lengths, lengths + g->B);

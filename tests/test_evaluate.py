@@ -53,9 +53,11 @@ def random_queries(lengths: list[tuple[int, int]]) -> list[Query]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 @pytest.mark.parametrize("device", ["numpy", "cpu"])
-def test_answers_are_those_of_each_sequence_alone(device: str, batch_size: int) -> None:
+@pytest.mark.parametrize("by_generator", [False, True])
+def test_answers_are_those_of_each_sequence_alone(device: str, batch_size: int, by_generator: bool) -> None:
     """Of any length, in batches of any size: the log-softmax of the logits, of the tokens that fit."""
-    model = pygpt.GPT2(CONFIG, device=device, seed=3)
+    made = pygpt.GPT2(CONFIG, device=device, seed=3)
+    model = made.generator() if by_generator else made
     exact = pygpt.GPT2(CONFIG, device="numpy", dtype="float64", seed=3)
     queries = random_queries([(2, 1), (17, 16), (9, 3), (40, 16), (17, 1), (5, 4), (18, 2), (9, 8)])
     seen = []
@@ -157,19 +159,17 @@ class Words(Tokenizer):
 
 
 class Bigrams:
-    """A model that knows only which word follows which: logits[previous, next]."""
+    """A generator that knows only which word follows which: logits[previous, next]."""
 
     def __init__(self, logits: Any) -> None:
         self.table = np.array(logits, np.float64)
         self.config = SimpleNamespace(n_positions=8, vocab_size=len(self.table))
 
-    def forward(self, tokens: NDArray[Any], targets: NDArray[Any]) -> None:
-        self.tokens = tokens
-        losses = -np.take_along_axis(log_softmax(self.table[tokens]), targets[..., None].clip(0), axis=-1)[..., 0]
-        self.activations = {"losses": np.where(targets < 0, 0.0, losses)}
+    def feed(self, tokens: list[NDArray[Any]], every: bool = False) -> NDArray[Any]:
+        return self.table[tokens[0] if every else tokens[0][-1:]]
 
-    def logits_at(self, row: int, first: int, count: int) -> NDArray[Any]:
-        return self.table[self.tokens[row, first : first + count]]
+    def rewind(self, lengths: list[int]) -> None:
+        pass
 
 
 def test_perplexity_of_a_model_that_knows_nothing() -> None:
@@ -379,9 +379,33 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "1 passages, 1 truncated" in capsys.readouterr().out
 
 
+def test_weights_of_fewer_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The perplexity is that of the generator with these weights: near the model's, and not the same."""
+    monkeypatch.chdir(tmp_path)
+    save(Path("model"), ByteTokenizer())
+    Path("text.txt").write_text("some text " * 20)
+    values = {}
+    for flags in ([], ["float32"], ["bfloat16"], ["int8"], ["int4"], ["int4", "--calibrate", "text.txt"]):
+        command = ["model", "--data", "text.txt", "--json", "r.json", *(["--weights", *flags] if flags else [])]
+        evaluate.main(command)
+        written = json.loads(Path("r.json").read_text())
+        values[" ".join(flags)] = written["metrics"]["loss_per_token"]["value"]
+        assert written["weights"] == (flags[0] if flags else None)
+        shown = capsys.readouterr().out.splitlines()[0]
+        assert shown.endswith(" on text.txt" if "--calibrate" in flags else f"in {flags[0]}" if flags else "windows")
+    exact = values.pop("")
+    assert values.pop("float32") == pytest.approx(exact, rel=1e-6)
+    errors = {name: abs(value / exact - 1) for name, value in values.items()}
+    assert errors["bfloat16"] < 0.01 and errors["int8"] < 0.01 and errors["int4"] < 0.2
+    assert len(set(values.values())) == len(values) and min(errors.values()) > 1e-7
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        (["--data", "text.txt", "--calibrate", "text.txt"], "--calibrate is given, but --weights is neither int8 nor"),
         (["--task", "lambda"], "--task is 'lambda', expected perplexity, lambada, hellaswag; did you mean lambada?"),
         ([], "--data is missing: --task perplexity needs a text file"),
         (["--task", "lambada", "--stride", "3"], "--stride is for --task perplexity, and lambada is asked for"),

@@ -540,7 +540,7 @@ def test_second_thread_that_uses_a_generator_is_told_so(backend: Backend) -> Non
     worker.start()
     until = time.monotonic() + 30
     try:
-        with pytest.raises(UserError, match="another thread is using this"):
+        with pytest.raises(UserError, match="another thread is using this generator"):
             while time.monotonic() < until:
                 generator.rewind([0])
     finally:

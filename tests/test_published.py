@@ -15,10 +15,10 @@ import required
 import pygpt
 from pygpt.errors import UserError
 from pygpt.evaluation import examples, hellaswag, lambada
-from pygpt.evaluation.opening import open_model, open_tokenizer
 from pygpt.files import hub
 from pygpt.files.checkpoint import read_config
 from pygpt.files.download import Download
+from pygpt.opening import open_model, open_tokenizer
 from pygpt.text.batches import TokenDataset
 from pygpt.text.prepare import prepare
 from pygpt.text.tokenizer import Tokenizer

@@ -6,21 +6,23 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from pygpt.backends.devices import resolve_device
 from pygpt.command import programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.command.machine import add_machine_flags
+from pygpt.command.weights import add_weights_flags, read_calibration
 from pygpt.errors import UserError
 from pygpt.evaluation import hellaswag, lambada, perplexity
-from pygpt.evaluation.opening import open_model, open_tokenizer
 from pygpt.evaluation.result import Estimate, Result
+from pygpt.evaluation.scoring import Evaluated
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.files.json_file import save_json
-from pygpt.model import GPT2
+from pygpt.opening import open_generator, open_model, open_tokenizer
 from pygpt.text.tokenizer import Tokenizer
 
-Measure = Callable[[GPT2], Result]
+Measure = Callable[[Evaluated], Result]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,14 +35,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name} is for --task perplexity, and {flags.task} is asked for")
     folder = resolve_folder(flags.model)
     config = read_config(folder)
-    measure = TASKS[flags.task](flags, open_tokenizer(folder, config))
-    machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels", "threads")}
-    model = open_model(folder, config, **machine, batch_size=flags.batch_size)
+    tokenizer = open_tokenizer(folder, config)
+    measure = TASKS[flags.task](flags, tokenizer)
+    calibration = read_calibration(flags, config, tokenizer)
+    machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels")}
+    model: Evaluated
+    if flags.weights is None:
+        model = open_model(folder, config, **machine, threads=flags.threads, batch_size=flags.batch_size)
+    else:
+        formats = {"weights": flags.weights, "calibration": calibration}
+        model = open_generator(folder, config, **machine, threads=flags.threads, **formats)
     result = measure(model)
     print(_table(flags, result))
     if flags.json is not None:
-        about = {name: getattr(flags, name) for name in ("model", "task", "data", "limit", "batch_size")}
-        about |= {"device": model.device, "dtype": model.dtype, "kernels": model.kernels}
+        names = ("model", "task", "data", "limit", "batch_size", "weights", "calibrate")
+        about = {name: getattr(flags, name) for name in names} | machine | {"device": resolve_device(flags.device)}
         save_json(flags.json, {**about, **asdict(result)})
 
 
@@ -58,7 +67,10 @@ def make_parser() -> Parser:
     parser.add_argument("--window", type=positive_int, metavar="N", help="tokens that a prediction sees at most")
     parser.add_argument("--stride", type=positive_int, metavar="N", help="tokens between windows; half a window")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N examples, or windows")
-    parser.add_argument("--batch-size", type=positive_int, default=8, metavar="N", help="sequences in a batch")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=8, metavar="N", help="sequences in a batch; with --weights, one"
+    )
+    add_weights_flags(parser, "without it, the model itself computes, in --dtype")
     add_machine_flags(parser)
     parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
     return parser
@@ -92,7 +104,9 @@ TASKS: dict[str, Callable[[argparse.Namespace, Tokenizer], Measure]] = {
 
 def _table(flags: argparse.Namespace, result: Result) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
-    lines = [f"{flags.model}: {flags.task}{'' if flags.data is None else f' of {flags.data}'}, {counts}"]
+    formats = "" if flags.weights is None else f", weights in {flags.weights}"
+    formats += "" if flags.calibrate is None else f" calibrated on {flags.calibrate}"
+    lines = [f"{flags.model}: {flags.task}{'' if flags.data is None else f' of {flags.data}'}, {counts}{formats}"]
     lines.append(result.protocol)
     width = max(map(len, result.metrics))
     lines += [f"{name.replace('_', ' '):{width}}  {_number(estimate)}" for name, estimate in result.metrics.items()]

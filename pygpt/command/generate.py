@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pygpt.backends.devices import DEVICES, resolve_device
-from pygpt.backends.interface import CACHES, WEIGHTS, Generator
+from pygpt.backends.interface import CACHES, Generator
 from pygpt.command import programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
+from pygpt.command.weights import add_weights_flags, read_calibration
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError, reading
 from pygpt.files.checkpoint import read_config
@@ -25,14 +25,9 @@ from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import WINDOWS, Drawn, generate_samples, printable, start_token
 from pygpt.generation.sampling import Sampling
 from pygpt.generation.text import TextStream
-from pygpt.memory import check_memory
-from pygpt.model import GPT2, generator_memory_needed, memory_needed, set_threads
-from pygpt.text.batches import TokenDataset
-from pygpt.text.prepare import ensure
+from pygpt.opening import open_generator
 from pygpt.text.text_ends import read_text_ends
 from pygpt.text.tokenizer import Tokenizer, load_tokenizer
-
-CALIBRATION_WINDOWS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,10 +96,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--stop-at-eot", action=argparse.BooleanOptionalAction, default=True, help="end at the end-of-text token"
     )
-    parser.add_argument("--weights", choices=WEIGHTS, help="format of the weights; by default, that of --dtype")
-    parser.add_argument(
-        "--calibrate", metavar="NAME|PATH", help="text or token files to which --weights int8 or int4 are fitted"
-    )
+    add_weights_flags(parser, "by default, that of --dtype")
     parser.add_argument("--cache", choices=CACHES, default="float32", help="format of keys and values")
     parser.add_argument(
         "--window", choices=WINDOWS, default="half", help="what the model sees of a text longer than its context"
@@ -137,27 +129,11 @@ def _read_prompt(argument: str, file: str | None = None) -> str:
 def _open(
     folder: Path, config: GPT2Config, tokenizer: Tokenizer, flags: argparse.Namespace, positions: int
 ) -> Generator:
-    """Only the generator stays in memory: the model goes."""
-    device = resolve_device(flags.device)
-    windows, length, calibration = 1, 1, None
-    if flags.calibrate is not None:
-        if flags.weights not in ("int8", "int4"):
-            raise UserError("--calibrate is given, but --weights is neither int8 nor int4: leave it out")
-        windows, length = CALIBRATION_WINDOWS, config.n_positions
-        calibration = TokenDataset(ensure(flags.calibrate, tokenizer), "train").batch(0, windows, length, seed=0)[0]
-    options = {"device": device, "dtype": flags.dtype, "kernels": flags.kernels}
-    settings = {
-        "weights": flags.weights or flags.dtype,
-        "cache": flags.cache,
-        "batch_size": flags.num_samples,
-        "positions": positions,
-    }
-    needed = memory_needed(config, training=False, batch_size=windows, seq_len=length, **options)
-    needed += generator_memory_needed(config, device=device, **settings)
-    check_memory(needed, "take fewer samples, --weights of fewer bits, or a smaller model", device)
-    if DEVICES[device].has_threads:
-        set_threads(flags.threads)
-    return GPT2.from_pretrained(folder, config=config, **options).generator(**settings, calibration=calibration)
+    names = ("device", "dtype", "kernels", "threads", "weights", "cache")
+    options = {name: getattr(flags, name) for name in names}
+    calibration = read_calibration(flags, config, tokenizer)
+    sizes = {"batch_size": flags.num_samples, "positions": positions}
+    return open_generator(folder, config, **options, **sizes, calibration=calibration)
 
 
 class _Samples:

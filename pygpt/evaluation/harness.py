@@ -21,7 +21,6 @@ from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from pygpt.errors import UserError
-from pygpt.evaluation.opening import open_model, open_tokenizer
 from pygpt.evaluation.perplexity import windows
 from pygpt.evaluation.scoring import Query, answer_all
 from pygpt.files.checkpoint import read_config
@@ -29,6 +28,7 @@ from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import generate_samples, start_token
 from pygpt.generation.sampling import Sampling
 from pygpt.generation.text import TextStream
+from pygpt.opening import open_model, open_tokenizer
 from pygpt.text.text_ends import read_text_ends
 
 _BATCH_SIZE = 8  # where the harness says auto

@@ -19,9 +19,8 @@ import numpy as np
 from pygpt.errors import UserError, show
 from pygpt.evaluation.examples import read_examples
 from pygpt.evaluation.result import Result, ratio
-from pygpt.evaluation.scoring import Query, answer_all, count_truncated
+from pygpt.evaluation.scoring import Evaluated, Query, answer_all, count_truncated
 from pygpt.files.download import Download
-from pygpt.model import GPT2
 from pygpt.text.tokenizer import Tokenizer
 
 PUBLISHED = Download(
@@ -54,7 +53,7 @@ def read_choices(path: str | Path | None = None, limit: int | None = None) -> li
     return read_examples(path, PUBLISHED, _parse, limit)
 
 
-def evaluate(model: GPT2, tokenizer: Tokenizer, choices: Sequence[Choice], *, batch_size: int = 8) -> Result:
+def evaluate(model: Evaluated, tokenizer: Tokenizer, choices: Sequence[Choice], *, batch_size: int = 8) -> Result:
     """Measure a model.  Raises UserError where the tokenizer has no token for a character, or an ending is too long."""
     queries = []
     for choice in choices:

@@ -28,10 +28,9 @@ from numpy.typing import NDArray
 from pygpt.errors import UserError
 from pygpt.evaluation.examples import read_examples
 from pygpt.evaluation.result import Result, perplexity, ratio
-from pygpt.evaluation.scoring import Query, answer_all, count_truncated
+from pygpt.evaluation.scoring import Evaluated, Query, answer_all, count_truncated
 from pygpt.evaluation.stop_words import STOP_WORDS
 from pygpt.files.download import Download
-from pygpt.model import GPT2
 from pygpt.text.tokenizer import Tokenizer
 
 PUBLISHED = Download(
@@ -62,7 +61,7 @@ def read_passages(path: str | Path | None = None, limit: int | None = None) -> l
     return read_examples(path, PUBLISHED, _parse, limit)
 
 
-def evaluate(model: GPT2, tokenizer: Tokenizer, passages: Sequence[Passage], *, batch_size: int = 8) -> Result:
+def evaluate(model: Evaluated, tokenizer: Tokenizer, passages: Sequence[Passage], *, batch_size: int = 8) -> Result:
     """Measure a model.  Raises UserError where the tokenizer has no token for a character, or a word is too long."""
     queries = []
     for passage in passages:

@@ -16,8 +16,7 @@ import numpy as np
 
 from pygpt.errors import UserError
 from pygpt.evaluation.result import Result, bits, perplexity, ratio
-from pygpt.evaluation.scoring import Query, answer_all
-from pygpt.model import GPT2
+from pygpt.evaluation.scoring import Evaluated, Query, answer_all
 from pygpt.text.batches import TokenDataset
 from pygpt.text.corpora import find_corpus
 from pygpt.text.encoding import Encoder, progress
@@ -53,7 +52,7 @@ def windows(tokens: Tokens, width: int, stride: int, name: str) -> list[Query]:
 
 
 def evaluate(
-    model: GPT2,
+    model: Evaluated,
     tokenizer: Tokenizer,
     tokens: Tokens,
     name: str,

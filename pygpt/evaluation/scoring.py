@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pygpt.backends.interface import Generator
 from pygpt.errors import UserError
+from pygpt.generation.sampling import log_probability
 from pygpt.model import GPT2
 from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import Tokens
@@ -38,9 +40,14 @@ class Answer:
     logits: Callable[[], Array]  # (scored,V), until the next answer is asked for
 
 
-def answer_all(model: GPT2, queries: Sequence[Query], batch_size: int, quiet: bool = False) -> Iterator[Answer]:
+Evaluated = GPT2 | Generator
+"""What is measured: a model, or a generator of one sequence, whose weights may have fewer bits."""
+
+
+def answer_all(model: Evaluated, queries: Sequence[Query], batch_size: int, quiet: bool = False) -> Iterator[Answer]:
     """The answer to each query, those with the most tokens first.  quiet: no bar on a terminal.
 
+    batch_size: queries at a time; a generator takes one at a time.
     Raises UserError where more tokens are to be predicted than the model has positions, for tokens outside the
     vocabulary, and when a loss is not finite.
     """
@@ -55,28 +62,52 @@ def answer_all(model: GPT2, queries: Sequence[Query], batch_size: int, quiet: bo
     with tqdm(total=len(order), desc="sequences", disable=quiet or None) as bar:
         for first in range(0, len(order), batch_size):
             numbers = order[first : first + batch_size]
-            tokens = np.zeros((len(numbers), len(rows[numbers[0]]) - 1), np.int32)
-            targets = np.full_like(tokens, -1)
-            for place, number in enumerate(numbers):
-                row, scored = rows[number], queries[number].scored
-                tokens[place, : len(row) - 1] = row[:-1]
-                targets[place, len(row) - 1 - scored : len(row) - 1] = row[-scored:]
-            model.forward(tokens, targets)
-            losses = model.activations["losses"].astype(np.float64)
-            for place, number in enumerate(numbers):
-                stop, scored = len(rows[number]) - 1, queries[number].scored
-                found = losses[place, stop - scored : stop]
-                if not np.isfinite(found).all():
+            batch, scored = [rows[number] for number in numbers], [queries[number].scored for number in numbers]
+            for number, (losses, logits) in zip(numbers, _scores(model, batch, scored), strict=True):
+                if not np.isfinite(losses).all():
                     raise UserError(f"{queries[number].name}: the model's loss is not finite; its weights are damaged")
-                yield Answer(number, found, partial(model.logits_at, place, stop - scored, scored))
+                yield Answer(number, losses, logits)
             bar.update(len(numbers))
 
 
-def count_truncated(model: GPT2, queries: Sequence[Query]) -> int:
+_Scores = tuple[NDArray[np.float64], Callable[[], Array]]  # losses and logits of an Answer
+
+
+def _scores(model: Evaluated, rows: Sequence[Tokens], scored: Sequence[int]) -> Iterator[_Scores]:
+    """Of each row of a batch, of which the longest comes first."""
+    if isinstance(model, GPT2):
+        return _by_model(model, rows, scored)
+    return _by_generator(model, rows, scored)
+
+
+def _by_model(model: GPT2, rows: Sequence[Tokens], scored: Sequence[int]) -> Iterator[_Scores]:
+    tokens = np.zeros((len(rows), len(rows[0]) - 1), np.int32)
+    targets = np.full_like(tokens, -1)
+    for place, (row, count) in enumerate(zip(rows, scored, strict=True)):
+        tokens[place, : len(row) - 1] = row[:-1]
+        targets[place, len(row) - 1 - count : len(row) - 1] = row[-count:]
+    model.forward(tokens, targets)
+    losses = model.activations["losses"].astype(np.float64)
+    for place, (row, count) in enumerate(zip(rows, scored, strict=True)):
+        first = len(row) - 1 - count
+        yield losses[place, first : first + count], partial(model.logits_at, place, first, count)
+
+
+def _by_generator(generator: Generator, rows: Sequence[Tokens], scored: Sequence[int]) -> Iterator[_Scores]:
+    for row, count in zip(rows, scored, strict=True):
+        generator.rewind([0])
+        logits = generator.feed([row[:-count]])
+        if count > 1:
+            logits = np.concatenate([logits, generator.feed([row[-count:-1]], every=True)])
+        losses = [-log_probability(*scores) for scores in zip(logits, row[-count:], strict=True)]
+        yield np.array(losses), partial(np.asarray, logits)
+
+
+def count_truncated(model: Evaluated, queries: Sequence[Query]) -> int:
     """How many queries are too long, so that their first tokens are left out."""
     return sum(len(query.tokens) > _longest(model) for query in queries)
 
 
-def _longest(model: GPT2) -> int:
+def _longest(model: Evaluated) -> int:
     """The last token of a sequence is predicted, and not seen."""
     return model.config.n_positions + 1

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
 from pygpt.errors import UserError
-from pygpt.text.tokenizer import Tokenizer
+from pygpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class TextStream:
@@ -21,17 +20,16 @@ class TextStream:
             raise UserError("a stop string is empty, expected at least one character")
         self.text = ""
         self.stopped = False
-        self._tokenizer, self._stop = tokenizer, stop
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder, self._stop = StreamDecoder(tokenizer), stop
         self._held = ""
 
     def add(self, token: int) -> bool:
         """Returns whether a stop string is complete, after which nothing is added any more."""
-        return self._add(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+        return self._add(self._decoder.add(token))
 
     def end(self) -> None:
         """No token follows: what was held back belongs to the text, and half a character is U+FFFD."""
-        self._add(self._decoder.decode(b"", final=True))
+        self._add(self._decoder.end())
         self.text, self._held = self.text + self._held, ""
 
     def _add(self, piece: str) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.errors import UserError
-from pygpt.evaluation.opening import open_tokenizer
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.opening import open_tokenizer
 from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import Tokenizer
 

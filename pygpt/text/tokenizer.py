@@ -60,11 +60,11 @@ class Tokenizer(ABC):
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """The text in pieces as the tokens come; a character appears when its last byte has come."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder = StreamDecoder(self)
         for token in tokens:
-            if piece := decoder.decode(self.decode_bytes([token])):
+            if piece := decoder.add(token):
                 yield piece
-        if piece := decoder.decode(b"", final=True):
+        if piece := decoder.end():
             yield piece
 
     @property
@@ -83,6 +83,22 @@ class Tokenizer(ABC):
 
     def _settings(self) -> dict[str, str]:
         return {}
+
+
+class StreamDecoder:
+    """The text of tokens that come one by one, with U+FFFD where it is not valid UTF-8."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        """The characters that this token completes.  Raises UserError for an unknown token."""
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+
+    def end(self) -> str:
+        """No token follows: what half a character becomes."""
+        return self._decoder.decode(b"", final=True)
 
 
 class ByteTokenizer(Tokenizer):

@@ -12,8 +12,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def loss_text(loss: float, tokens_per_byte: float | None) -> str:
-    """A loss in nats per token and, where it is known, in nats per byte, which compares runs of any vocabularies."""
-    return f"{loss:.4f}" + ("" if tokens_per_byte is None else f" ({loss * tokens_per_byte:.4f} per byte)")
+    """A loss in nats per token and, where it is known, in nats per byte, which compares runs of any vocabularies.
+
+    Where a token is a byte, the two are one.
+    """
+    return f"{loss:.4f}" + ("" if tokens_per_byte in (None, 1) else f" ({loss * tokens_per_byte:.4f} per byte)")
 
 
 class Progress:
