@@ -370,12 +370,14 @@ def test_table_has_every_layer_in_the_order_of_computation() -> None:
     backward = [row.name for row in rows if row.direction == "backward"]
     assert backward[0] == "losses" and backward[-1] == "embd"
     assert set(backward) == set(expected)
-    assert len(table(rows, "float32").splitlines()) == len(rows) + 4
+    assert [row.layer for row in rows if row.direction == "update"] == 3 * ["adamw"] + 2 * ["sgd"] + 2 * ["muon"]
+    assert len(table(rows, "float32").splitlines()) == len(rows) + 5
     assert verdict(rows) == f"all {len(rows)} outputs are within the bounds"
     assert [row.name for row in forward[-4:]] == ["ln_f", "logits", "losses", "loss"]
     # the gradient of the residual stream is complete in LayerNorm's dx, and the losses are those of the forward pass
     not_seen = {(row.layer, row.output) for row in rows if row.free_running is None}
-    assert not_seen == {("residual", "dx1"), ("classifier", "losses")}
+    updates = {(row.layer, row.output) for row in rows if row.direction == "update"}
+    assert not_seen == {("residual", "dx1"), ("classifier", "losses"), *updates}
     every_gradient = {f"{row.name}.{row.output.removeprefix('d')}" for row in rows if row.free_running}
     assert every_gradient >= {name for name in model.parameters if not name.startswith(("wte", "wpe"))}
 

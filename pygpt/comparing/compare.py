@@ -17,8 +17,16 @@ from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import Layers
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
-from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, backward_bound, difference
-from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls
+from pygpt.comparing.metrics import (
+    FREE_RUNNING,
+    ORTHOGONALIZED,
+    TEACHER_FORCED,
+    Bound,
+    Difference,
+    backward_bound,
+    difference,
+)
+from pygpt.comparing.model_calls import ModelCall, Pass, backward_calls, forward_calls, update_calls
 from pygpt.errors import UserError
 from pygpt.model import GPT2
 from pygpt.reference.arrays import Array, Operands, exact
@@ -30,7 +38,7 @@ from pygpt.reference.dropout import Dropout
 class Row:
     """One output of one layer of the model, in one of the passes; None where it is not seen in this way."""
 
-    direction: str  # "forward" or "backward"
+    direction: str  # "forward", "backward" or "update"
     name: str  # of the activation that the layer puts out
     layer: str
     output: str
@@ -43,7 +51,8 @@ class Row:
 
 
 def compare(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> list[Row]:
-    """Every output of every layer in the order of computation: up from the embedding, and down again from the losses.
+    """Every output of every layer in the order of computation: up from the embedding, down again from the losses,
+    and what each optimizer makes of the gradient.
 
     model: with recompute="none", and dtype float32 or bfloat16; its gradients are replaced. ops: pygpt.layers() of the
     same device, dtype and kernels. tokens, targets: (B,T) integers. With dropout in the configuration, the masks of
@@ -117,8 +126,9 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
         emulated = _reference_pass(model, np.float32, *rounding, parameters, tokens, targets, drop)
 
     def rows(direction: str, calls: Iterator[ModelCall], free_running: Bound) -> Iterator[Row]:
-        bounds = TEACHER_FORCED[model.dtype], free_running
+        usual = TEACHER_FORCED[model.dtype]
         for call in calls:
+            bounds = (ORTHOGONALIZED if call.layer == "muon" else usual, free_running)
             alone = call.call.differences(ops, emulation)
             for output in call.call.outputs:
                 place = call.places.get(output)
@@ -134,6 +144,7 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
     yield _row("forward", "loss", "mean", "loss", (None, loss), (Bound(), FREE_RUNNING[model.dtype]["loss"]))
     bound = backward_bound(model.dtype, model.config.activation_function)
     yield from rows("backward", backward_calls(*batch), bound)
+    yield from rows("update", update_calls(parameters, reference), Bound())
 
 
 def _row(

@@ -71,6 +71,22 @@ def backward_calls(
         yield made
 
 
+def update_calls(p: Tensors, held: Pass) -> Iterator[ModelCall]:
+    """The step of each optimizer, on the tensor that Muon takes as three matrices; arguments as in forward_calls.
+
+    The rate is large, so that what comes out is mostly the update.
+    """
+    name = "h.0.attn.c_attn.weight"
+    dw = held.gradients[name].astype(np.float32)
+    m = {"w": p[name], "m": dw[::-1] / 2, "dw": dw}
+    rates = {"lr": 8.0, "weight_decay": 0.125}  # exact in float32, as all others here
+    sgd = {**m, **rates, "momentum": 0.875}
+    adamw = {**m, "v": dw**2, **rates, "beta1": 0.875, "beta2": 0.96875, "eps": 2.0**-27, "step": 3}
+    yield ModelCall("update", "adamw", LayerCall("adamw_step", adamw, ("w", "m", "v")), {})
+    yield ModelCall("update", "sgd", LayerCall("sgd_step", sgd, ("w", "m")), {})
+    yield ModelCall("update", "muon", LayerCall("muon_step", {**sgd, "parts": 3}, ("w", "m")), {})
+
+
 def _calls(
     direction: str, config: GPT2Config, p: Tensors, held: Pass, tokens: Array, targets: Array, drop: Dropout
 ) -> Iterator[ModelCall]:
