@@ -16,6 +16,10 @@ class DeviceError(UserError):
     """A device failed, or was lost, while it worked: nothing that it holds can be read any more."""
 
 
+class DivergedError(UserError):
+    """The loss or the gradient of a training run is not finite any more."""
+
+
 @contextlib.contextmanager
 def explained(beginning: str) -> Iterator[None]:
     """Turn the system's errors within the block into a UserError: the beginning of a sentence and what they say."""

@@ -39,7 +39,7 @@ def dispatch(argv: Sequence[str]) -> int | None:
 
 def _parser() -> Parser:
     """Without the programs: the flags after a program's name are for the program's own parser."""
-    programs = "\n".join(f"  {name:10}{program.summary}" for name, program in PROGRAMS.items())
+    programs = "\n".join(f"  {name:12}{program.summary}" for name, program in PROGRAMS.items())
     parser = Parser(
         prog="pygpt",
         usage="pygpt COMMAND [FLAG...]",

@@ -28,6 +28,7 @@ PROGRAMS = {
     "export": Program("export_weights.py", "turn a model into a file of llama.cpp or llm.c"),
     "import": Program("import_weights.py", "turn a model of another program into a folder"),
     "evaluate": Program("evaluate.py", "measure a model: perplexity, LAMBADA, HellaSwag"),
+    "experiment": Program("experiment.py", "train variants with several seeds, and compare them"),
     "study": Program("study.py", "look inside a model with instruments"),
     "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
 }

@@ -238,8 +238,8 @@ _FINE_TUNING = {
 
 # other defaults with another optimizer, also in fine-tuning: a rate of AdamW would hardly move anything
 BY_OPTIMIZER: dict[str, dict[str, Any]] = {
-    "sgd": {"learning_rate": 0.5},
-    "momentum": {"learning_rate": 0.1},
+    "sgd": {"learning_rate": 0.3},
+    "momentum": {"learning_rate": 0.05},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -300,6 +300,16 @@ def parse(argv: Sequence[str] | None = None) -> Request:
 
     asked = {} if config is None else read_settings(config)
     asked.update((name, _from_text(FIELDS[name], text)) for name, text in flags.items())
+    return make_request(asked, preset, resume, overwrite)
+
+
+def make_request(
+    asked: Mapping[str, Any], preset: str = "default", resume: str | None = None, overwrite: bool = False
+) -> Request:
+    """What these settings, each checked, ask for.  Raises UserError when they do not fit together.
+
+    resume: the folder of the run to go on with, "" for that of the settings; None: a new run.
+    """
     values = {**PRESETS[preset], **asked}
     given = frozenset(values)
     out_dir = _run_folder(values, preset, resume)
@@ -322,20 +332,29 @@ def parse(argv: Sequence[str] | None = None) -> Request:
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file, checked one by one.  Raises UserError, naming the file, when they are wrong."""
+    return check_settings(read_toml(path), str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.  Raises UserError, naming the file, when it is none."""
     with reading(path):
         data = Path(path).read_bytes()
     try:
-        values = tomllib.loads(data.decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML: {error}") from None
-    settings = {}
+
+
+def check_settings(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Settings of a TOML table, checked one by one.  Raises UserError, which begins with the place."""
+    settings: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in FIELDS:
-            raise UserError(f"{path}: {key} is not a setting{nearest(name, list(FIELDS))}")
+            raise UserError(f"{place}: {key} is not a setting{nearest(name, list(FIELDS))}")
         if name in settings:
-            raise UserError(f"{path}: {key} is there twice, with a dash and with an underscore")
-        settings[name] = _checked(FIELDS[name], value, f"{path}: {key}", required=True)
+            raise UserError(f"{place}: {key} is there twice, with a dash and with an underscore")
+        settings[name] = _checked(FIELDS[name], value, f"{place}: {key}", required=True)
     return settings
 
 

@@ -11,13 +11,14 @@ import math
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from tqdm import tqdm
 
 from pygpt.backends.devices import resolve_device
 from pygpt.command.programs import call
-from pygpt.errors import DeviceError, UserError
+from pygpt.errors import DeviceError, DivergedError, UserError
 from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import printable, start_token
@@ -44,9 +45,10 @@ SAMPLE_TEMPERATURE = 0.8
 _SECONDS_BETWEEN_READINGS = 0.2
 
 
-def train(request: Request) -> int:
+def train(request: Request, watch: Callable[[int], object] = lambda step: None) -> int:
     """Start or resume a run, and go on to its end or until it is interrupted.
 
+    watch: is told now and then how many steps are done.
     Returns the exit status: 0, or 128 + the number of the signal that interrupted it.  Raises UserError when the run
     cannot begin, when its loss is not finite, when the device fails, and when something cannot be saved; the latest
     checkpoint stays intact.
@@ -74,7 +76,7 @@ def train(request: Request) -> int:
             if state is not None:
                 folder.load_moments(model, settings.optimizer)
                 model.steps = state.step
-            loop = _Loop(folder, settings, data, model, state)
+            loop = _Loop(folder, settings, data, model, state, watch)
             if request.overwrite:
                 folder.clear()
             folder.save_settings(settings)
@@ -101,10 +103,16 @@ class _Loop:
     """The steps of a run from `state` on; None is the beginning."""
 
     def __init__(
-        self, folder: RunFolder, settings: TrainSettings, data: Data, model: GPT2, state: TrainingState | None
+        self,
+        folder: RunFolder,
+        settings: TrainSettings,
+        data: Data,
+        model: GPT2,
+        state: TrainingState | None,
+        watch: Callable[[int], object],
     ) -> None:
         self.folder, self.settings, self.data, self.model = folder, settings, data, model
-        self.saved = state
+        self.saved, self.watch = state, watch
         self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
         self.tokens_per_byte = data.train.described.tokens_per_byte
         self.val_tokens_per_byte = data.val.described.tokens_per_byte
@@ -196,12 +204,13 @@ class _Loop:
         step, mean_loss = self.state.step, sum(loss for _, loss, _, _ in read) / len(read)
         left = (self.settings.max_iters - step) * self.seconds / (step - self.first)
         self.progress.update(step, loss_text(mean_loss, self.tokens_per_byte), speed, left)
+        self.watch(step)
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if math.isfinite(value):
             return
         advice = self._advice(" with a smaller --learning-rate")
-        raise UserError(f"the {what} is {value} at step {step}; {advice}")
+        raise DivergedError(f"the {what} is {value} at step {step}; {advice}")
 
     def _advice(self, change: str = "") -> str:
         """How to go on after what the run does not survive."""

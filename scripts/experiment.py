@@ -1,0 +1,12 @@
+"""Train variants and compare them: python scripts/experiment.py --help, and docs/experiments.md."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from pygpt.command.cli import run
+from pygpt.command.experiment import main
+
+if __name__ == "__main__":
+    run(main)
