@@ -222,8 +222,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_every_instrument_prints_draws_and_gives_its_numbers(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # page writes page.html
     for name, verb in command.VERBS.items():
         arguments = [name, folder, *([TEXT] if verb.text else [])]
         picture, numbers = tmp_path / f"{name}.png", tmp_path / f"{name}.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import DTYPES, KERNELS
-from pygpt.command import programs
+from pygpt.command import programs, study_page
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.errors import UserError
@@ -24,7 +24,7 @@ class Verb:
     summary: str
     run: Callable[[argparse.Namespace, Subject], Result]
     text: bool = True  # whether it needs one
-    flags: tuple[str, ...] = ()  # that other verbs do not have
+    flags: tuple[str, ...] = ()  # that not all of them take
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,11 +72,27 @@ def make_parser() -> Parser:
         "--json", metavar="FILE", help="write all numbers there, too; - prints them instead of the table"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw a picture there, a PNG")
+    special = parser.add_argument_group("of some instruments")
+
+    def add(name: str, help: str, *short: str, **settings: object) -> None:
+        takers = ", ".join(verb for verb, about in VERBS.items() if name.replace("-", "_") in about.flags)
+        special.add_argument(*short, f"--{name}", help=f"{takers}: {help}", **settings)  # type: ignore[arg-type]
+
+    add("output", f"the file to write (default: {study_page.OUTPUT})", "-o", metavar="FILE")
+    add("layers", "blocks whose maps are stored, such as 0,3-5 (default: all)", metavar="LIST")
+    add("channels", "how many of a map are stored (default: as many as fit)", type=positive_int, metavar="N")
+    add("learning-rate", "(default: 0.001)", type=float, metavar="X")
+    add("serve", "on a loopback address, with a text to type and steps to take", action="store_true", default=None)
+    add("port", f"of --serve (default: {study_page.PORT})", type=int, metavar="N")
     return parser
 
 
 def _check(flags: argparse.Namespace, verb: Verb) -> None:
     """Whether text and flags are those of the verb."""
+    for name in sorted({flag for other in VERBS.values() for flag in other.flags}):
+        if getattr(flags, name) is not None and name not in verb.flags:
+            takers = " and ".join(other for other, about in VERBS.items() if name in about.flags)
+            raise UserError(f"--{name.replace('_', '-')} is for {takers}, and {flags.verb} is asked for")
     if verb.text and flags.text is None:
         raise UserError(f"the text is missing: {flags.verb} needs one after the folder")
     if not verb.text and flags.text is not None:
@@ -90,4 +106,5 @@ def _trace(flags: argparse.Namespace, subject: Subject) -> Result:
 
 VERBS: dict[str, Verb] = {
     "trace": Verb("every activation and its gradient", _trace),
+    "page": Verb("a page on which every number explains itself", study_page.page, flags=study_page.FLAGS),
 }

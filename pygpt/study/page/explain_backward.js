@@ -1,0 +1,177 @@
+/* Backward: the gradient of each activation and of each parameter. */
+
+/* The four parts that reach the stream through a LayerNorm, beside what passes by. */
+function throughNorm(e, o, x, i, j, past) {
+  const W = o.w + '.weight',
+    r = val(o.id + '.rstd', i, 0),
+    mu = val(o.id + '.mean', i, 0);
+  const hat = c => (val(x, i, c) - mu) * r,
+    u = c => val('d:' + o.id, i, c) * val(W, 0, c);
+  const um = val(o.id + '.u', i, 0),
+    uh = val(o.id + '.ux', i, 0);
+  e.sym = `dx_c = ${past ? 'dx_c^{stream} + ' : ''}r (u_c − ⟨u⟩ − x̂_c ⟨u x̂⟩)      u = w ⊙ dy`;
+  e.where = 'dln';
+  e.lines = [
+    line`u = ${R(W, 0, j)} × ${R('d:' + o.id, i, j)} = ${u(j)}`,
+    line`⟨u⟩ = ${um}      ⟨u x̂⟩ = ${uh}`,
+    line`x̂ = ${hat(j)}      r = ${r}`,
+  ];
+  e.head = ['part', '', ''];
+  e.terms = [
+    ...(past ? [term('stream', R(past, i, j))] : []),
+    term('r u', K(r), K(u(j))),
+    term('−r ⟨u⟩', K(-r), K(um)),
+    term('−r x̂ ⟨u x̂⟩', K(-r * hat(j)), K(uh)),
+  ];
+  if (tensor(x).whole)
+    e.checks = [['LayerNorm’s part of the row sums to', many(C, c => r * (u(c) - um - hat(c) * uh)), 0]];
+}
+
+function backwards(e, b, o, i, j) {
+  e.slope = true;
+  const next = reader(b).find(n => n.kind !== 'resid'),
+    hn = headOf(b);
+  if (b === 'losses') {
+    e.sym = '∂L/∂ℓ_t = 1/T';
+    e.where = 'dz';
+    e.lines = [line`= 1 / ${T} = ${e.value}`];
+    e.calc = 1 / T;
+  } else if (b === 'logits' || b === 'probs') {
+    e.sym = 'dz_{tv} = (p_{tv} − [v = target]) / T';
+    e.where = 'dz';
+    const hit = j === targets[i] ? 1 : 0;
+    e.lines = [line`= (${R('probs', i, j)} − ${hit}) × ${R('d:losses', i, 0)} = ${e.value}`];
+    e.calc = (val('probs', i, j) - hit) / T;
+    if (tensor('logits').whole) e.checks = [['row of dz sums to', row(tensor('d:logits'), i), 0]];
+  } else if (b === 'ln_f') {
+    e.sym = 'dx_{tc} = Σ_v dz_{tv} wte_{vc}';
+    e.where = 'dlnf';
+    e.head = ['v', 'dz', 'wte'];
+    e.terms = many(V, v => term(wordOf(v), R('d:logits', i, v), R('wte.weight', v, j)));
+  } else if (hn) {
+    const q = o.ins[0],
+      n = +hn[2],
+      P = o.id.replace('heads', 'P.' + n),
+      dP = 'd:' + P,
+      dy = 'd:' + o.id,
+      h = n * HS;
+
+    if (hn[1] === 'P') {
+      e.sym = 'dP_{tu} = dy_t · v_u';
+      e.where = 'dP';
+      e.head = ['i', 'dy', 'v'];
+      e.terms = many(HS, c => term(c, R(dy, i, h + c), R(q, j, 2 * C + h + c)));
+    } else {
+      const D = many(i + 1, u => term(at(u), R(P, i, u), R(dP, i, u))),
+        total = sum(D.map(t => t.v));
+      e.sym = 'dS_{tu} = P_{tu} (dP_{tu} − D_t)      D_t = Σ_u P_{tu} dP_{tu}';
+      e.where = 'dS';
+      e.side = { title: 'D_t, the mean of dP under P', head: ['u', 'P', 'dP'], terms: D, sum: total };
+      e.post = [line`dS = ${R(P, i, j)} × (${R(dP, i, j)} − ${total}) = ${e.value}`];
+      e.calc = val(P, i, j) * (val(dP, i, j) - total);
+      e.checks = [['row of dS sums to', row(tensor(e.name), i), 0]];
+      if (tensor(o.id).whole)
+        e.checks.push(['D = dy · y =', many(HS, c => val(dy, i, h + c) * val(o.id, i, h + c)), total]);
+    }
+  } else if (next?.kind === 'attn') {
+    const { part, n, i: c, o: h } = qkvPart(j),
+      dS = 'd:' + next.id.replace('heads', 'S.' + n),
+      P = next.id.replace('heads', 'P.' + n),
+      q = b;
+    e.where = ['dq', 'dk', 'dv'][part];
+    if (part < 2) e.scale = 1 / Math.sqrt(HS);
+    const over = (a, x) =>
+      many(T, k => k)
+        .filter(a)
+        .map(x);
+    if (part === 0) {
+      e.sym = 'dq_t = Σ_u dS_{tu} k_u / √HS';
+      e.head = ['u', 'dS', 'k'];
+      e.terms = over(
+        u => u <= i,
+        u => term(at(u), R(dS, i, u), R(q, u, C + h + c)),
+      );
+    }
+    if (part === 1) {
+      e.sym = 'dk_u = Σ_t dS_{tu} q_t / √HS';
+      e.head = ['t', 'dS', 'q'];
+      e.terms = over(
+        t => t >= i,
+        t => term(at(t), R(dS, t, i), R(q, t, h + c)),
+      );
+      e.checks = [['Σ_u dk_u, this channel', many(T, u => val(e.name, u, j)), 0]];
+    }
+    if (part === 2) {
+      e.sym = 'dv_u = Σ_t P_{tu} dy_t';
+      e.head = ['t', 'P', 'dy'];
+      e.terms = over(
+        t => t >= i,
+        t => term(at(t), R(P, t, i), R('d:' + next.id, t, h + c)),
+      );
+    }
+    if (part < 2)
+      e.post = [line`${'dq dk'.slice(part * 3, part * 3 + 2)} = ${sum(e.terms.map(t => t.v))} / √${HS} = ${e.value}`];
+  } else if (o.stream) {
+    const past = reader(b).find(n => n.kind === 'resid');
+    throughNorm(e, next, b, i, j, past ? 'd:' + past.id : null);
+  } else if (next?.kind === 'gelu') {
+    const x = R(b, i, j);
+    e.sym = 'dx = dy · gelu′(x)';
+    e.where = 'dgelu';
+    e.head = ['', 'dy', 'gelu′(x)'];
+    e.lines = [line`x = ${x}      gelu′(x) = ${dgelu(x.v)}`];
+    e.terms = [term('', R('d:' + next.id, i, j), K(dgelu(x.v)))];
+  } else if (next) {
+    const W = next.w + '.weight';
+    e.sym = 'dx_{ti} = Σ_o dy_{to} W_{io}';
+    e.where = 'dlin';
+    e.head = ['o', 'dy', 'W'];
+    e.terms = many(tensor(W).c, c => term(c, R('d:' + next.id, i, c), R(W, j, c)));
+  } else {
+    const sumOf = reader(b)[0];
+    e.sym = 'dx_2 = dy';
+    e.where = 'dresid';
+    e.lines = [line`= ${R('d:' + sumOf.id, i, j)}      the sum hands its gradient to both branches`];
+    e.calc = val('d:' + sumOf.id, i, j);
+  }
+}
+
+function gradient(e, b, o, i, j) {
+  e.slope = true;
+  if (b === 'wte.weight') {
+    e.sym = 'dwte_{vc} = Σ_t dz_{tv} x_{tc} + Σ_{t: token = v} dx_{tc}^{embd}';
+    e.where = 'dwte';
+    e.head = ['from', 'dz', 'x'];
+    e.terms = [
+      ...many(T, t => term(`head, t ${t}`, R('d:logits', t, i), R('ln_f', t, j))),
+      ...many(T, t => t)
+        .filter(t => tokens[t] === i)
+        .map(t => term(`input, t ${t}`, R('d:embd', t, j))),
+    ];
+  } else if (b === 'wpe.weight') {
+    e.sym = 'dwpe_{tc} = dx_{tc}^{embd}';
+    e.where = 'dwpe';
+    e.lines = [line`= ${R('d:embd', i, j)}`];
+    e.calc = val('d:embd', i, j);
+  } else if (o.kind === 'ln') {
+    const x = o.ins[0],
+      w = b.endsWith('weight');
+    e.sym = w ? 'dw_c = Σ_t dy_{tc} x̂_{tc}' : 'db_c = Σ_t dy_{tc}';
+    e.where = 'dlnw';
+    e.head = ['t', 'dy', w ? 'x̂' : ''];
+    e.terms = many(T, t =>
+      term(
+        at(t),
+        R('d:' + o.id, t, j),
+        ...(w ? [K((val(x, t, j) - val(o.id + '.mean', t, 0)) * val(o.id + '.rstd', t, 0))] : []),
+      ),
+    );
+  } else {
+    const w = b.endsWith('weight'),
+      x = o.ins[0];
+    e.sym = w ? 'dW_{io} = Σ_t x_{ti} dy_{to}' : 'db_o = Σ_t dy_{to}';
+    e.where = w ? 'dW' : 'db';
+    e.head = ['t', w ? 'x' : 'dy', w ? 'dy' : ''];
+    e.terms = many(T, t => term(at(t), ...(w ? [R(x, t, i)] : []), R('d:' + o.id, t, j)));
+  }
+}

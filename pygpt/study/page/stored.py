@@ -1,0 +1,171 @@
+"""The tensors of a page: float32, in a block for each block of the model and one for the two ends.
+
+Names: an activation or parameter as it is; `d:` before it for its gradient, `D:` for its change in the step, `m:` and
+`v:` for AdamW's moments before the step. Scores and the gradients of probabilities are stored for each head, as S and
+P, and only up to the diagonal. What follows from these (P, dS, ΔP, p) the page computes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pygpt.reference.arrays import Array, log_sum_exp
+from pygpt.study.page.training import Step
+from pygpt.study.page.window import Rows, Window
+
+ACTIVATIONS = (
+    "ln_1",
+    "attn.c_attn",
+    "attn.heads",
+    "attn.c_proj",
+    "resid_mid",
+    "ln_2",
+    "mlp.c_fc",
+    "mlp.act",
+    "mlp.c_proj",
+    "resid_post",
+)
+LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of two axes; lower: only up to the diagonal, "S" where −∞ lies above it and "0" where 0 does."""
+
+    name: str
+    block: int
+    values: Array
+    rows: Rows = None
+    columns: Rows = None
+    lower: str | None = None
+
+    @property
+    def size(self) -> int:
+        rows, columns = self.values.shape
+        if self.lower:
+            return rows * (rows + 1) // 2
+        return (rows if self.rows is None else len(self.rows)) * (
+            columns if self.columns is None else len(self.columns)
+        )
+
+    def numbers(self) -> Array:
+        """What is stored, in one row."""
+        if self.lower:
+            return self.values[np.tri(len(self.values), dtype=bool)]
+        part = self.values if self.rows is None else self.values[self.rows]
+        return (part if self.columns is None else part[:, self.columns]).ravel()
+
+
+def tensors(step: Step, window: Window) -> Iterator[Stored]:
+    """All that a page stores."""
+    config = step.before.trace.config
+    for layer in window.blocks:
+        h = f"h.{layer}"
+        for name in ACTIVATIONS:
+            yield from _activation(step, window, f"{h}.{name}", layer)
+        if layer and layer - 1 not in window.blocks:  # what the block reads
+            yield from _activation(step, window, f"h.{layer - 1}.resid_post", layer)
+        yield from _attention(step, f"{h}.attn", layer)
+        for name in ("ln_1", "ln_2"):
+            yield from _norm(step, f"{h}.{name}", _stream_before(h, layer, name), layer, window)
+        for name in LINEAR:
+            yield from _parameter(step, window, f"{h}.{name}.weight", layer)
+            yield from _parameter(step, window, f"{h}.{name}.bias", layer)
+    ends = config.n_layer
+    for name in ("embd", "ln_f", "logits"):
+        yield from _activation(step, window, name, ends)
+    if ends - 1 not in window.blocks:
+        yield from _activation(step, window, f"h.{ends - 1}.resid_post", ends)
+    yield from _activation(step, window, "losses", ends)
+    before, change = _lse(step)
+    yield Stored("lse", ends, before)
+    yield Stored("D:lse", ends, change)
+    yield from _norm(step, "ln_f", f"h.{ends - 1}.resid_post", ends, window)
+    yield from _parameter(step, window, "wte.weight", ends)
+    yield from _parameter(step, window, "wpe.weight", ends)
+
+
+def encode(stored: list[Stored]) -> tuple[dict[str, Any], list[list[int]], dict[int, str]]:
+    """The table of the tensors, the windows that it names, and the blocks in base64; equal tensors are stored once."""
+    table: dict[str, Any] = {}
+    windows: dict[bytes, int] = {}
+    blocks: dict[int, list[bytes]] = {}
+    places: dict[tuple[int, bytes], int] = {}
+    ends: dict[int, int] = {}
+    for tensor in stored:
+        data = np.ascontiguousarray(tensor.numbers(), "<f4").tobytes()
+        at = places.setdefault((tensor.block, data), ends.get(tensor.block, 0))
+        if at == ends.get(tensor.block, 0):
+            blocks.setdefault(tensor.block, []).append(data)
+            ends[tensor.block] = at + len(data)
+        about: dict[str, Any] = {"shape": tensor.values.shape, "block": tensor.block, "offset": at}
+        for axis, numbers in (("rows", tensor.rows), ("cols", tensor.columns)):
+            if numbers is not None:
+                about[axis] = windows.setdefault(np.asarray(numbers, np.int64).tobytes(), len(windows))
+        if tensor.lower:
+            about["lower"] = tensor.lower
+        table[tensor.name] = about
+    lists = [np.frombuffer(numbers, np.int64).tolist() for numbers in windows]
+    return table, lists, {block: base64.b64encode(b"".join(parts)).decode() for block, parts in blocks.items()}
+
+
+def _activation(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:
+    trace = step.before.trace
+    columns = None if name == "losses" else window.axes(name, trace.config)[1]
+    values = {"": trace.activations[name], "d:": trace.activation_gradients[name], "D:": step.change(name)}
+    for prefix, value in values.items():
+        yield Stored(prefix + name, block, value[0][:, None] if name == "losses" else value[0], columns=columns)
+
+
+def _attention(step: Step, name: str, block: int) -> Iterator[Stored]:
+    before, after = step.before.trace, step.after.trace
+    S, S_after = (trace.activations[f"{name}.scores"][0] for trace in (before, after))
+    dP = before.activation_gradients[f"{name}.probabilities"][0]
+    for head in range(len(S)):
+        yield Stored(f"{name}.S.{head}", block, S[head], lower="S")
+        yield Stored(f"d:{name}.P.{head}", block, dP[head], lower="0")
+        change = np.tril(np.where(np.isfinite(S[head]), S_after[head], 0) - np.where(np.isfinite(S[head]), S[head], 0))
+        yield Stored(f"D:{name}.S.{head}", block, change, lower="0")
+
+
+def _norm(step: Step, name: str, x: str, block: int, window: Window) -> Iterator[Stored]:
+    """mean and rstd of each row, and the means ⟨u⟩ and ⟨u x̂⟩ of the backward pass, u = w ⊙ dy."""
+    trace = step.before.trace
+    mean, rstd = (trace.activations[f"{name}.{part}"][0][:, None] for part in ("mean", "rstd"))
+    u = trace.parameters[f"{name}.weight"] * trace.activation_gradients[name][0]
+    x_hat = (trace.activations[x][0] - mean) * rstd
+    means = {"mean": mean, "rstd": rstd, "u": u.mean(1, keepdims=True), "ux": (u * x_hat).mean(1, keepdims=True)}
+    for part, values in means.items():
+        yield Stored(f"{name}.{part}", block, values)
+    for part in ("weight", "bias"):
+        yield from _parameter(step, window, f"{name}.{part}", block)
+
+
+def _parameter(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:
+    trace = step.before.trace
+    rows, columns = window.axes(name, trace.config)
+    values = {"": trace.parameters[name], "d:": trace.gradients[name], "D:": step.change(name)}
+    if step.before.number > 1:
+        values |= {"m:": step.before.first_moments[name], "v:": step.before.second_moments[name]}
+    if name == "wpe.weight":  # no other position has a gradient
+        rows = np.arange(trace.tokens.shape[1])
+    for prefix, value in values.items():
+        yield Stored(prefix + name, block, np.atleast_2d(value), rows, columns)
+
+
+def _lse(step: Step) -> tuple[Array, Array]:
+    """log Σ_v exp(z_v) of each row, (T,1), and its change."""
+    before, after = (log_sum_exp(state.trace.activations["logits"][0]) for state in (step.before, step.after))
+    return before, after - before
+
+
+def _stream_before(h: str, layer: int, name: str) -> str:
+    """What this LayerNorm reads."""
+    if name == "ln_2":
+        return f"{h}.resid_mid"
+    return f"h.{layer - 1}.resid_post" if layer else "embd"

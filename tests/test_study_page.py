@@ -1,0 +1,516 @@
+"""The study page: what stands in it, and what a browser without a network makes of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import url2pathname
+
+import numpy as np
+import pytest
+import required
+from numpy.typing import NDArray
+
+import pygpt
+from pygpt.backends.sources import CHECKOUT
+from pygpt.command import study as command
+from pygpt.comparing.compare import perturb
+from pygpt.errors import UserError
+from pygpt.study.page import build, sources
+from pygpt.study.page.errors import measure
+from pygpt.study.page.training import Settings, Step, first_step, next_step
+from pygpt.study.page.window import choose
+from pygpt.text.tokenizer import ByteTokenizer
+
+Array = NDArray[Any]
+
+CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=24, n_layer=2, n_head=3, n_inner=40)
+TEXT = 'the <b>cat</b> & "sat"'
+T = len(TEXT) - 1
+ROOT = Path(__file__).parents[1]
+
+
+def make_model(config: pygpt.GPT2Config = CONFIG) -> pygpt.GPT2:
+    model = pygpt.GPT2(config, device="numpy", dtype="float64", seed=1)
+    perturb(model, seed=2)
+    return model
+
+
+def make_step(config: pygpt.GPT2Config = CONFIG, text: str = TEXT) -> Step:
+    tokens = ByteTokenizer().encode(text).astype(np.int64)[None]
+    return first_step(config, dict(make_model(config).parameters), tokens[:, :-1], tokens[:, 1:], Settings())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(path)
+    ByteTokenizer().save(path)
+    return path
+
+
+def write_page(path: Path, step: Step, channels: int | None = None, blocks: list[int] | None = None) -> str:
+    window = build.fitting_window(step, channels, blocks)
+    about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step.before.trace))
+    path.write_bytes(build.build_page(step, window, lambda token: build.token_label(bytes([token % 256])), about))
+    return path.as_uri()
+
+
+# ---- the numbers ----
+
+
+def test_a_step_is_what_the_model_takes() -> None:
+    model, tokens = make_model(), ByteTokenizer().encode(TEXT)
+    step = next_step(make_step())
+    for _ in range(2):
+        model.zero_grad()
+        model.forward_backward(tokens[None, :-1], tokens[None, 1:])
+        norm = model.clip_grad_norm(1.0)
+        model.adamw_step(lr=1e-3)
+    assert step.before.number == 2 and step.norm == pytest.approx(norm, rel=1e-12)
+    for name, value in model.parameters.items():
+        assert np.allclose(step.after.trace.parameters[name], value, rtol=1e-12, atol=1e-14), name
+        assert np.allclose(step.after.first_moments[name], model.first_moments[name], rtol=1e-12, atol=1e-14), name
+
+
+@pytest.mark.parametrize("name", sources.LINES)
+def test_each_line_stands_where_the_page_says(name: str) -> None:
+    for path, code in sources.LINES[name]:
+        found = sources.find(path, code)
+        assert len(found) == 1, (
+            f"{path} has {len(found)} lines {code!r}, expected one: edit pygpt/study/page/sources.py"
+        )
+        assert (CHECKOUT / path).read_text(encoding="utf-8").splitlines()[found[0] - 1].strip() == code.split("\n")[0]
+    assert len(sources.where()[name]) == len(sources.TONGUES)
+
+
+def test_a_line_that_was_edited_is_found_nowhere() -> None:
+    path, code = sources.LINES["gelu"][0]
+    assert sources.find(path, code) and not sources.find(path, code + " ") and not sources.find("absent.c", code)
+
+
+def test_the_window_keeps_the_channels_of_the_largest_gradients() -> None:
+    step = make_step()
+    window = choose(step.before.trace, 5, [0, 1])
+    squares = np.square(step.before.trace.activation_gradients["h.1.mlp.c_fc"][0]).sum(0)
+    inner = window.inner[1]
+    assert inner is not None and set(inner) == set(np.argsort(-squares)[:5])
+    heads, qkv = window.heads[0], window.qkv[0]
+    assert heads is not None and qkv is not None and {h // CONFIG.head_size for h in heads} == set(range(CONFIG.n_head))
+    assert np.array_equal(qkv.reshape(3, -1) - CONFIG.n_embd * np.arange(3)[:, None], np.tile(heads, (3, 1)))
+
+
+def test_a_page_that_would_be_too_large_offers_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make_step()
+
+    def limit(channels: int | None) -> None:
+        """To a byte less than these channels take."""
+        monkeypatch.setattr(build, "LARGEST", build.page_size(step, choose(step.before.trace, channels, [0, 1])) - 1)
+
+    limit(None)
+    window = build.fitting_window(step, None, None)
+    assert window.inner[0] is not None and len(window.inner[0]) == 32
+    limit(24)
+    with pytest.raises(UserError, match=r"with 24 channels the page would have .* MB.*: --channels 16 fits"):
+        build.fitting_window(step, 24, None)
+    limit(8)
+    with pytest.raises(UserError, match=r"even with 8 channels .*: --layers 0 --channels 8 fits"):
+        build.fitting_window(step, None, None)
+    monkeypatch.setattr(build, "LARGEST", 1)
+    with pytest.raises(UserError, match="take a shorter text"):
+        build.fitting_window(step, None, None)
+
+
+@pytest.mark.parametrize(
+    ("token", "label"),
+    [(b" the", "␣the"), (b"\n", "⏎"), (b"\xe2\x82", "\\xe2\\x82"), (b"\x00", "\\x00"), ("é".encode(), "é")],
+)
+def test_tokens_can_be_told_apart(token: bytes, label: str) -> None:
+    assert build.token_label(token) == label
+
+
+# ---- the command ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([TEXT, "--layers", "2"], "--layers is '2', expected blocks from 0 to 1, such as 0,3-5"),
+        ([TEXT, "--layers", "1-0"], "--layers is '1-0', expected blocks"),
+        ([TEXT, "--port", "1"], "--port is given without --serve"),
+        ([TEXT, "--serve", "-o", "x.html"], "--serve and --output are given"),
+        ([TEXT, "--learning-rate", "nan"], "--learning-rate is nan, expected a positive number"),
+        ([TEXT, "--dtype", "float32"], "--dtype is given, but page computes in numpy in float64"),
+        (["x" * 65], "the text has 65 byte tokens, expected 2 to 64"),
+    ],
+)
+def test_bad_flags(folder: Path, arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        command.main(["page", str(folder), *arguments])
+
+
+def test_flags_of_a_page_are_refused_elsewhere(folder: Path) -> None:
+    with pytest.raises(UserError, match="--layers is for page, and trace is asked for"):
+        command.main(["trace", str(folder), TEXT, "--layers", "0"])
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no GPT-2 vocabulary"):
+        command.main(["page", str(tmp_path), TEXT])
+
+
+def test_a_model_that_is_not_gpt2(tmp_path: Path) -> None:
+    make_model(replace(CONFIG, activation_function="relu")).save_pretrained(tmp_path)
+    ByteTokenizer().save(tmp_path)
+    with pytest.raises(UserError, match="activation_function is 'relu', expected 'gelu_new', whose formulas"):
+        command.main(["page", str(tmp_path), TEXT])
+
+
+def test_the_command_writes_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "page.html"
+    command.main(["page", str(folder), TEXT, "-o", str(path)])
+    assert capsys.readouterr().out.startswith(f"{path}: ") and path.read_text(encoding="utf-8").endswith("</html>\n")
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = shutil.which("chromium") or required.skip("browser", "needs chromium")
+    sync_api = required.module("playwright.sync_api", "browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page that may ask for nothing and complain of nothing."""
+
+    def __init__(self, chromium: Any, address: str, width: int = 1440, allowed: str = "file:") -> None:
+        self.page = chromium.new_context(
+            offline=allowed == "file:", viewport={"width": width, "height": 900}
+        ).new_page()
+        self.trouble: list[str] = []
+        self.page.on("console", lambda message: self.trouble.append(f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
+        self.page.on("request", self._asked)
+        self.allowed = allowed
+        self.page.goto(address)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.allowed, "data:")):
+            self.trouble.append(f"request: {request.url}")
+
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, *failure: object) -> None:
+        self.page.context.close()
+        assert self.trouble == []
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    return make_step()
+
+
+@pytest.fixture(scope="module", params=["whole", "window"])
+def address(request: pytest.FixtureRequest, step: Step, tmp_path_factory: pytest.TempPathFactory) -> str:
+    channels = 8 if request.param == "window" else None
+    return write_page(tmp_path_factory.mktemp("page") / f"{request.param}.html", step, channels)
+
+
+@pytest.fixture(scope="module")
+def whole(step: Step, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_page(tmp_path_factory.mktemp("whole") / "page.html", step)
+
+
+def exact_values(step: Step) -> dict[str, Array]:
+    """Every tensor by the page's name, from the trace alone."""
+    trace, after = step.before.trace, step.after.trace
+    found: dict[str, Array] = {}
+    for name in trace.activation_gradients:
+        if name.endswith((".scores", ".probabilities")):
+            kind = "S" if name.endswith("scores") else "P"
+            for head in range(CONFIG.n_head):
+                own = f"{name.rpartition('.')[0]}.{kind}.{head}"
+                low = np.tril(np.ones((T, T), bool))
+                x, dx, x_after = (
+                    np.where(low, of[name][0, head], 0)
+                    for of in (trace.activations, trace.activation_gradients, after.activations)
+                )
+                found |= {own: x, f"d:{own}": dx, f"D:{own}": x_after - x}
+        else:
+            x, dx, x_after = (
+                of[name].reshape(T, -1) for of in (trace.activations, trace.activation_gradients, after.activations)
+            )
+            found |= {name: x, f"d:{name}": dx, f"D:{name}": x_after - x}
+    for name, w in trace.parameters.items():
+        values = {name: w, f"d:{name}": trace.gradients[name], f"D:{name}": after.parameters[name] - w}
+        found |= {key: np.atleast_2d(value) for key, value in values.items()}
+    return found
+
+
+def test_numbers_are_those_of_the_trace(chromium: Any, address: str, step: Step) -> None:
+    exact, rng = exact_values(step), np.random.default_rng(0)
+    with Watched(chromium, address) as page:
+        compared = 0
+        for name, values in exact.items():
+            held = page.evaluate("n => { const m = pageOfNumbers.tensor(n); return m && [m.rows, m.cols]; }", name)
+            assert held is not None, name
+            lower = re.search(r"\.[SP]\.\d+$", name)
+            cells = [(int(rng.choice(held[0])), int(rng.choice(held[1]))) for _ in range(6)]
+            cells = [(max(i, j), min(i, j)) if lower else (i, j) for i, j in cells]
+            shown = page.evaluate(
+                "([n, cells]) => cells.map(c => pageOfNumbers.explain(n, ...c)).map(e => [e.value, e.calc])",
+                [name, cells],
+            )
+            scale = max(1e-12, float(np.abs(values).max()))
+            for (i, j), (value, sum_of_terms) in zip(cells, shown, strict=True):
+                assert value == pytest.approx(values[i, j], rel=1e-5, abs=3e-7 * scale), (name, i, j)
+                assert sum_of_terms == pytest.approx(values[i, j], rel=1e-4, abs=1e-5 * scale), (name, i, j)
+                compared += 1
+        assert compared > 1000
+        checked = page.evaluate("pageOfNumbers.selfCheck()")
+        assert checked["cells"] > 1000 and checked["worst"] < 1e-6, checked
+
+
+def number(text: str) -> float:
+    """What the page shows, as a number."""
+    superscripts = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
+    return float(text.replace("·10", "e").translate(superscripts))
+
+
+def test_what_is_shown_is_the_number(chromium: Any, address: str, step: Step) -> None:
+    exact = exact_values(step)
+    with Watched(chromium, address) as page:
+        for name, i, j in (("h.1.attn.P.2", 9, 4), ("d:h.0.attn.S.1", 7, 2), ("losses", 3, 0), ("D:losses", 5, 0)):
+            page.evaluate("c => show(c)", {"n": name, "i": i, "j": j})
+            assert number(page.inner_text("#explain .value")) == pytest.approx(exact[name][i, j], rel=1e-4)
+            assert "NaN" not in page.inner_text("#explain") and "undefined" not in page.inner_text("#explain")
+
+
+def test_rows_sum_to_what_they_must(chromium: Any, address: str) -> None:
+    with Watched(chromium, address) as page:
+        for layer in range(CONFIG.n_layer):
+            for head in range(CONFIG.n_head):
+                for t in range(T):
+                    ask = "([n, t]) => pageOfNumbers.row(n, t).reduce((a, b) => a + b)"
+                    assert page.evaluate(ask, [f"h.{layer}.attn.P.{head}", t]) == pytest.approx(1, abs=1e-12)
+                    assert page.evaluate(ask, [f"d:h.{layer}.attn.S.{head}", t]) == pytest.approx(0, abs=1e-9)
+
+
+def test_beta_of_0_is_uniform_attention(chromium: Any, whole: str) -> None:
+    with Watched(chromium, f"{whole}#cell=h.1.attn.P.0,9,3&layer=h.1.attn.heads") as page:
+        slider = page.locator("#beta")
+        slider.focus()
+        for _ in range(25):
+            slider.press("ArrowLeft")
+        assert page.locator("#beta").input_value() == "0" and page.evaluate("document.activeElement.id") == "beta"
+        assert number(page.inner_text("#explain .value")) == pytest.approx(0.1)
+        assert page.is_visible("#betanote")
+        page.click("#beta1")
+        assert number(page.inner_text("#explain .value")) != pytest.approx(0.1) and not page.is_visible("#betanote")
+
+
+WIDE = """() => [...document.querySelectorAll('body *')].filter(e => {
+    const r = e.getBoundingClientRect();
+    return r.width && r.right > innerWidth + 1 && !e.closest('.scroller, .where dd, svg, .sr, .skip, .rail, .explain');
+}).map(e => e.outerHTML.slice(0, 80))"""
+SMALL = """() => {
+    const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let n; (n = walk.nextNode());) {
+        const e = n.parentElement;
+        if (!n.data.trim() || e.closest('script, style') || !e.getClientRects().length) continue;
+        if (parseFloat(getComputedStyle(e).fontSize) < 13) found.push(n.data.slice(0, 40));
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 1100, 360])
+def test_every_map_can_be_chosen_from(chromium: Any, whole: str, width: int) -> None:
+    with Watched(chromium, whole, width) as page:
+        ids = page.evaluate("pageOfNumbers.layers().map(n => n.id)")
+        assert len(ids) == 4 + 10 * CONFIG.n_layer
+        for mode in ("forward", "backward", "step"):
+            page.click(f"[data-mode={mode}][role]")
+            for layer in ids:
+                page.evaluate("l => { ui.layer = l; render(); }", layer)
+                clicked = page.evaluate(
+                    """() => views.filter(v => v.canvas?.isConnected && !v.keep).map(v => {
+                        const a = v.rows >> 1, b = v.square ? 0 : v.n >> 1;
+                        choose(v, a, b, true);
+                        return [v.name, v.is[a], v.js[b], document.querySelector('#explain h2').textContent,
+                                document.querySelector('#explain').textContent];
+                    })"""
+                )
+                assert clicked, layer
+                for name, i, j, title, text in clicked:
+                    assert title.endswith(f"[{i}, {j}]"), (mode, layer, name, title)
+                    assert not re.search("NaN|undefined", text), (mode, layer, name, text)
+                page.evaluate("l => { ui.layer = l; render(); }", layer)
+                assert page.evaluate(WIDE) == [], (mode, layer)
+            assert page.evaluate(SMALL) == []
+
+
+def test_a_click_on_the_picture_is_a_click_on_the_cell(chromium: Any, whole: str) -> None:
+    with Watched(chromium, f"{whole}#mode=forward&layer=embd") as page:
+        at = page.evaluate(
+            "(() => { const v = views.find(v => v.name === 'embd'); return [v.id, ...corner(v, 2, 5), v.w, v.h]; })()"
+        )
+        canvas = page.locator(f"canvas[data-map='{at[0]}']")
+        canvas.click(position={"x": at[1] + at[3] / 2, "y": at[2] + at[4] / 2})
+        assert page.inner_text("#explain h2") == "embd [2, 5]"
+        page.locator("#explain .num").first.click()
+        assert page.inner_text("#explain h2").startswith("wte.weight")
+        page.keyboard.press("Backspace")
+        assert page.inner_text("#explain h2") == "embd [2, 5]"
+
+
+def test_a_link_lands_on_its_cell(chromium: Any, whole: str) -> None:
+    link = f"{whole}#mode=backward&layer=h.0.attn.heads&head=2&cell=d:h.0.attn.S.2,8,3&theme=dark"
+    with Watched(chromium, link) as page:
+        assert page.inner_text("#explain h2") == "d h.0.attn S, head 2 [8, 3]"
+        assert page.get_attribute("html", "data-theme") == "dark"
+        page.wait_for_timeout(400)
+        assert "cell=d%3Ah.0.attn.S.2%2C8%2C3" in page.url
+
+
+def test_the_keyboard_suffices(chromium: Any, whole: str) -> None:
+    with Watched(chromium, f"{whole}#mode=forward&layer=h.0.ln_1") as page:
+        page.evaluate("views.find(v => v.name === 'h.0.ln_1').canvas.focus()")
+        for key in ("ArrowRight", "ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        assert page.inner_text("#explain h2") == "h.0.ln_1 [1, 1]"
+        assert page.inner_text("#live").startswith("h.0.ln_1, t 1 h, channel 1: ")
+        page.keyboard.press("b")
+        assert page.inner_text("#explain h2") == "d h.0.ln_1 [1, 1]"
+        page.keyboard.press("s")
+        assert page.inner_text("#explain h2") == "Δ h.0.ln_1 [1, 1]"
+        page.keyboard.press("]")
+        assert page.inner_text("#open h2").startswith("h.0.attn.c_attn")
+        page.keyboard.press("?")
+        assert page.is_visible("#dialog")
+
+
+def test_controls_have_names(chromium: Any, whole: str) -> None:
+    with Watched(chromium, whole) as page:
+        nameless = """() => [...document.querySelectorAll('button, input, select, canvas[tabindex]')].filter(e =>
+            e.getClientRects().length && !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+            .map(e => e.outerHTML)"""
+        assert page.evaluate(nameless) == []
+
+
+def test_the_lines_on_the_page_are_those_of_the_files(chromium: Any, whole: str) -> None:
+    with Watched(chromium, f"{whole}#cell=h.1.attn.P.0,9,3&layer=h.1.attn.heads") as page:
+        links, texts = page.locator("#explain .where a").all(), page.locator("#explain .where code").all_inner_texts()
+        assert len(links) == 4 and len(texts) == 3
+        for link, text in zip(links[:3], texts, strict=True):
+            path, line = link.inner_text().split(":")
+            assert (ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1].strip() == text
+            target = page.evaluate("e => e.href", link.element_handle())
+            assert Path(url2pathname(target.removeprefix("file://").partition("#")[0])).resolve() == ROOT / path
+
+
+def test_markup_in_the_text_is_text(chromium: Any, whole: str) -> None:
+    with Watched(chromium, whole) as page:
+        assert page.locator("#tokens .w").all_inner_texts() == [build.token_label(c.encode()) for c in TEXT[:-1]]
+        assert page.locator("#tokens b").count() == 0
+
+
+# ---- served ----
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[tuple[str, Any]]:
+    command_line = [sys.executable, "scripts/study.py", "page", str(folder), TEXT, "--serve", "--port", "0"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heed_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
+    process = subprocess.Popen(command_line, cwd=ROOT, preexec_fn=heed_interrupts, **pipes)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[0], process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(address: str, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    host = address.removeprefix("http://").rstrip("/")
+    connection = http.client.HTTPConnection(host)
+    connection.request(method, path, None if body is None else json.dumps(body), {"Host": host, **headers})
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def test_a_served_page_answers_only_what_it_must(served: tuple[str, Any]) -> None:
+    address, process = served
+    assert ask(address, "GET", "/")[1].endswith(b"</html>\n")
+    assert ask(address, "GET", "/", Host="example.org")[0] == 403
+    assert ask(address, "GET", "/csrc/layers/gelu.c")[1] == (ROOT / "csrc/layers/gelu.c").read_bytes()
+    assert ask(address, "GET", "/pyproject.toml")[0] == ask(address, "GET", "/docs/../pyproject.toml")[0] == 404
+    assert ask(address, "POST", "/step", {"text": TEXT, "number": 1})[0] == 400  # as a form of another page would send
+    kind = {"Content-Type": "application/json"}
+    assert ask(address, "POST", "/step", {"text": TEXT}, **kind)[0] == 400
+    second = json.loads(ask(address, "POST", "/step", {"text": TEXT, "number": 2}, **kind)[1])
+    step = next_step(make_step())
+    assert second["study"]["step"]["n"] == 2
+    assert second["study"]["step"]["loss_after"] == pytest.approx(step.after.trace.loss, rel=1e-4)
+    assert (
+        "expected 2 to 64"
+        in json.loads(ask(address, "POST", "/step", {"text": "x" * 65, "number": 1}, **kind)[1])["error"]
+    )
+    assert "number is 0" in json.loads(ask(address, "POST", "/step", {"text": TEXT, "number": 0}, **kind)[1])["error"]
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "served" in output and errors == ""
+
+
+def test_a_port_in_use_is_a_sentence(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use: --port takes another"):
+            command.main(["page", str(folder), TEXT, "--serve", "--port", str(port)])
+
+
+def wait_for(page: Any, condition: str) -> None:
+    """Playwright's own wait_for_function evaluates strings, which the page's policy forbids."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"{condition} did not come true")
+
+
+def test_typing_and_training_in_a_served_page(chromium: Any, served: tuple[str, Any]) -> None:
+    address, _ = served
+    with Watched(chromium, address, allowed=address) as page:
+        page.click("[data-step='1']")
+        wait_for(page, "study.step.n === 2")
+        page.click("[data-mode=step][role]")
+        page.evaluate("show({ n: 'D:h.0.mlp.c_fc.weight', i: 3, j: 4 })")
+        assert "m̂ / (√v̂ + ε)" in page.inner_text("#explain")
+        assert page.evaluate("pageOfNumbers.selfCheck().worst") < 1e-5
+        page.click("[data-step='-1']")
+        wait_for(page, "study.step.n === 1")
+        page.fill("#typed", "another text")
+        wait_for(page, "study.typed === 'another text'")
+        assert page.locator("#tokens .w").count() == len("another text") - 1
+        page.fill("#typed", "x")
+        wait_for(page, "document.querySelector('#trouble').textContent.includes('expected 2 to 64')")
+        assert page.locator("#tokens .w").count() == len("another text") - 1
