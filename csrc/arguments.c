@@ -29,12 +29,18 @@ int check_config(const GPT2Config *c) {
     const struct {
         const char *name;
         int32_t value, last;
-    } variations[] = {{"activation_function", c->activation_function, PYGPT_RELU}};
+    } variations[] = {{"activation_function", c->activation_function, PYGPT_RELU},
+                      {"position_embedding", c->position_embedding, PYGPT_NO_POSITIONS}};
     for (size_t i = 0; i < sizeof variations / sizeof *variations; i++) {
         if (variations[i].value < 0 || variations[i].value > variations[i].last) {
             return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId32 ", expected 0 ... %" PRId32, variations[i].name,
                         variations[i].value, variations[i].last);
         }
+    }
+    if (c->position_embedding == PYGPT_ROTARY && c->n_embd / c->n_head % 2 != 0) {
+        return fail(PYGPT_ERROR_ARGUMENT,
+                    "rotary positions need an even head size, but n_embd / n_head is %" PRId64 " / %" PRId64, c->n_embd,
+                    c->n_head);
     }
     return PYGPT_OK;
 }

@@ -12,6 +12,7 @@
 #include "bf16.h"
 #include "generation.h"
 #include "model.h"
+#include "positions.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -108,7 +109,7 @@ static int64_t take_rest(Generator *g) {
     g->blocks = take(m, &taken, checked_mul(c->n_layer, sizeof(Block)));
     g->wte =
         take_matrix(m, &taken, g->weights == PYGPT_INT4 ? PYGPT_INT8 : g->weights, C, c->vocab_size, g->own->width);
-    g->wpe = take_floats(m, &taken, checked_mul(g->positions, C));
+    if (adds_positions(c)) g->wpe = take_floats(m, &taken, checked_mul(g->positions, C));
     g->ln_f_w = take_floats(m, &taken, C);
     g->ln_f_b = take_floats(m, &taken, C);
     g->lengths = take(m, &taken, checked_mul(g->B, sizeof(int64_t)));
@@ -167,7 +168,7 @@ static void copy_weights(Generator *g, GPT2 *m) {
     int64_t C = g->config.n_embd, F = g->config.n_inner;
     EmbeddingWeights embedding = embedding_weights(&m->weights, m->parameters);
     packed_fill(&g->wte, embedding.wte, 1, C, NULL);
-    copy_floats(g->wpe, embedding.wpe, g->positions * C);
+    if (g->wpe) copy_floats(g->wpe, m->sinusoidal ? m->sinusoidal : embedding.wpe, g->positions * C);
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         Block *to = g->blocks + layer;
@@ -254,9 +255,11 @@ static void embed(const Generator *g, const Worker *me, const int32_t *tokens, i
     int64_t C = g->config.n_embd;
     Range channels = range_of(&me->team, C);
     for (int64_t r = 0; r < rows; r++) {
+        float *x = g->x + r * C;
+        for (int64_t c = channels.first; c < channels.end; c++) x[c] = packed_value(&g->wte, c, tokens[r]);
+        if (!g->wpe) continue;
         const float *position = g->wpe + g->rows[r].position * C;
-        for (int64_t c = channels.first; c < channels.end; c++)
-            g->x[r * C + c] = packed_value(&g->wte, c, tokens[r]) + position[c];
+        for (int64_t c = channels.first; c < channels.end; c++) x[c] += position[c];
     }
 }
 
@@ -312,6 +315,14 @@ static int64_t place_in_cache(const Generator *g, const Row *row, int64_t h) {
     return ((row->sequence * g->config.n_head + h) * g->positions + row->position) * HS;
 }
 
+/* Queries and keys of some heads, in a model that turns them by their positions. */
+static void turn_row(const Generator *g, int64_t r, Range heads) {
+    int64_t C = g->config.n_embd, HS = C / g->config.n_head;
+    float *q = g->qkv + r * 3 * C + heads.first * HS;
+    if (g->config.position_embedding == PYGPT_ROTARY)
+        rotary_turn(q, q, C, 2, (double)g->rows[r].position, heads.end - heads.first, HS);
+}
+
 static void cache_row(const Generator *g, const Block *block, int64_t r, int64_t h) {
     int64_t C = g->config.n_embd, HS = C / g->config.n_head, at = place_in_cache(g, g->rows + r, h);
     const float *k = g->qkv + r * 3 * C + C + h * HS;
@@ -333,6 +344,7 @@ static void attend_rows(const Generator *g, const Worker *me, const Block *block
     int64_t NH = g->config.n_head, number = me->team.number, threads = me->team.threads;
     if (few(g, rows)) {
         Range heads = range_of(&me->team, NH);
+        for (int64_t r = 0; r < rows; r++) turn_row(g, r, heads);
         for (int64_t h = heads.first; h < heads.end; h++) {
             for (int64_t r = 0; r < rows; r++) {
                 cache_row(g, block, r, h);
@@ -342,6 +354,7 @@ static void attend_rows(const Generator *g, const Worker *me, const Block *block
         return;
     }
     for (int64_t r = number; r < rows; r += threads) {
+        turn_row(g, r, (Range){0, NH});
         for (int64_t h = 0; h < NH; h++) cache_row(g, block, r, h);
     }
     meet(&me->team);

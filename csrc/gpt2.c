@@ -34,11 +34,22 @@ static void embedding_pass(GPT2 *m) {
     EmbeddingWeights w = embedding_weights(&m->weights, m->parameters);
     EmbeddingActivations a = embedding_activations(&m->activation_table, m->activations);
 
-    k->embedding_forward(a.embd, m->tokens, w.wte, w.wpe, m->B, m->T, C);
+    k->embedding_forward(a.embd, m->tokens, w.wte, m->sinusoidal ? m->sinusoidal : w.wpe, m->B, m->T, C);
     if (a.drop) {
         Dropout dropout = dropout_at(m, m->config.embd_pdrop, SITE_EMBEDDING, 0);
         k->dropout_forward(a.drop, a.embd, m->B * m->T * C, &dropout);
     }
+}
+
+/* The queries and keys turned by their positions, in a model that has it so. */
+static void turn(GPT2 *m, const BlockActivations *a) {
+    int64_t NH = m->config.n_head;
+    if (a->rotary) m->kernels->rotary_forward(a->rotary, a->qkv, m->B, m->T, NH, m->config.n_embd / NH);
+}
+
+/* The queries, keys and values that attention works on. */
+static float *attended(const BlockActivations *a) {
+    return a->rotary ? a->rotary : a->qkv;
 }
 
 static void block_forward(GPT2 *m, int64_t layer) {
@@ -52,7 +63,9 @@ static void block_forward(GPT2 *m, int64_t layer) {
 
     k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, c->layer_norm_epsilon);
     k->linear_forward(a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
-    k->attention_forward(a.heads, a.lse, a.qkv, B, T, NH, C / NH, drop.attention.p > 0.0f ? &drop.attention : NULL);
+    turn(m, &a);
+    k->attention_forward(a.heads, a.lse, attended(&a), B, T, NH, C / NH,
+                         drop.attention.p > 0.0f ? &drop.attention : NULL);
     k->linear_forward(a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
     if (a.attn_drop) k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.attention_branch);
     k->residual_forward(a.resid_mid, x, a.attn_drop ? a.attn_drop : a.attn_proj, N * C);
@@ -79,6 +92,7 @@ static void block_recompute(GPT2 *m, int64_t layer) {
         block_forward(m, layer);
     } else if (m->options.recompute == PYGPT_RECOMPUTE_CHEAP) {
         k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, eps);
+        turn(m, &a);
         k->layernorm_forward(a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C, eps);
         m->activation.forward(a.act, a.fc, N * m->config.n_inner);
     }
@@ -110,8 +124,9 @@ static void block_backward(GPT2 *m, int64_t layer) {
     k->residual_backward(dx, d_attn_branch, d.resid_mid, N * C);
     if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &drop.attention_branch);
     k->linear_backward(d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
-    k->attention_backward(d.qkv, d.heads, a.heads, a.lse, a.qkv, B, T, NH, C / NH,
+    k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH,
                           drop.attention.p > 0.0f ? &drop.attention : NULL);
+    if (d.rotary) k->rotary_backward(d.qkv, d.rotary, B, T, NH, C / NH);
     k->linear_backward(d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
     k->layernorm_backward(dx, dw.ln_1_w, dw.ln_1_b, d.ln_1, x, w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
 }
@@ -276,6 +291,7 @@ int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
     int status = check_attention(c, &m->options, layer, m->B, m->T, size);
     if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
-    m->kernels->attention_probabilities(p, a.lse, a.qkv, m->B, m->T, c->n_head, c->n_embd / c->n_head);
+    turn(m, &a);
+    m->kernels->attention_probabilities(p, a.lse, attended(&a), m->B, m->T, c->n_head, c->n_embd / c->n_head);
     return PYGPT_OK;
 }

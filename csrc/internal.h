@@ -64,6 +64,8 @@ void linear_backward(float *dx, float *dw, float *db, const float *dy, const flo
                      int64_t IC, int64_t OC);
 void linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, int64_t N,
                           int64_t IC, int64_t OC);
+void rotary_forward(float *y, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS);
+void rotary_backward(float *dqkv, const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS);
 void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                        const Dropout *dropout);
 void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,

@@ -10,6 +10,7 @@
 /* What every set has. Nothing is gained on these: they wait for memory. */
 #define COMMON                                                                                                         \
     .embedding_forward = embedding_forward, .embedding_backward = embedding_backward,                                  \
+    .rotary_forward = rotary_forward, .rotary_backward = rotary_backward,                                              \
     .attention_probabilities = attention_probabilities, .relu_forward = relu_forward, .relu_backward = relu_backward,  \
     .residual_forward = residual_forward, .residual_backward = residual_backward, .sgd_step = sgd_step,                \
     .sum_of_squares = sum_of_squares, .scale = scale

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "fast/gemm.h"
+#include "positions.h"
 
 /* Logits that the head makes at a time: up to 256 MB, in chunks of equal size. */
 enum { MOST_LOGITS = DIVIDES_WORK(1 << 26, 1), LEAST_ROWS = DIVIDES_WORK(64, 4) };
@@ -18,6 +19,11 @@ static int64_t head_logits(const GPT2Config *config, int64_t N) {
     return checked_mul(head_rows(config, N), config->vocab_size);
 }
 
+/* Numbers of the table of positions that are not learned. */
+static int64_t sinusoidal_size(const GPT2Config *config) {
+    return config->position_embedding == PYGPT_SINUSOIDAL ? checked_mul(config->n_positions, config->n_embd) : 0;
+}
+
 int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_t B, int64_t T, int purpose) {
     if (check_config(config) != PYGPT_OK || check_options(options) != PYGPT_OK || B < 1 || T < 1 ||
         checked_mul(B, T) < 0) {
@@ -26,6 +32,7 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     int64_t weights = buffer_bytes(table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0));
     int64_t bytes = checked_mul(weights, copies_of_weights(purpose));
     if (purpose == PYGPT_MUON) bytes = checked_add(bytes, buffer_bytes(muon_scratch(config)));
+    if (sinusoidal_size(config)) bytes = checked_add(bytes, buffer_bytes(sinusoidal_size(config)));
     bytes = checked_add(bytes, buffer_bytes(table_size(PYGPT_ACTIVATION, config, options->recompute, B, T)));
     if (purpose != PYGPT_INFERENCE) {
         int64_t gradients = table_size(PYGPT_ACTIVATION_GRADIENT, config, options->recompute, B, T);
@@ -130,6 +137,15 @@ static Activation activation_of(const Kernels *k, int activation_function) {
     }
 }
 
+static int make_sinusoidal(GPT2 *m) {
+    int64_t size = sinusoidal_size(&m->config);
+    if (!size) return PYGPT_OK;
+    m->sinusoidal = size < 0 ? NULL : buffer_allocate(size);
+    if (!m->sinusoidal) return fail_memory(size, "the positions");
+    fill_sinusoidal(m->sinusoidal, m->config.n_positions, m->config.n_embd);
+    return PYGPT_OK;
+}
+
 int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *options) {
     *model = NULL;
     int status = check_options(options);
@@ -144,6 +160,7 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
     m->kernels = pygpt_kernels(options->kernels, options->dtype);
     m->activation = activation_of(m->kernels, config->activation_function);
     status = zeroed(&m->parameters, size, "the parameters");   // before a table, which may have millions of rows
+    if (status == PYGPT_OK) status = make_sinusoidal(m);
     if (status == PYGPT_OK) status = table_create(&m->weights, PYGPT_PARAMETER, config, options->recompute, 0, 0);
     if (status == PYGPT_OK) {
         *model = m;
@@ -155,8 +172,9 @@ int gpt2_create(GPT2 **model, const GPT2Config *config, const GPT2Options *optio
 
 void gpt2_free(GPT2 *m) {
     if (!m) return;
-    float *const buffers[] = {m->parameters,   m->gradients,   m->first_moments,        m->second_moments,
-                              m->muon_scratch, m->activations, m->activation_gradients, m->logits};
+    float *const buffers[] = {m->parameters, m->gradients,    m->first_moments, m->second_moments,
+                              m->sinusoidal, m->muon_scratch, m->activations,   m->activation_gradients,
+                              m->logits};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) pygpt_release(buffers[i]);
     table_free(&m->weights);
     table_free(&m->activation_table);

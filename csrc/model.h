@@ -23,6 +23,8 @@ struct GPT2 {
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
     float *muon_scratch;   // likewise
 
+    float *sinusoidal;                 // (n_positions,C) in place of wpe; NULL in models of another kind
+
     TensorTable activation_table, activation_gradient_table;   // for the B and T of the latest forward pass
     float *activations, *activation_gradients;
     int64_t activation_capacity, activation_gradient_capacity;   // in floats

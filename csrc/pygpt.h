@@ -51,9 +51,9 @@ typedef struct {
                    int transpose_b, int accumulate);
 
     void (*embedding_forward)(float *x,                                                        // (B,T,C)
-                              const int32_t *tokens, const float *wte, const float *wpe,       // (B,T) (V,C) (>=T,C)
+                              const int32_t *tokens, const float *wte, const float *wpe,       // (B,T) (V,C) (>=T,C) or NULL
                               int64_t B, int64_t T, int64_t C);
-    void (*embedding_backward)(float *dwte, float *dwpe,                                       // += (V,C), += (>=T,C)
+    void (*embedding_backward)(float *dwte, float *dwpe,                                       // += (V,C), += (>=T,C) or NULL
                                const float *dx, const int32_t *tokens,                         // (B,T,C) (B,T)
                                int64_t B, int64_t T, int64_t C);
 
@@ -70,6 +70,12 @@ typedef struct {
     void (*linear_backward)(float *dx, float *dw, float *db,                                   // (N,IC), += (IC,OC), += (OC); NULL: left out
                             const float *dy, const float *x, const float *w,                   // (N,OC) (N,IC) (IC,OC)
                             int64_t N, int64_t IC, int64_t OC);
+
+    /* y may be qkv, dqkv may be dy */
+    void (*rotary_forward)(float *y,                                                           // (B,T,3,NH,HS)
+                           const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS);    // (B,T,3,NH,HS)
+    void (*rotary_backward)(float *dqkv,                                                       // (B,T,3,NH,HS)
+                            const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS);    // (B,T,3,NH,HS)
 
     void (*attention_forward)(float *y, float *lse,                                            // (B,T,NH,HS) (B,NH,T)
                               const float *qkv,                                                // (B,T,3,NH,HS)
@@ -141,6 +147,7 @@ void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte
 
 /* What a model may have in another way than GPT-2, which is the first of each, 0; named as in config.json. */
 enum { PYGPT_GELU_NEW = 0, PYGPT_GELU = 1, PYGPT_RELU = 2 };   // activation_function
+enum { PYGPT_LEARNED = 0, PYGPT_SINUSOIDAL = 1, PYGPT_ROTARY = 2, PYGPT_NO_POSITIONS = 3 };   // position_embedding
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -153,6 +160,7 @@ typedef struct {
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
     int32_t activation_function;
+    int32_t position_embedding;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */

@@ -19,14 +19,14 @@ typedef enum {
     ALWAYS = PYGPT_RECOMPUTE_BLOCK
 } Kept;
 
-typedef enum { PRESENT = 0, WITH_EMBD_DROPOUT, WITH_RESID_DROPOUT } Presence;
+typedef enum { PRESENT = 0, WITH_EMBD_DROPOUT, WITH_RESID_DROPOUT, WITH_LEARNED_POSITIONS, WITH_ROTARY } Presence;
 
 typedef struct {
     size_t field;   // of its pointer in the part's struct
     const char *name;
     Size shape[4];
     int initialisation;   // of a parameter
-    Kept kept;   // of an activation, as are the two below
+    Kept kept;   // of an activation, as is the one below
     int no_gradient;
     Presence presence;
 } Row;
@@ -41,7 +41,8 @@ typedef struct {
 
 static const Row EMBEDDING_WEIGHTS[] = {
     {ROW(EmbeddingWeights, wte, "wte.weight"), .shape = {SIZE_V, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL},
-    {ROW(EmbeddingWeights, wpe, "wpe.weight"), .shape = {SIZE_P, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL},
+    {ROW(EmbeddingWeights, wpe, "wpe.weight"), .shape = {SIZE_P, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL,
+     .presence = WITH_LEARNED_POSITIONS},
 };
 
 static const Row BLOCK_WEIGHTS[] = {
@@ -78,6 +79,8 @@ static const Row BLOCK_ACTIVATIONS[] = {
     {ROW(BlockActivations, ln_1_mean, "ln_1.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
     {ROW(BlockActivations, ln_1_rstd, "ln_1.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
     {ROW(BlockActivations, qkv, "attn.c_attn"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, rotary, "attn.rotary"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_ROTARY},
     {ROW(BlockActivations, lse, "attn.lse"), .shape = {SIZE_B, SIZE_NH, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
     {ROW(BlockActivations, heads, "attn.heads"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
     {ROW(BlockActivations, attn_proj, "attn.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
@@ -119,6 +122,8 @@ static int present(const Row *row, int kind, const GPT2Config *config) {
     if (kind == PYGPT_ACTIVATION_GRADIENT && row->no_gradient) return 0;
     if (row->presence == WITH_EMBD_DROPOUT) return config->embd_pdrop > 0.0f;
     if (row->presence == WITH_RESID_DROPOUT) return config->resid_pdrop > 0.0f;
+    if (row->presence == WITH_LEARNED_POSITIONS) return config->position_embedding == PYGPT_LEARNED;
+    if (row->presence == WITH_ROTARY) return config->position_embedding == PYGPT_ROTARY;
     return 1;
 }
 

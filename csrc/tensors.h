@@ -8,7 +8,7 @@
 #include "internal.h"
 
 typedef struct {
-    float *wte, *wpe;
+    float *wte, *wpe;   // wpe: NULL where positions are not learned
 } EmbeddingWeights;
 
 typedef struct {
@@ -21,11 +21,11 @@ typedef struct {
 } FinalWeights;
 
 typedef struct {
-    float *embd, *drop;   // drop: NULL without dropout, as below
+    float *embd, *drop;   // drop: NULL without dropout, as below; likewise rotary where queries and keys are not turned
 } EmbeddingActivations;
 
 typedef struct {
-    float *ln_1, *ln_1_mean, *ln_1_rstd, *qkv, *lse, *heads, *attn_proj, *attn_drop, *resid_mid;
+    float *ln_1, *ln_1_mean, *ln_1_rstd, *qkv, *rotary, *lse, *heads, *attn_proj, *attn_drop, *resid_mid;
     float *ln_2, *ln_2_mean, *ln_2_rstd, *fc, *act, *mlp_proj, *mlp_drop, *resid_post;
 } BlockActivations;
 

@@ -6,6 +6,10 @@
 #include "layers/generation.cuh"
 #include "model.cuh"
 
+extern "C" {
+#include "../csrc/positions.h"
+}
+
 #include <new>
 #include <vector>
 
@@ -99,7 +103,7 @@ static void take_rest(Generator *g, Parts &parts) {
     const bool int4 = g->weights == PYGPT_INT4;
     const int64_t C = c.n_embd, F = c.n_inner, all = checked_mul(g->B, g->positions), rows = min64(all, ROWS);
     g->wte = parts.take_matrix(int4 ? PYGPT_INT8 : g->weights, C, c.vocab_size);
-    g->wpe = parts.take<float>(checked_mul(g->positions, C));
+    if (adds_positions(&c)) g->wpe = parts.take<float>(checked_mul(g->positions, C));
     g->ln_f_w = parts.take<float>(C);
     g->ln_f_b = parts.take<float>(C);
     g->rows = parts.take<GenerationRow>(all);
@@ -161,7 +165,13 @@ static void copy_weights(Generator *g, const GPT2 *m) {
     const int64_t C = g->config.n_embd, F = g->config.n_inner;
     const EmbeddingWeights embedding = embedding_weights(&m->weights, m->parameters);
     fill(q, g->wte, embedding.wte, 1, C);
-    copy(q, g->wpe, embedding.wpe, g->positions * C);
+    if (g->config.position_embedding == PYGPT_SINUSOIDAL) {
+        std::vector<float> rows(static_cast<size_t>(g->positions * C));
+        fill_sinusoidal(rows.data(), g->positions, C);
+        upload(q, g->wpe, DataType::float32, rows.data(), g->positions * C);
+    } else if (g->wpe) {
+        copy(q, g->wpe, embedding.wpe, g->positions * C);
+    }
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         const BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         const Block &to = g->blocks[static_cast<size_t>(layer)];
@@ -259,6 +269,8 @@ static void add_branch(Generator *g, const float *y, const PackedMatrix &w, cons
 static void block_forward(Generator *g, const Block &w, const GenerationRow *rows, int64_t N) {
     normalise(g, w.ln_1_w, w.ln_1_b, N);
     packed_product(g->queue, linear(g, g->qkv, g->ln, w.c_attn, w.c_attn_b, N));
+    if (g->config.position_embedding == PYGPT_ROTARY)
+        rotary_rows(g->queue, g->qkv, rows, N, g->config.n_head, g->config.n_embd / g->config.n_head);
     cached_attention(g->queue, g->heads, w.keys, w.values, g->qkv, rows, N, cache_shape(g));
     add_branch(g, g->heads, w.attn_proj, w.attn_proj_b, N);
 

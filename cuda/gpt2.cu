@@ -98,11 +98,22 @@ static void embedding_pass(GPT2 *m) {
     EmbeddingWeights w = embedding_weights(m);
     EmbeddingActivations a = embedding_activations(&m->activation_layout, m->activations);
 
-    embedding_forward(m->queue, a.embd, m->tokens, w.wte, w.wpe, m->B, m->T, C);
+    embedding_forward(m->queue, a.embd, m->tokens, w.wte, m->sinusoidal ? m->sinusoidal : w.wpe, m->B, m->T, C);
     if (a.drop) {
         DropoutMask dropout = dropout_at(m, m->config.embd_pdrop, SITE_EMBEDDING, 0);
         dropout_forward(m->queue, a.drop, a.embd, m->B * m->T * C, dropout);
     }
+}
+
+/* The queries and keys turned by their positions, in a model that has it so. */
+static void turn(GPT2 *m, const BlockActivations &a) {
+    const int64_t NH = m->config.n_head;
+    if (a.rotary) rotary_forward(m->queue, a.rotary, a.qkv, m->B, m->T, NH, m->config.n_embd / NH);
+}
+
+/* The queries, keys and values that attention works on. */
+static float *attended(const BlockActivations &a) {
+    return a.rotary ? a.rotary : a.qkv;
 }
 
 /* From the output of ln_1 to that of the feed-forward branch. */
@@ -116,7 +127,8 @@ static void block_forward(GPT2 *m, int64_t layer) {
     const float *x = block_input(&m->activation_layout, m->activations, layer);
 
     linear_forward(q, a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
-    attention_forward(q, a.heads, a.lse, a.qkv, B, T, NH, C / NH, drop.attention);
+    turn(m, a);
+    attention_forward(q, a.heads, a.lse, attended(a), B, T, NH, C / NH, drop.attention);
     linear_forward(q, a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
     if (a.attn_drop) dropout_forward(q, a.attn_drop, a.attn_proj, N * C, drop.attention_branch);
     residual_layernorm_forward(q, a.resid_mid, a.ln_2, a.ln_2_mean, a.ln_2_rstd, x,
@@ -172,6 +184,7 @@ static void block_recompute(GPT2 *m, int64_t layer) {
         block_forward(m, layer);
     } else if (m->options.recompute == PYGPT_RECOMPUTE_CHEAP) {
         first_norm(m, layer);
+        turn(m, a);
         layernorm_forward(m->queue, a.ln_2, a.ln_2_mean, a.ln_2_rstd, a.resid_mid, w.ln_2_w, w.ln_2_b, N, C,
                           m->config.layer_norm_epsilon);
         m->activation.forward(m->queue, a.act, a.fc, N * m->config.n_inner);
@@ -203,7 +216,8 @@ static void block_backward(GPT2 *m, int64_t layer) {
     if (d.attn_drop) dropout_backward(q, d.attn_proj, d.attn_drop, N * C, drop.attention_branch);
     linear_backward(q, d.heads, dw.attn_proj_w, d.attn_drop ? dw.attn_proj_b : nullptr, d.attn_proj, a.heads,
                     w.attn_proj_w, N, C, C);
-    attention_backward(q, d.qkv, d.heads, a.heads, a.lse, a.qkv, B, T, NH, C / NH, drop.attention);
+    attention_backward(q, attended(d), d.heads, a.heads, a.lse, attended(a), B, T, NH, C / NH, drop.attention);
+    if (d.rotary) rotary_backward(q, d.qkv, d.rotary, B, T, NH, C / NH);
     linear_backward(q, d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
     layernorm_backward(q, dx, dw.ln_1_w, dw.ln_1_b, d.attn_drop ? nullptr : dw.attn_proj_b, d.resid_mid, d.ln_1, x,
                        w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
@@ -299,10 +313,11 @@ int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
     if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(m, layer);
     int64_t T = m->T, NH = m->config.n_head, C = m->config.n_embd, of_one = NH * T * T;
+    turn(m, a);
     float *of_sequence = static_cast<float *>(scratch(m->queue, static_cast<size_t>(of_one) * sizeof *p));
     for (int64_t b = 0; b < m->B && m->queue.error == cudaSuccess; b++) {
-        const char *qkv =
-            reinterpret_cast<const char *>(a.qkv) + static_cast<size_t>(b * T * 3 * C) * element_size(m->queue.type);
+        const char *qkv = reinterpret_cast<const char *>(attended(a)) +
+                          static_cast<size_t>(b * T * 3 * C) * element_size(m->queue.type);
         attention_probabilities(m->queue, of_sequence, a.lse + b * NH * T, qkv, 1, T, NH, C / NH);
         download(m->queue, p + b * of_one, of_sequence, DataType::float32, of_one);
     }

@@ -108,6 +108,22 @@ template <DataType type, bool fast> struct Layers {
         call.float_output(db, to_b, OC);
     }
 
+    static void rotary_forward(float *y, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS) {
+        Call call(type, fast);
+        const int64_t n = 3 * B * T * NH * HS;
+        void *const to = call.room(n);
+        ::rotary_forward(call.queue(), to, call.input(qkv, n), B, T, NH, HS);
+        call.output(y, to, n);
+    }
+
+    static void rotary_backward(float *dqkv, const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS) {
+        Call call(type, fast);
+        const int64_t n = 3 * B * T * NH * HS;
+        void *const to = call.room(n);
+        ::rotary_backward(call.queue(), to, call.input(dy, n), B, T, NH, HS);
+        call.output(dqkv, to, n);
+    }
+
     static void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                                   const Dropout *dropout) {
         Call call(type, fast);
@@ -300,6 +316,8 @@ template <DataType type, bool fast> const Kernels *table() {
                                     L::layernorm_backward,
                                     L::linear_forward,
                                     L::linear_backward,
+                                    L::rotary_forward,
+                                    L::rotary_backward,
                                     L::attention_forward,
                                     L::attention_backward,
                                     L::attention_probabilities,

@@ -68,6 +68,8 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     int64_t bytes = checked_mul(checked_mul(flat_size(weights, *config), copies_of_weights(purpose)), 4);
     if (type == DataType::bfloat16) bytes = checked_add(bytes, checked_mul(flat_size(weights, *config), 2));
     if (purpose == PYGPT_MUON) bytes = checked_add(bytes, muon_bytes(*config));
+    if (config->position_embedding == PYGPT_SINUSOIDAL)
+        bytes = checked_add(bytes, checked_mul(checked_mul(config->n_positions, config->n_embd), size));
     bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION, *config, *options, B, T));
     if (training) bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION_GRADIENT, *config, *options, B, T));
     bytes = checked_add(bytes, checked_mul(checked_mul(head_rows(*config, B * T), Vp), size));

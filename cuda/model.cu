@@ -1,6 +1,10 @@
 /* Makes a model and frees it. */
 #include "model.cuh"
 
+extern "C" {
+#include "../csrc/positions.h"
+}
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +38,20 @@ static int make_copy(GPT2 *m) {
     }
     for (int64_t i = 0; i < m->copied_weights.count; i++) m->copied_weights.tensors[i].offset /= 2;
     return zeroed(m, &m->copy, flat_bytes(m) / 2, "the weights in bfloat16");
+}
+
+/* The table of positions that are not learned. */
+static int make_sinusoidal(GPT2 *m) {
+    const GPT2Config &c = m->config;
+    if (c.position_embedding != PYGPT_SINUSOIDAL) return PYGPT_OK;
+    std::vector<float> rows(static_cast<size_t>(c.n_positions * c.n_embd));
+    fill_sinusoidal(rows.data(), c.n_positions, c.n_embd);
+    const int64_t count = c.n_positions * c.n_embd;
+    const int status =
+        allocate(m, &m->sinusoidal, count * static_cast<int64_t>(element_size(m->queue.type)), "the positions");
+    if (status != PYGPT_OK) return status;
+    upload(m->queue, m->sinusoidal, m->queue.type, rows.data(), count);
+    return queue_status(m->queue);
 }
 
 static int make_state(GPT2 *m) {
@@ -71,6 +89,7 @@ static int make_model(GPT2 *m) {
     if (status == PYGPT_OK) status = zeroed(m, address(&m->parameters), flat_bytes(m), "the parameters");
     if (status == PYGPT_OK) status = make_copy(m);
     if (status == PYGPT_OK) status = make_treatment(m);
+    if (status == PYGPT_OK) status = make_sinusoidal(m);
     return status == PYGPT_OK ? make_state(m) : status;
 }
 
@@ -105,7 +124,7 @@ void gpt2_free(GPT2 *m) {
     if (m->copy == m->parameters) m->copy = nullptr;
     for (void *buffer :
          {static_cast<void *>(m->parameters), static_cast<void *>(m->gradients), static_cast<void *>(m->first_moments),
-          static_cast<void *>(m->second_moments), static_cast<void *>(m->muon_scratch), m->copy,
+          static_cast<void *>(m->second_moments), static_cast<void *>(m->muon_scratch), m->copy, m->sinusoidal,
           static_cast<void *>(m->treatment), static_cast<void *>(m->activations),
           static_cast<void *>(m->activation_gradients), static_cast<void *>(m->tokens), static_cast<void *>(m->targets),
           m->logits, static_cast<void *>(m->state)})

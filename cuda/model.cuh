@@ -49,6 +49,7 @@ struct GPT2 {
     float *muon_scratch;           // likewise
     TensorTable copied_weights;    // the table of what the layers read
     void *copy;                    // its buffer: bfloat16, or `parameters` itself
+    void *sinusoidal;              // (n_positions,C) in place of wpe; NULL in models of another kind
     uint8_t *treatment;            // of groups of weights, by optimizers
 
     /* As Python sees them, and as they lie in the device's memory: with offsets in units of four bytes. */

@@ -15,8 +15,12 @@ from pygpt.parameters import parameter_count
 
 VARIATIONS: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu_new", "gelu", "relu"),
+    "position_embedding": ("learned", "sinusoidal", "rotary", "none"),
 }
 """Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
+
+_OWN_VARIATIONS = ("position_embedding",)  # of which transformers' GPT-2 knows nothing
+_OWN_MODEL_TYPE = "pygpt"  # of a model that has one of them, so that transformers does not take it for a GPT-2
 
 # more names that transformers has for them
 _OTHER_NAMES = {
@@ -55,6 +59,7 @@ class GPT2Config:
     n_head: int = 12  # NH
     n_inner: int | None = None  # channels between the two linear layers of the feed-forward part; None: 4 C
     activation_function: str = "gelu_new"  # this and what else is in VARIATIONS: docs/variations.md
+    position_embedding: str = "learned"
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -76,6 +81,11 @@ class GPT2Config:
             if getattr(self, name) not in known:
                 expected = alternatives([repr(value) for value in known])
                 raise UserError(f"{name} is {show(getattr(self, name))}, expected {expected}")
+        if self.position_embedding == "rotary" and self.head_size % 2:
+            raise UserError(
+                f"position_embedding is 'rotary', which turns the channels of a head in pairs, but n_embd / n_head is "
+                f"{self.n_embd} / {self.n_head} = {self.head_size}, expected an even number"
+            )
         self._set("layer_norm_epsilon", _number("layer_norm_epsilon", self.layer_norm_epsilon))
         if ctypes.c_float(self.layer_norm_epsilon).value == 0:
             raise UserError("layer_norm_epsilon is 0 in float32, expected a positive number")
@@ -125,6 +135,8 @@ class GPT2Config:
         tie_word_embeddings is ignored too: whether the head is wte is for the tensors to say. Raises UserError for a
         value that is not implemented, and for missing or invalid sizes.
         """
+        if values.get("model_type") == _OWN_MODEL_TYPE:
+            values = {**values, "model_type": "gpt2"}
         for name, implemented in _FIXED.items():
             found = values.get(name, implemented)
             if found != implemented and not (found is None and implemented is False):
@@ -160,17 +172,17 @@ class GPT2Config:
             raise UserError(f"{path}: {error}") from None
 
     def to_dict(self, dtype: str = "float32") -> dict[str, Any]:
-        """The contents of a config.json that transformers opens; dtype is that of the tensors beside it."""
-        return {
-            "architectures": ["GPT2LMHeadModel"],
-            "model_type": "gpt2",
-            **asdict(self),
-            "tie_word_embeddings": True,
-            "torch_dtype": dtype,
-        }
+        """The contents of a config.json; dtype is that of the tensors beside it.
+
+        transformers opens it, unless the model has a variation that its GPT-2 has not, which the model_type then says.
+        """
+        own = [name for name in self.variations if name in _OWN_VARIATIONS]
+        fields = {name: value for name, value in asdict(self).items() if name in own or name not in _OWN_VARIATIONS}
+        kind = {"model_type": _OWN_MODEL_TYPE} if own else {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+        return {**kind, **fields, "tie_word_embeddings": True, "torch_dtype": dtype}
 
     def to_json(self, path: str | Path, dtype: str = "float32") -> None:
-        """Write a config.json that transformers opens; dtype is that of the tensors beside it."""
+        """Write to_dict() as a config.json."""
         write_json_object(Path(path), self.to_dict(dtype))
 
 

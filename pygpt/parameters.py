@@ -73,7 +73,8 @@ def _table(config: GPT2Config, blocks: int) -> list[Parameter]:
         table.append(Parameter(f"{name}.bias", (C,), 0.0, 0.0))
 
     matrix("wte", config.vocab_size, C)
-    matrix("wpe", config.n_positions, C)
+    if config.position_embedding == "learned":
+        matrix("wpe", config.n_positions, C)
     for layer in range(blocks):
         h = f"h.{layer}"
         norm(f"{h}.ln_1")

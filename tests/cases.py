@@ -50,16 +50,19 @@ def targets_of(N: int, V: int) -> Integers:
     return targets
 
 
-def embedding(B: int, T: int, V: int, C: int, positions: int) -> Case:
+def embedding(B: int, T: int, V: int, C: int, positions: int | None) -> Case:
+    """positions: rows of wpe, None for no wpe."""
+
     def make() -> list[LayerCall]:
-        tokens, weights = integers(V, B, T), {"wte": normal(V, C), "wpe": normal(positions, C, seed=1)}
+        wpe = normal(positions, C, seed=1) if positions else None
+        tokens, weights = integers(V, B, T), {"wte": normal(V, C), "wpe": wpe}
         tokens[0, -1] = V - 1
         return [
             LayerCall("embedding_forward", {"tokens": tokens, **weights}, ("x",)),
             LayerCall("embedding_backward", {"dx": normal(B, T, C), "tokens": tokens, **weights}, ("dwte", "dwpe")),
         ]
 
-    return Case(f"embedding-B{B}-T{T}-V{V}-C{C}", make)
+    return Case(f"embedding-B{B}-T{T}-V{V}-C{C}" + ("" if positions else "-no_wpe"), make)
 
 
 def layernorm(N: int, C: int) -> Case:
@@ -94,6 +97,15 @@ def matmul(M: int, N: int, K: int, transposed: str = "") -> Case:
         return [LayerCall("matmul", {"a": a, "b": b, **flags}, ("c",))]
 
     return Case(f"matmul-M{M}-N{N}-K{K}" + (f"-{transposed}" if transposed else ""), make)
+
+
+def rotary(B: int, T: int, NH: int, HS: int) -> Case:
+    def make() -> list[LayerCall]:
+        qkv = {"qkv": normal(B, T, 3 * NH * HS), "n_head": NH}
+        dqkv = {"dqkv": normal(B, T, 3 * NH * HS, seed=1), "n_head": NH}
+        return [LayerCall("rotary_forward", qkv, ("y",)), LayerCall("rotary_backward", dqkv, ("dx",))]
+
+    return Case(f"rotary-B{B}-T{T}-NH{NH}-HS{HS}", make)
 
 
 def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0) -> Case:
@@ -208,6 +220,7 @@ CASES = [
     embedding(3, 5, 4, 24, positions=7),
     embedding(2, 67, 65, 80, positions=80),
     embedding(1, 3, 50257, 8, positions=4),
+    embedding(2, 5, 4, 24, positions=None),
     layernorm(1, 8),
     layernorm(4, 3),
     layernorm(5, 33),
@@ -238,6 +251,10 @@ CASES = [
     matmul(3, 65, 801, "b"),
     matmul(4, 70, 17, "b"),
     matmul(6, 66, 31),
+    rotary(1, 1, 1, 2),
+    rotary(2, 7, 3, 6),
+    rotary(3, 67, 2, 80),
+    rotary(1, 5000, 1, 8),  # angles with many digits
     attention(1, 1, 1, 8),
     attention(2, 1, 3, 64),
     attention(2, 7, 3, 8),

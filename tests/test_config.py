@@ -1,6 +1,7 @@
 """GPT2Config: its numbers, its refusals, and the config.json that it reads and writes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_parameters_of_absurdly_many_blocks_are_counted_without_a_table_of_them(
     ("settings", "words"),
     [
         ({"n_layer": 0}, "n_layer is 0, expected an integer from 1"),
+        (
+            {"position_embedding": "alibi"},
+            "position_embedding is 'alibi', expected 'learned', 'sinusoidal', 'rotary' or",
+        ),
+        (
+            {"position_embedding": "rotary", "n_embd": 12, "n_head": 4},
+            "but n_embd / n_head is 12 / 4 = 3, expected an even number",
+        ),
         ({"vocab_size": -5}, "vocab_size is -5"),
         ({"vocab_size": 2**31}, "vocab_size is 2147483648, expected an integer from 1 to 2147483647"),
         ({"n_positions": 10**5000}, "n_positions is "),
@@ -203,3 +212,14 @@ def test_refuses_files_that_are_no_configuration(tmp_path, text: bytes, words: s
 def test_a_file_that_is_not_there(tmp_path) -> None:
     with pytest.raises(UserError, match=r"config\.json: cannot be read: No such file"):
         GPT2Config.from_json(tmp_path / "config.json")
+
+
+def test_what_transformers_does_not_have_is_not_called_gpt2(tmp_path: Path) -> None:
+    """transformers' GPT-2 would compute something else from such a folder."""
+    assert "position_embedding" not in GPT2Config().to_dict()
+    config = GPT2Config(position_embedding="sinusoidal")
+    config.to_json(tmp_path / "config.json")
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert (values["model_type"], values["position_embedding"]) == ("pygpt", "sinusoidal")
+    assert "architectures" not in values
+    assert GPT2Config.from_json(tmp_path / "config.json") == config

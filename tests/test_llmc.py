@@ -24,6 +24,7 @@ CONFIG = pygpt.GPT2Config(vocab_size=130, n_positions=5, n_embd=6, n_layer=3, n_
 OTHER = pygpt.GPT2Config(
     vocab_size=128, n_positions=3, n_embd=4, n_layer=1, n_head=1, n_inner=7, layer_norm_epsilon=3e-6, embd_pdrop=0.1,
     attn_pdrop=0.25, resid_pdrop=0.3, bos_token_id=0, eos_token_id=127, activation_function="relu",
+    position_embedding="rotary",
 )  # fmt: skip
 
 Parameters = dict[str, NDArray[np.float32]]
@@ -88,7 +89,7 @@ def test_what_llmc_lacks_is_in_the_spare_fields(tmp_path: Path) -> None:
     assert config == OTHER
     assert_equal(found, parameters)
     header = np.fromfile(tmp_path / "model.bin", "<i4", 256)
-    assert header[[8, 13, 14, 15]].tolist() == [7, 1, 128, 2]
+    assert header[[8, 13, 14, 15, 16]].tolist() == [7, 1, 128, 2, 2]
     assert header[9:13].view("<f4").tolist() == np.float32([3e-6, 0.1, 0.25, 0.3]).tolist()
 
 
@@ -112,7 +113,8 @@ def test_what_llmc_lacks_is_in_the_spare_fields(tmp_path: Path) -> None:
         (10, 0x3F800000, "embd_pdrop is 1, expected a probability"),
         (14, 131, "eos_token_id is 130, expected a token from 0 to 129"),
         (15, 3, "has 3 for activation_function in its header, expected 0 to 2"),
-        (16, 1, "has 1 in field 16 of its header, expected 0"),
+        (16, 4, "has 4 for position_embedding in its header, expected 0 to 3"),
+        (17, 1, "has 1 in field 17 of its header, expected 0"),
         (255, -1, "has -1 in field 255 of its header, expected 0"),
     ],
 )

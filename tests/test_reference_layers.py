@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pygpt.backends.numpy_layers import ReferenceLayers
-from pygpt.reference import attention
+from pygpt.reference import attention, positions
 from pygpt.reference.dropout import Dropout
 
 ops = ReferenceLayers()
@@ -32,18 +32,21 @@ class Case:
         return np.random.default_rng(1).normal(size=self.forward(self.inputs).shape)
 
 
-def embedding(B: int, T: int, V: int, C: int, positions: int) -> Case:
+def embedding(B: int, T: int, V: int, C: int, positions: int | None) -> Case:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, V, (B, T))
-    inputs = {"wte": rng.normal(size=(V, C)), "wpe": rng.normal(size=(positions, C))}
+    inputs = {"wte": rng.normal(size=(V, C))}
+    if positions is not None:
+        inputs["wpe"] = rng.normal(size=(positions, C))
 
     def backward(dx: Array, i: Arrays) -> Arrays:
-        return dict(zip(("wte", "wpe"), ops.embedding_backward(dx, tokens, i["wte"], i["wpe"]), strict=True))
+        gradients = ops.embedding_backward(dx, tokens, i["wte"], i.get("wpe"))
+        return {name: gradient for name, gradient in zip(("wte", "wpe"), gradients, strict=True) if name in i}
 
     return Case(
         f"embedding-{B}-{T}-{V}-{C}",
         inputs,
-        lambda i: ops.embedding_forward(tokens, i["wte"], i["wpe"]),
+        lambda i: ops.embedding_forward(tokens, i["wte"], i.get("wpe")),
         backward,
     )
 
@@ -79,6 +82,15 @@ def linear(IC: int, OC: int, *rows: int, bias: bool = True) -> Case:
         inputs,
         lambda i: ops.linear_forward(i["x"], i["weight"], i.get("bias")),
         backward,
+    )
+
+
+def rotary_case(B: int, T: int, NH: int, HS: int) -> Case:
+    return Case(
+        f"rotary-{B}-{T}-{NH}-{HS}",
+        {"qkv": np.random.default_rng(0).normal(size=(B, T, 3 * NH * HS))},
+        lambda i: ops.rotary_forward(i["qkv"], NH),
+        lambda dy, i: {"qkv": ops.rotary_backward(dy, NH)},
     )
 
 
@@ -157,11 +169,14 @@ def classifier(N: int, C: int, V: int, rows: int | None) -> Case:
 CASES = [
     embedding(3, 5, 4, 6, positions=7),
     embedding(1, 1, 2, 8, positions=1),
+    embedding(3, 5, 4, 6, positions=None),
     layernorm(2, 3, 24),
     layernorm(1, 3),
     linear(5, 7, 2, 3),
     linear(8, 24, 1, 1),
     linear(5, 7, 4, bias=False),
+    rotary_case(1, 1, 1, 2),
+    rotary_case(2, 5, 3, 6),
     attention_case(1, 1, 1, 8),
     attention_case(2, 5, 3, 8),
     attention_case(1, 4, 2, 32),
@@ -382,3 +397,42 @@ def test_classifier_does_not_depend_on_the_rows_at_a_time() -> None:
         for a, b in zip(found, expected, strict=True):
             assert relative_l2(a, b) <= 1e-14
         assert np.array_equal(found[0], ops.classifier_forward(x, wte, targets, rows))
+
+
+def test_scores_of_turned_queries_and_keys_depend_on_their_distance() -> None:
+    """The property for which rotary positions were made (Su et al. 2021, eq. 11)."""
+    (T, NH, HS), rng = (9, 2, 6), np.random.default_rng(0)
+    qkv = np.tile(rng.normal(size=(1, 1, 3 * NH * HS)), (1, T, 1))  # the same at every position
+    q, k, v = attention.split(ops.rotary_forward(qkv, NH), NH)
+    s = (q @ k.swapaxes(-1, -2))[0]
+    for distance in range(1 - T, T):
+        along = np.diagonal(s, distance, 1, 2)
+        assert relative_l2(along, np.broadcast_to(along[:, :1], along.shape)) <= 1e-13
+    assert np.ptp(s[:, 0], axis=-1).min() > 0.1
+    assert np.array_equal(v, attention.split(qkv, NH)[2])
+
+
+def test_turns_keep_lengths_and_the_first_position() -> None:
+    qkv = np.random.default_rng(0).normal(size=(2, 7, 3 * 3 * 4))
+    y = ops.rotary_forward(qkv, 3)
+    lengths = (np.linalg.norm(x.reshape(2, 7, 9, 4), axis=-1) for x in (y, qkv))
+    assert relative_l2(*lengths) <= 1e-15
+    assert np.array_equal(y[:, 0], qkv[:, 0])
+    assert relative_l2(ops.rotary_backward(y, 3), qkv) <= 1e-15
+
+
+def test_angles_are_those_of_the_papers() -> None:
+    """Channel i of 4 turns by t and t / 100; the table of Vaswani et al. has sine and cosine side by side."""
+    assert relative_l2(positions.angles([0, 3], 4), np.array([[0, 0], [3, 0.03]])) <= 1e-15
+    expected = [[0, 1, 0, 1], [np.sin(1), np.cos(1), np.sin(0.01), np.cos(0.01)]]
+    assert relative_l2(positions.sinusoidal(2, 4), np.array(expected)) <= 1e-15
+    assert positions.sinusoidal(5, 3).shape == (5, 3)
+
+
+def test_a_shift_turns_sinusoidal_positions() -> None:
+    """P_t+s is a rotation of P_t that does not depend on t (Vaswani et al. 2017, section 3.5)."""
+    table, shift = positions.sinusoidal(12, 6).reshape(12, 3, 2), 5
+    theta = positions.angles([shift], 6)[0]
+    sine = table[:-shift, :, 0] * np.cos(theta) + table[:-shift, :, 1] * np.sin(theta)
+    cosine = table[:-shift, :, 1] * np.cos(theta) - table[:-shift, :, 0] * np.sin(theta)
+    assert relative_l2(np.stack([sine, cosine], -1), table[shift:]) <= 1e-14

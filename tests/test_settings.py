@@ -75,6 +75,7 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "dtype": "bfloat16",
         "kernels": "plain",
         "activation_function": "relu",
+        "position_embedding": "rotary",
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,

@@ -121,6 +121,21 @@ def test_settings_mean_the_same(tmp_path: Path, activation: str, n_inner: int | 
     assert relative_error(logits_of_transformers(model), logits(reference(tmp_path))) < bound
 
 
+def test_rotary_positions_are_those_of_gpt_neox() -> None:
+    """Its layer, in float64, with the angles that it makes in float32."""
+    neox = transformers.models.gpt_neox.modeling_gpt_neox
+    (B, T, NH, HS), rng = (2, 7, 3, 10), np.random.default_rng(0)
+    qkv = rng.normal(size=(B, T, 3, NH, HS))
+    settings = {"hidden_size": NH * HS, "num_attention_heads": NH, "max_position_embeddings": T}
+    config = transformers.GPTNeoXConfig(**settings, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    q, k = (torch.from_numpy(qkv[:, :, i]).transpose(1, 2) for i in range(2))
+    cos, sin = neox.GPTNeoXRotaryEmbedding(config)(q, torch.arange(T)[None])
+    assert cos.shape[-1] == HS  # all channels turn
+    theirs = [x.transpose(1, 2).numpy() for x in neox.apply_rotary_pos_emb(q, k, cos, sin)]
+    ours = pygpt.layers("numpy").rotary_forward(qkv.reshape(B, T, -1), NH).reshape(qkv.shape)
+    assert relative_error(np.stack(theirs, 2), ours[:, :, :2]) < 1e-6
+
+
 def test_defaults_are_those_of_transformers() -> None:
     theirs = transformers.GPT2Config().to_dict()
     ours = GPT2Config().to_dict()

@@ -11,7 +11,7 @@
 enum { HEADER = 256, MAGIC = 20240326, FLOAT32 = 3, BFLOAT16 = 5, CHUNK = DIVIDES_WORK(1 << 12, 10) };
 
 /* Fields of the header. Dropout and the tokens that begin and end a text, between the last two, are of no use here. */
-enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, VARIATIONS = 15, UNUSED = 16 };
+enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, VARIATIONS = 15, UNUSED = 17 };
 
 static const struct {
     const char *name;
@@ -50,6 +50,12 @@ static int read_header(ModelFile *f, const int32_t *header) {
         return refuse("%s: layer_norm_epsilon is %g, expected a number above 0", path, config->layer_norm_epsilon);
     }
     config->activation_function = header[VARIATIONS];
+    config->position_embedding = header[VARIATIONS + 1];
+    if (config->position_embedding < 0 ||
+        config->position_embedding > PYGPT_NO_POSITIONS) {   // the file's size needs it
+        return refuse("%s: position_embedding is %d, expected 0 ... %d", path, config->position_embedding,
+                      PYGPT_NO_POSITIONS);
+    }
     for (int i = UNUSED; i < HEADER; i++) {
         if (header[i]) return refuse("%s: field %d of the header is %d, expected 0", path, i, header[i]);
     }
@@ -59,7 +65,8 @@ static int read_header(ModelFile *f, const int32_t *header) {
 /* In double, which is exact up to the length of any file, and cannot overflow beyond. */
 static double bytes_needed(const ModelFile *f) {
     const GPT2Config *c = &f->config;
-    double rows = (double)f->padded_vocab_size + (double)c->n_positions, C = (double)c->n_embd, F = (double)c->n_inner;
+    double C = (double)c->n_embd, F = (double)c->n_inner, rows = (double)f->padded_vocab_size;
+    if (c->position_embedding == PYGPT_LEARNED) rows += (double)c->n_positions;
     double attention = 3 * C * C + 3 * C + C * C + C, feed_forward = C * F + F + F * C + C;
     double count = rows * C + (double)c->n_layer * (4 * C + attention + feed_forward) + 2 * C;
     return (double)sizeof(int32_t[HEADER]) + (double)f->bytes_each * count;
@@ -124,11 +131,12 @@ static int read_transposed(ModelFile *f, float *w, int64_t offset, int64_t OC, i
     return 0;
 }
 
-/* wte and wpe, each kind of tensor of a block for all blocks, and the two of ln_f; the table has block after block. */
-static int64_t index_in_table(int64_t number, int64_t tensors, int64_t L) {
-    int64_t of_block = (tensors - 4) / L;
-    if (number < 2 || number >= tensors - 2) return number;
-    return 2 + (number - 2) % L * of_block + (number - 2) / L;
+/* The file has wte and wpe, `before` tensors, then each kind of tensor of a block for all blocks, and the two of ln_f; the
+ * table has block after block. */
+static int64_t index_in_table(int64_t number, int64_t before, int64_t tensors, int64_t L) {
+    int64_t of_block = (tensors - before - 2) / L;
+    if (number < before || number >= tensors - 2) return number;
+    return before + (number - before) % L * of_block + (number - before) / L;
 }
 
 int model_file_load(ModelFile *f, GPT2 *model) {
@@ -136,14 +144,15 @@ int model_file_load(ModelFile *f, GPT2 *model) {
     int64_t size, offset = sizeof(int32_t[HEADER]), tensors = gpt2_num_tensors(model, PYGPT_PARAMETER);
     if (gpt2_buffer(model, &parameters, &size, PYGPT_PARAMETER)) return refuse("%s", pygpt_last_error());
     int status = 0;
+    int64_t before = f->config.position_embedding == PYGPT_LEARNED ? 2 : 1;
     for (int64_t number = 0; number < tensors && !status; number++) {
         Tensor tensor;
-        int64_t index = index_in_table(number, tensors, f->config.n_layer);
+        int64_t index = index_in_table(number, before, tensors, f->config.n_layer);
         if (gpt2_tensor(model, &tensor, PYGPT_PARAMETER, index)) {
             status = refuse("%s", pygpt_last_error());
             break;
         }
-        int64_t OC = number >= 2 && tensor.ndim == 2 ? tensor.shape[1] : 1;   // of a linear layer
+        int64_t OC = number >= before && tensor.ndim == 2 ? tensor.shape[1] : 1;   // of a linear layer
         status = read_transposed(f, parameters + tensor.offset, offset, OC, tensor.size / OC);
         int64_t padding = number == 0 ? (f->padded_vocab_size - f->config.vocab_size) * f->config.n_embd : 0;
         offset += (tensor.size + padding) * f->bytes_each;

@@ -3,6 +3,8 @@
  *   forward    x_bt = wte[token_bt] + wpe[t]
  *   backward   dwte[token_bt] += dx_bt      dwpe[t] += Σ_b dx_bt
  *
+ * Without wpe nothing is added; without dwpe, as with positions that are not learned, only dwte is computed.
+ *
  * A token may stand in many places, and a few tokens stand in very many. So the backward pass sorts the places by
  * token, with a stable radix sort (places of one token stay in order; work in proportion to B T), and cuts the sorted
  * list into slices of equal length. A block sums a slice. A token that lies within one slice is then done; one that
@@ -26,9 +28,9 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
     const int64_t at = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (at >= N * C) return;
     const int64_t n = at / C, c = at % C;
-    float token[W], position[W];
+    float token[W], position[W] = {};
     load<W>(token, wte + tokens[n] * C + c);
-    load<W>(position, wpe + n % T_ * C + c);
+    if (wpe) load<W>(position, wpe + n % T_ * C + c);
     for (int i = 0; i < W; i++) token[i] += position[i];
     store<W>(x + at, token);
 }
@@ -243,6 +245,7 @@ void embedding_backward(Queue &queue, float *dwte, float *dwpe, const void *dx, 
         ENQUEUE(queue, (sum_slices<E, W>), dim3(slices, blocks_for(C, COLUMNS * W)), COLUMNS, 0, dwte, memory.partial,
                 as<E>(dx), s);
         ENQUEUE(queue, join_slices, dim3(slices, blocks_for(C, COLUMNS)), COLUMNS, 0, dwte, memory.partial, s);
+        if (!dwpe) return;
         ENQUEUE(queue, (sum_positions<E, W>), blocks_for(T * C, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, dwpe,
                 as<E>(dx), B, T, C);
     });

@@ -15,6 +15,7 @@
 #include "exact_gelu.cuh"
 #include "gelu.cuh"
 #include "generation.cuh"
+#include "rotary.cuh"
 
 namespace {
 
@@ -76,8 +77,18 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
     const GenerationRow row = rows[i / C];
     const int64_t c = i % C;
     const unsigned char *const group = wte.group(row.token / PACKED_WIDTH, c / GROUP);
-    x[i] = weight_of<type>(group, static_cast<int>(c % GROUP), static_cast<int>(row.token % PACKED_WIDTH)) +
-           wpe[row.position * C + c];
+    const float token = weight_of<type>(group, static_cast<int>(c % GROUP), static_cast<int>(row.token % PACKED_WIDTH));
+    x[i] = wpe ? token + wpe[row.position * C + c] : token;
+}
+
+__global__ void __launch_bounds__(ELEMENT_THREADS)
+    rotate_rows(float *qkv, const GenerationRow *rows, int64_t N, int64_t NH, int64_t HS) {
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x, half = HS / 2;
+    if (at >= N * half) return;
+    const int64_t r = at / half, i = at % half;
+    const Turn turn(static_cast<double>(rows[r].position), i, HS);
+    float *const x = qkv + r * 3 * NH * HS + i;
+    for (int64_t h = 0; h < 2 * NH; h++) turn(x + h * HS, x + h * HS, half);   // queries and keys
 }
 
 /* ---- product ---- */
@@ -223,6 +234,10 @@ void packed_embedding(Queue &queue, float *x, const GenerationRow *rows, const P
         ENQUEUE(queue, embed_packed<decltype(type)::value>, blocks_for(N * wte.K, ELEMENT_THREADS), ELEMENT_THREADS, 0,
                 x, rows, Panels(wte), wpe, N);
     });
+}
+
+void rotary_rows(Queue &queue, float *qkv, const GenerationRow *rows, int64_t N, int64_t NH, int64_t HS) {
+    ENQUEUE(queue, rotate_rows, blocks_for(N * (HS / 2), ELEMENT_THREADS), ELEMENT_THREADS, 0, qkv, rows, N, NH, HS);
 }
 
 void packed_product(Queue &queue, const PackedProduct &p) {

@@ -37,8 +37,11 @@ struct PackedProduct {
 // clang-format off: shapes in one column
 
 void packed_embedding(Queue &queue, float *x,                                             // (N,C)
-                      const GenerationRow *rows, const PackedMatrix &wte, const float *wpe,   // (N) (C,V) (positions,C)
+                      const GenerationRow *rows, const PackedMatrix &wte, const float *wpe,   // (N) (C,V) (positions,C) or NULL
                       int64_t N);
+/* Queries and keys turned by their positions (rotary.cu), in place. */
+void rotary_rows(Queue &queue, float *qkv,                                                // (N,3,NH,HS)
+                 const GenerationRow *rows, int64_t N, int64_t NH, int64_t HS);           // (N)
 /* y = residual + activation(x w + b) */
 void packed_product(Queue &queue, const PackedProduct &p);
 /* Caches the rows' keys and values, and attends to what is then cached. */

@@ -71,9 +71,9 @@ inline size_t element_size(DataType type) {
 /* ---- embedding.cu ---- */
 
 void embedding_forward(Queue &queue, void *x,                                             // (B,T,C)
-                       const int32_t *tokens, const void *wte, const void *wpe,           // (B,T) (V,C) (>=T,C)
+                       const int32_t *tokens, const void *wte, const void *wpe,           // (B,T) (V,C) (>=T,C) or NULL
                        int64_t B, int64_t T, int64_t C);
-void embedding_backward(Queue &queue, float *dwte, float *dwpe,                           // (V,C) (>=T,C)
+void embedding_backward(Queue &queue, float *dwte, float *dwpe,                           // (V,C) (>=T,C) or NULL
                         const void *dx, const int32_t *tokens,                            // (B,T,C) (B,T)
                         int64_t B, int64_t T, int64_t C, int64_t V);
 size_t embedding_scratch(int64_t B, int64_t T, int64_t C);
@@ -120,6 +120,13 @@ void activation_linear_backward(Queue &queue, const Activation &activation,
                                 const void *dy, const void *pre, const void *x, const void *w,
                                 int64_t N, int64_t IC, int64_t OC);
 size_t linear_scratch(int64_t N, int64_t OC);
+
+/* ---- rotary.cu ---- */
+
+void rotary_forward(Queue &queue, void *y, const void *qkv,                               // (B,T,3,NH,HS) each
+                    int64_t B, int64_t T, int64_t NH, int64_t HS);
+void rotary_backward(Queue &queue, void *dqkv, const void *dy,                            // (B,T,3,NH,HS) each
+                     int64_t B, int64_t T, int64_t NH, int64_t HS);
 
 /* ---- attention.cu; with fast kernels, attention_flash.cuh where it has the head size ---- */
 

@@ -33,13 +33,19 @@ class Layers(Protocol):
     def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
         """op(a): (M,K); op(b): (K,N).  Returns c: (M,N)."""
 
-    def embedding_forward(self, tokens: Array, wte: Array, wpe: Array) -> Array:
-        """tokens: (B,T); wte: (V,C); wpe: (>=T,C).  Returns x: (B,T,C)."""
+    def embedding_forward(self, tokens: Array, wte: Array, wpe: Array | None) -> Array:
+        """tokens: (B,T); wte: (V,C); wpe: (>=T,C) or None.  Returns x: (B,T,C)."""
 
     def embedding_backward(
-        self, dx: Array, tokens: Array, wte: Array, wpe: Array, dwte: Array | None = None, dwpe: Array | None = None
+        self,
+        dx: Array,
+        tokens: Array,
+        wte: Array,
+        wpe: Array | None,
+        dwte: Array | None = None,
+        dwpe: Array | None = None,
     ) -> tuple[Array, Array]:
-        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C)."""
+        """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C), or (T,C) without wpe."""
 
     def layernorm_forward(self, x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
         """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
@@ -64,6 +70,12 @@ class Layers(Protocol):
         self, dy: Array, x: Array, weight: Array, dweight: Array | None = None, dbias: Array | None = None
     ) -> tuple[Array, Array, Array]:
         """dy: (...,OC); x: (...,IC).  Returns dx: (...,IC), dweight: (IC,OC), dbias: (OC,)."""
+
+    def rotary_forward(self, qkv: Array, n_head: int) -> Array:
+        """qkv: (B,T,3C).  Returns it with queries and keys turned by their positions."""
+
+    def rotary_backward(self, dqkv: Array, n_head: int) -> Array:
+        """dqkv: (B,T,3C).  Returns it turned back."""
 
     def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
         """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""

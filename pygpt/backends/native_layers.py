@@ -57,8 +57,9 @@ class NativeLayers(Layers):
         self._done()
         return c
 
-    def embedding_forward(self, tokens: Integers, wte: Floats, wpe: Floats) -> Floats:
-        tokens, wte, wpe = as_integers(tokens), as_floats(wte), as_floats(wpe)
+    def embedding_forward(self, tokens: Integers, wte: Floats, wpe: Floats | None) -> Floats:
+        tokens, wte = as_integers(tokens), as_floats(wte)
+        wpe = None if wpe is None else as_floats(wpe)
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
         x = np.empty((B, T, C), np.float32)
@@ -71,7 +72,7 @@ class NativeLayers(Layers):
         dx: Floats,
         tokens: Integers,
         wte: Floats,
-        wpe: Floats,
+        wpe: Floats | None,
         dwte: Floats | None = None,
         dwpe: Floats | None = None,
     ) -> tuple[Floats, Floats]:
@@ -79,7 +80,8 @@ class NativeLayers(Layers):
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
         expect_shape("dx", dx, (B, T, C))
-        dwte, dwpe = gradient(dwte, wte.shape, "dwte"), gradient(dwpe, wpe.shape, "dwpe")
+        dwte = gradient(dwte, wte.shape, "dwte")
+        dwpe = gradient(dwpe, (T, C) if wpe is None else wpe.shape, "dwpe")
         self._table.embedding_backward(floats(dwte), floats(dwpe), floats(dx), integers(tokens), B, T, C)
         self._done()
         return dwte, dwpe
@@ -153,6 +155,23 @@ class NativeLayers(Layers):
         self._table.linear_backward(*gradients, floats(dy), floats(x), floats(weight), _rows(x), IC, OC)
         self._done()
         return dx, dweight, dbias
+
+    def rotary_forward(self, qkv: Floats, n_head: int) -> Floats:
+        return self._turned(self._table.rotary_forward, qkv, n_head)
+
+    def rotary_backward(self, dqkv: Floats, n_head: int) -> Floats:
+        return self._turned(self._table.rotary_backward, dqkv, n_head)
+
+    def _turned(self, turn: Any, qkv: Floats, n_head: int) -> Floats:
+        qkv = as_floats(qkv)
+        B, T, C = _attention_sizes(qkv, n_head)
+        HS = C // n_head
+        if HS % 2:
+            raise UserError(f"qkv has heads of {HS} channels, expected an even number: they are turned in pairs")
+        y = np.empty_like(qkv)
+        turn(floats(y), floats(qkv), B, T, n_head, HS)
+        self._done()
+        return y
 
     def attention_forward(self, qkv: Floats, n_head: int, dropout: Dropout | None = None) -> tuple[Floats, Floats]:
         qkv = as_floats(qkv)
@@ -356,10 +375,12 @@ class NativeLayers(Layers):
         self._done()
 
 
-def _check_tokens(tokens: Integers, wte: Floats, wpe: Floats) -> None:
+def _check_tokens(tokens: Integers, wte: Floats, wpe: Floats | None) -> None:
     if tokens.ndim != 2:
         raise UserError(f"tokens has shape {tokens.shape}, expected (B, T)")
-    if wte.ndim != 2 or wpe.ndim != 2 or wte.shape[1] != wpe.shape[1] or wpe.shape[0] < tokens.shape[1]:
+    if wte.ndim != 2:
+        raise UserError(f"wte has shape {wte.shape}, expected (V, C)")
+    if wpe is not None and (wpe.ndim != 2 or wte.shape[1] != wpe.shape[1] or wpe.shape[0] < tokens.shape[1]):
         raise UserError(f"wte has shape {wte.shape} and wpe {wpe.shape}, expected (V, C) and (T or more, C)")
     if tokens.size and (tokens.min() < 0 or tokens.max() >= wte.shape[0]):
         raise UserError(f"tokens lie in {tokens.min()} ... {tokens.max()}, expected 0 ... {wte.shape[0] - 1}")

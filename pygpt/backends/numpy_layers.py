@@ -16,6 +16,7 @@ from pygpt.reference import (
     muon,
     relu,
     residual,
+    rotary,
     sgd,
 )
 from pygpt.reference import dropout as dropout_layer
@@ -41,11 +42,17 @@ class ReferenceLayers(Layers):
         a, b = self.operands(a), self.operands(b)
         return (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
-    def embedding_forward(self, tokens: Array, wte: Array, wpe: Array) -> Array:
+    def embedding_forward(self, tokens: Array, wte: Array, wpe: Array | None) -> Array:
         return embedding.forward(tokens, wte, wpe)
 
     def embedding_backward(
-        self, dx: Array, tokens: Array, wte: Array, wpe: Array, dwte: Array | None = None, dwpe: Array | None = None
+        self,
+        dx: Array,
+        tokens: Array,
+        wte: Array,
+        wpe: Array | None,
+        dwte: Array | None = None,
+        dwpe: Array | None = None,
     ) -> tuple[Array, Array]:
         to_wte, to_wpe = embedding.backward(dx, tokens, wte, wpe)
         return _add(dwte, to_wte), _add(dwpe, to_wpe)
@@ -80,6 +87,12 @@ class ReferenceLayers(Layers):
     ) -> tuple[Array, Array, Array]:
         dx, to_weight, to_bias = linear.backward(dy, x, weight, self.operands)
         return dx, _add(dweight, to_weight), _add(dbias, to_bias)
+
+    def rotary_forward(self, qkv: Array, n_head: int) -> Array:
+        return rotary.forward(qkv, n_head)
+
+    def rotary_backward(self, dqkv: Array, n_head: int) -> Array:
+        return rotary.backward(dqkv, n_head)
 
     def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
         return attention.forward(qkv, n_head, dropout)

@@ -135,7 +135,7 @@ class ReferenceGPT2:
         """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""
         if not 0 <= layer < self.config.n_layer:
             raise UserError(f"layer is {layer}, expected 0 to {self.config.n_layer - 1}")
-        lse, qkv = self._activation(f"h.{layer}.attn.lse"), self._activation(f"h.{layer}.attn.c_attn")
+        lse, qkv = (self._activation(f"h.{layer}.attn.{name}") for name in ("lse", gpt2.attended(self.config)))
         return self.ops.attention_probabilities(lse, qkv, self.config.n_head)
 
     def zero_grad(self) -> None:

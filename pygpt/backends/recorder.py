@@ -20,6 +20,8 @@ OUTPUTS = {
     "layernorm_backward": ("dx", "dweight", "dbias"),
     "linear_forward": ("y",),
     "linear_backward": ("dx", "dweight", "dbias"),
+    "rotary_forward": ("y",),
+    "rotary_backward": ("dx",),
     "attention_forward": ("y", "lse"),
     "attention_backward": ("dqkv",),
     "gelu_forward": ("y",),

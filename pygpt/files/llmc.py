@@ -4,7 +4,8 @@
               n_head, n_embd, padded vocab_size; then fields of pygpt's own, which llm.c leaves zero, meaning GPT-2:
               n_inner; layer_norm_epsilon, embd_pdrop, attn_pdrop, resid_pdrop as float32; 1 + bos_token_id and
               1 + eos_token_id; the numbers of the variations (csrc/pygpt.h); the others are zero
-    tensors   wte with rows of padding, wpe; ln_1.weight of every block, ln_1.bias of every block, ...; ln_f
+    tensors   wte with rows of padding, wpe if positions are learned; ln_1.weight of every block, ln_1.bias of every
+              block, ...; ln_f
 
 The tensors of a block are in the order of parameter_shapes(). A linear layer's weight is (out, in), the transpose of
 ours. All numbers are little-endian.
@@ -99,12 +100,12 @@ def write_model(
 def _layout(config: GPT2Config, padded: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape in the file, in its order."""
     shapes = parameter_shapes(config)
-    wte, wpe, *blocks, weight, bias = shapes
-    kinds = len(blocks) // config.n_layer
+    blocks = [name for name in shapes if name.startswith("h.")]
+    first, kinds = list(shapes).index(blocks[0]), len(blocks) // config.n_layer
     by_kind = [name for kind in range(kinds) for name in blocks[kind::kinds]]
-    layout = {wte: (padded, config.n_embd), wpe: shapes[wpe]}
-    layout |= {name: shapes[name][::-1] for name in by_kind}
-    return layout | {name: shapes[name] for name in (weight, bias)}
+    names = list(shapes)[:first] + by_kind + list(shapes)[first + len(blocks) :]
+    layout = {name: shapes[name][::-1] if name.startswith("h.") else shapes[name] for name in names}
+    return layout | {"wte.weight": (padded, config.n_embd)}
 
 
 def _header(config: GPT2Config, padded: int, dtype: str) -> NDArray[np.int32]:

@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer
 
-from . import exact_gelu, gelu, layernorm, linear, packed, relu
+from . import exact_gelu, gelu, layernorm, linear, packed, relu, rotary
 from .arrays import Array, exact, log_sum_exp, row_of_integers
+from .positions import added_to_embedding
 
 
 class Generator:
@@ -49,6 +50,7 @@ class Generator:
         self._cache = np.zeros(shape, dtype)
         self.lengths = (0,) * batch_size
         self._p = {name: self._kept(name, value, weights) for name, value in p.items()}
+        self._wpe = added_to_embedding(self._p, config)
 
     @staticmethod
     def _kept(name: str, value: Array, weights: str) -> Array:
@@ -67,11 +69,15 @@ class Generator:
         parts = [(b, slice(end - n, end)) for b, (end, n) in enumerate(zip(ends, counts, strict=True)) if n]
         positions = np.concatenate([np.arange(self.lengths[b], self.lengths[b] + counts[b]) for b, _ in parts])
 
-        x = p["wte.weight"][rows] + p["wpe.weight"][positions]
+        x = p["wte.weight"][rows]
+        if self._wpe is not None:
+            x = x + self._wpe[positions]
         for layer in range(config.n_layer):
             h = f"h.{layer}"
             y = self._norm(f"{h}.ln_1", x)
             qkv = self._affine(f"{h}.attn.c_attn", y)
+            if config.position_embedding == "rotary":
+                qkv = rotary.turn(qkv, config.n_head, positions)
             y = np.concatenate([self._attention(layer, b, qkv[part]) for b, part in parts])
             x = x + self._affine(f"{h}.attn.c_proj", y)
 

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 from pygpt.config import GPT2Config
 from pygpt.parameters import parameter_shapes, parameter_table
 
-from . import philox
+from . import philox, positions
 from .arrays import Array, Operands, exact
 from .dropout import Dropout
 
@@ -65,6 +65,11 @@ def activation_of(ops: Layers, config: GPT2Config) -> tuple[Callable[[Array], Ar
     return getattr(ops, f"{layer}_forward"), getattr(ops, f"{layer}_backward")
 
 
+def attended(config: GPT2Config) -> str:
+    """The activation of a block that holds the queries, keys and values of attention."""
+    return "rotary" if config.position_embedding == "rotary" else "c_attn"
+
+
 def forward(
     ops: Layers,
     p: Mapping[str, Array],
@@ -98,7 +103,8 @@ def forward(
     def affine(name: str, x: Array) -> Array:
         return keep(name, ops.linear_forward(x, p[f"{name}.weight"], p[f"{name}.bias"]))
 
-    x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], p["wpe.weight"]))
+    wpe = positions.added_to_embedding(p, config)
+    x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], wpe if wpe is None else stored(wpe)))
     if config.embd_pdrop:
         x = keep("drop", ops.dropout_forward(x, dropout_at(0, config.embd_pdrop, drop)))
 
@@ -108,6 +114,8 @@ def forward(
 
         y = norm(f"{h}.ln_1", x)
         qkv = affine(f"{h}.attn.c_attn", y)
+        if config.position_embedding == "rotary":
+            qkv = keep(f"{h}.attn.rotary", ops.rotary_forward(qkv, config.n_head))
         y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, config.n_head, probabilities_drop)
         y = keep(f"{h}.attn.heads", y)
         y = affine(f"{h}.attn.c_proj", y)
@@ -207,13 +215,15 @@ def backward(
             dy = ops.dropout_backward(keep(f"{h}.attn.resid_dropout", dy), attention_drop)
         keep(f"{h}.attn.c_proj", dy)
         affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
-        y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", "c_attn"))
+        y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", attended(config)))
         dqkv = ops.attention_backward(da[f"{h}.attn.heads"], y, lse, qkv, config.n_head, probabilities_drop)
-        keep(f"{h}.attn.c_attn", dqkv)
+        keep(f"{h}.attn.{attended(config)}", dqkv)
+        if config.position_embedding == "rotary":
+            keep(f"{h}.attn.c_attn", ops.rotary_backward(da[f"{h}.attn.rotary"], config.n_head))
         affine(f"{h}.attn.c_attn", f"{h}.ln_1")
         norm(f"{h}.ln_1", inputs[layer], dx)
 
     if config.embd_pdrop:
         keep("embd", ops.dropout_backward(da["drop"], dropout_at(0, config.embd_pdrop, drop)))
-    ops.embedding_backward(da["embd"], tokens, wte, p["wpe.weight"], dwte, dp["wpe.weight"])
+    ops.embedding_backward(da["embd"], tokens, wte, p.get("wpe.weight"), dwte, dp.get("wpe.weight"))
     return losses, da

@@ -111,6 +111,13 @@ class TrainSettings:
         choices=VARIATIONS["activation_function"],
         fixed=True,
     )
+    position_embedding: str = _setting(
+        "learned",
+        "model",
+        "how positions are told apart; rotary: queries and keys are turned",
+        choices=VARIATIONS["position_embedding"],
+        fixed=True,
+    )
 
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)

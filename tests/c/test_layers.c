@@ -210,6 +210,24 @@ static void test_linear(int64_t N, int64_t IC, int64_t OC, int bias) {
 
 /* ---- attention ---- */
 
+static void rotary_f(Layer *l) {
+    k->rotary_forward(l->y, l->x[0], l->size[0], l->size[1], l->size[2], l->size[3]);
+}
+
+static void rotary_b(Layer *l) {
+    k->rotary_backward(l->dx[0], l->dy, l->size[0], l->size[1], l->size[2], l->size[3]);
+}
+
+static void test_rotary(int64_t B, int64_t T, int64_t NH, int64_t HS) {
+    int64_t n = B * T * 3 * NH * HS;
+    Layer l = {"rotary", rotary_f, rotary_b, .size = {B, T, NH, HS}, .nx = {n}, .ny = n};
+    begin(&l);
+    check_layer(&l);
+    k->rotary_forward(l.x[0], l.x[0], B, T, NH, HS);   // in place
+    CHECK(same_bits(l.x[0], l.y, n));
+    end(&l);
+}
+
 static void attention_f(Layer *l) {
     k->attention_forward(l->y, l->kept[0], l->x[0], l->size[0], l->size[1], l->size[2], l->size[3], l->dropout);
 }
@@ -532,6 +550,7 @@ static void test_set(const Kernels *kernels, const Kernels *bf16) {
     test_linear(1, 1, 1, 1);
     test_linear(7, 13, 37, 1);
     test_linear(101, 17, 35, 0);
+    test_rotary(2, 5, 3, 6);
     test_attention(2, 9, 3, 8, NULL);
     test_attention(1, 1, 1, 5, NULL);
     test_attention(1, 70, 2, 16, NULL);
