@@ -30,7 +30,9 @@ int check_config(const GPT2Config *c) {
         const char *name;
         int32_t value, last;
     } variations[] = {{"activation_function", c->activation_function, PYGPT_RELU},
-                      {"position_embedding", c->position_embedding, PYGPT_NO_POSITIONS}};
+                      {"position_embedding", c->position_embedding, PYGPT_NO_POSITIONS},
+                      {"bias", c->bias, PYGPT_NO_BIAS},
+                      {"tie_word_embeddings", c->tie_word_embeddings, PYGPT_UNTIED}};
     for (size_t i = 0; i < sizeof variations / sizeof *variations; i++) {
         if (variations[i].value < 0 || variations[i].value > variations[i].last) {
             return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId32 ", expected 0 ... %" PRId32, variations[i].name,

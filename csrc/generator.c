@@ -3,7 +3,7 @@
  *   x = wte[token] + wpe[position]
  *   L times    q, k, v = linear(LayerNorm(x)); k and v go into the cache; x = x + linear(attention of q to the cache)
  *              x = x + linear(activation(linear(LayerNorm(x))))
- *   logits = LayerNorm(x) wteᵀ
+ *   logits = LayerNorm(x) headᵀ      head = wte unless it has its own
  *
  * A generator is a snapshot: weights are packed when it is made (packed.h), so none is ever stale. A row is a token of a sequence.
  * One parallel region computes some rows; its threads have columns of the products, heads, or rows to themselves, and meet
@@ -45,7 +45,7 @@ struct Generator {
 
     unsigned char *memory;      // all that follows lies in it
     Block *blocks;
-    PackedMatrix wte;           // (C,V): the head, and in its columns the embedding
+    PackedMatrix wte, head;     // (C,V): in the columns of wte the embedding; the same unless the head has its own
     float *wpe, *ln_f_w, *ln_f_b;
     int64_t *lengths;           // (B): tokens of each sequence
     Row *rows;
@@ -81,17 +81,22 @@ static int64_t cached_bytes(const Generator *g) {
     return g->cache == PYGPT_FLOAT32 ? sizeof(float) : sizeof(uint16_t);
 }
 
+/* NULL without biases. */
+static float *take_bias(const Generator *g, int64_t *taken, int64_t count) {
+    return g->config.bias == PYGPT_BIAS ? take_floats(g->memory, taken, count) : NULL;
+}
+
 static void take_block(const Generator *g, Block *block, int64_t *taken) {
     int64_t C = g->config.n_embd, F = g->config.n_inner, width = g->own->width;
     unsigned char *m = g->memory;
     block->ln_1_w = take_floats(m, taken, C);
-    block->ln_1_b = take_floats(m, taken, C);
-    block->c_attn_b = take_floats(m, taken, 3 * C);
-    block->attn_proj_b = take_floats(m, taken, C);
+    block->ln_1_b = take_bias(g, taken, C);
+    block->c_attn_b = take_bias(g, taken, 3 * C);
+    block->attn_proj_b = take_bias(g, taken, C);
     block->ln_2_w = take_floats(m, taken, C);
-    block->ln_2_b = take_floats(m, taken, C);
-    block->c_fc_b = take_floats(m, taken, F);
-    block->mlp_proj_b = take_floats(m, taken, C);
+    block->ln_2_b = take_bias(g, taken, C);
+    block->c_fc_b = take_bias(g, taken, F);
+    block->mlp_proj_b = take_bias(g, taken, C);
     block->c_attn = take_matrix(m, taken, g->weights, C, 3 * C, width);
     block->attn_proj = take_matrix(m, taken, g->weights, C, C, width);
     block->c_fc = take_matrix(m, taken, g->weights, C, F, width);
@@ -107,11 +112,14 @@ static int64_t take_rest(Generator *g) {
     int64_t C = c->n_embd, rows = min64(checked_mul(g->B, g->positions), ROWS), taken = 0;
     unsigned char *m = g->memory;
     g->blocks = take(m, &taken, checked_mul(c->n_layer, sizeof(Block)));
-    g->wte =
-        take_matrix(m, &taken, g->weights == PYGPT_INT4 ? PYGPT_INT8 : g->weights, C, c->vocab_size, g->own->width);
+    int embedding = g->weights == PYGPT_INT4 ? PYGPT_INT8 : g->weights;
+    g->wte = take_matrix(m, &taken, embedding, C, c->vocab_size, g->own->width);
+    g->head = g->wte;
+    if (c->tie_word_embeddings == PYGPT_UNTIED)
+        g->head = take_matrix(m, &taken, embedding, C, c->vocab_size, g->own->width);
     if (adds_positions(c)) g->wpe = take_floats(m, &taken, checked_mul(g->positions, C));
     g->ln_f_w = take_floats(m, &taken, C);
-    g->ln_f_b = take_floats(m, &taken, C);
+    g->ln_f_b = take_bias(g, &taken, C);
     g->lengths = take(m, &taken, checked_mul(g->B, sizeof(int64_t)));
     g->rows = take(m, &taken, checked_mul(rows, sizeof(Row)));
     g->x = take_floats(m, &taken, checked_mul(rows, C));
@@ -156,8 +164,9 @@ int64_t generator_memory(const GPT2Config *config, int weights, int cache, int64
 
 /* ---- the snapshot ---- */
 
+/* Nothing from NULL. */
 static void copy_floats(float *to, const float *from, int64_t count) {
-    memcpy(to, from, (size_t)count * sizeof(float));
+    if (from) memcpy(to, from, (size_t)count * sizeof(float));
 }
 
 static void pack_weights(PackedMatrix *to, const float *w) {
@@ -168,6 +177,8 @@ static void copy_weights(Generator *g, GPT2 *m) {
     int64_t C = g->config.n_embd, F = g->config.n_inner;
     EmbeddingWeights embedding = embedding_weights(&m->weights, m->parameters);
     packed_fill(&g->wte, embedding.wte, 1, C, NULL);
+    if (g->config.tie_word_embeddings == PYGPT_UNTIED)
+        packed_fill(&g->head, head_weights(&m->weights, m->parameters), 1, C, NULL);
     if (g->wpe) copy_floats(g->wpe, m->sinusoidal ? m->sinusoidal : embedding.wpe, g->positions * C);
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         BlockWeights from = block_weights(&m->weights, m->parameters, layer);
@@ -409,7 +420,7 @@ static void pass(Generator *g, float *logits, const int32_t *tokens, int64_t row
         }
         if (wanted > 0) {
             const float *ln = normalised(g, &me, g->x, g->ln_f_w, g->ln_f_b, wanted);
-            linear_columns(g, &me, logits, ln, &g->wte, NULL, wanted);
+            linear_columns(g, &me, logits, ln, &g->head, NULL, wanted);
         }
     }
 }

@@ -3,7 +3,7 @@
  *   x = wte[token] + wpe[position]
  *   L times    x = x + attention(LayerNorm(x))
  *              x = x + feed-forward(LayerNorm(x))
- *   logits = LayerNorm(x) wteᵀ
+ *   logits = LayerNorm(x) headᵀ      head = wte unless it has its own
  *
  * Each pass over a block reads from top to bottom; the layers themselves are in layers/ and fast/. Inputs and outputs are
  * named in tensors.c; `a` holds activations, `d` their gradients, `w` weights, `dw` the weights' gradients.
@@ -172,8 +172,8 @@ static void zero(float *x, int64_t n) {
 /* Everything from the losses back to the parameters. */
 static void whole_backward(GPT2 *m, float scale) {
     int64_t N = m->B * m->T, C = m->config.n_embd, L = m->config.n_layer;
-    EmbeddingWeights w_embedding = embedding_weights(&m->weights, m->parameters);
-    EmbeddingWeights dw_embedding = embedding_weights(&m->weights, m->gradients);
+    const float *head = head_weights(&m->weights, m->parameters);
+    float *dhead = head_weights(&m->weights, m->gradients);
     FinalWeights w = final_weights(&m->weights, m->parameters), dw = final_weights(&m->weights, m->gradients);
     FinalActivations a = final_activations(&m->activation_table, m->activations);
     FinalActivations d = final_activations(&m->activation_gradient_table, m->activation_gradients);
@@ -182,8 +182,8 @@ static void whole_backward(GPT2 *m, float scale) {
 
     for (int64_t n = 0; n < N; n++) d.losses[n] = m->counted ? scale / (float)m->counted : 0.0f;
     zero(dx, N * C);   // which LayerNorm adds to
-    classifier_backward(m->kernels, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, w_embedding.wte, m->targets,
-                        m->logits, head_rows(&m->config, N), N, C, m->config.vocab_size);
+    classifier_backward(m->kernels, a.losses, d.ln_f, dhead, d.losses, a.ln_f, head, m->targets, m->logits,
+                        head_rows(&m->config, N), N, C, m->config.vocab_size);
     m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         block_recompute(m, layer);
@@ -231,8 +231,8 @@ int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *tar
     body_forward(m);
     if (targets) {
         FinalActivations a = final_activations(&m->activation_table, m->activations);
-        const float *wte = embedding_weights(&m->weights, m->parameters).wte;
-        classifier_forward(m->kernels, a.losses, a.ln_f, wte, m->targets, m->logits, head_rows(&m->config, B * T),
+        const float *head = head_weights(&m->weights, m->parameters);
+        classifier_forward(m->kernels, a.losses, a.ln_f, head, m->targets, m->logits, head_rows(&m->config, B * T),
                            B * T, m->config.n_embd, m->config.vocab_size);
         if (loss) *loss = mean_loss(m);
     }
@@ -273,8 +273,8 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     int status = check_logits(first, count, m->B * m->T);
     if (status != PYGPT_OK) return status;
     const float *ln_f = final_activations(&m->activation_table, m->activations).ln_f;
-    const float *wte = embedding_weights(&m->weights, m->parameters).wte;
-    m->kernels->matmul(logits, ln_f + first * C, wte, count, V, C, 0, 1, 0);
+    const float *head = head_weights(&m->weights, m->parameters);
+    m->kernels->matmul(logits, ln_f + first * C, head, count, V, C, 0, 1, 0);
     return PYGPT_OK;
 }
 

@@ -58,9 +58,9 @@ typedef struct {
                                int64_t B, int64_t T, int64_t C);
 
     void (*layernorm_forward)(float *y, float *mean, float *rstd,                              // (N,C) (N) (N)
-                              const float *x, const float *w, const float *b,                  // (N,C) (C) (C)
+                              const float *x, const float *w, const float *b,                  // (N,C) (C) (C) or NULL
                               int64_t N, int64_t C, float eps);
-    void (*layernorm_backward)(float *dx, float *dw, float *db,                                // += (N,C), += (C), += (C)
+    void (*layernorm_backward)(float *dx, float *dw, float *db,                                // += (N,C), += (C), += (C) or NULL
                                const float *dy, const float *x, const float *w,                // (N,C) (N,C) (C)
                                const float *mean, const float *rstd, int64_t N, int64_t C);    // (N) (N)
 
@@ -131,7 +131,7 @@ enum { PYGPT_FLOAT32 = 0, PYGPT_BFLOAT16 = 1, PYGPT_INT8 = 2, PYGPT_INT4 = 3 }; 
 
 const Kernels *pygpt_kernels(int kernels, int dtype);   // NULL where this library has no such set
 
-/* The tied head with cross-entropy, in chunks of `rows` rows, so that only (rows,V) logits exist at a time. */
+/* The head with cross-entropy, in chunks of `rows` rows, so that only (rows,V) logits exist at a time. */
 void classifier_forward(const Kernels *k, float *losses,   // (N)
                         const float *x, const float *wte, const int32_t *targets,   // (N,C) (V,C) (N)
                         float *logits, int64_t rows, int64_t N, int64_t C, int64_t V);   // scratch (rows,V)
@@ -148,6 +148,8 @@ void classifier_backward(const Kernels *k, float *losses, float *dx, float *dwte
 /* What a model may have in another way than GPT-2, which is the first of each, 0; named as in config.json. */
 enum { PYGPT_GELU_NEW = 0, PYGPT_GELU = 1, PYGPT_RELU = 2 };   // activation_function
 enum { PYGPT_LEARNED = 0, PYGPT_SINUSOIDAL = 1, PYGPT_ROTARY = 2, PYGPT_NO_POSITIONS = 3 };   // position_embedding
+enum { PYGPT_BIAS = 0, PYGPT_NO_BIAS = 1 };   // bias, of linear layers and LayerNorm
+enum { PYGPT_TIED = 0, PYGPT_UNTIED = 1 };   // tie_word_embeddings: the head is wte, or lm_head.weight
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -159,8 +161,7 @@ typedef struct {
     float layer_norm_epsilon;
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
-    int32_t activation_function;
-    int32_t position_embedding;
+    int32_t activation_function, position_embedding, bias, tie_word_embeddings;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */
@@ -265,7 +266,7 @@ void pygpt_release(float *data);
  *   PYGPT_FLOAT32    what they are
  *   PYGPT_BFLOAT16   rounded, as the inputs of the products are
  *   PYGPT_INT8       s q, q from -127 to 127, with one scale s, a bfloat16, for each output and 32 inputs
- *   PYGPT_INT4       s q, q from -8 to 7; the embedding, which is the head too, as in PYGPT_INT8
+ *   PYGPT_INT4       s q, q from -8 to 7; the embedding and the head as in PYGPT_INT8
  * Biases, LayerNorm's weights and positions stay float32. Keys and values: PYGPT_FLOAT32 or PYGPT_BFLOAT16. */
 
 typedef struct Generator Generator;

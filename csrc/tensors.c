@@ -19,7 +19,15 @@ typedef enum {
     ALWAYS = PYGPT_RECOMPUTE_BLOCK
 } Kept;
 
-typedef enum { PRESENT = 0, WITH_EMBD_DROPOUT, WITH_RESID_DROPOUT, WITH_LEARNED_POSITIONS, WITH_ROTARY } Presence;
+typedef enum {
+    PRESENT = 0,
+    WITH_EMBD_DROPOUT,
+    WITH_RESID_DROPOUT,
+    WITH_LEARNED_POSITIONS,
+    WITH_ROTARY,
+    WITH_BIAS,
+    UNTIED
+} Presence;
 
 typedef struct {
     size_t field;   // of its pointer in the part's struct
@@ -47,25 +55,34 @@ static const Row EMBEDDING_WEIGHTS[] = {
 
 static const Row BLOCK_WEIGHTS[] = {
     {ROW(BlockWeights, ln_1_w, "ln_1.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
-    {ROW(BlockWeights, ln_1_b, "ln_1.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, ln_1_b, "ln_1.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
     {ROW(BlockWeights, c_attn_w, "attn.c_attn.weight"), .shape = {SIZE_C, SIZE_3C},
      .initialisation = PYGPT_INIT_NORMAL},
-    {ROW(BlockWeights, c_attn_b, "attn.c_attn.bias"), .shape = {SIZE_3C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, c_attn_b, "attn.c_attn.bias"), .shape = {SIZE_3C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
     {ROW(BlockWeights, attn_proj_w, "attn.c_proj.weight"), .shape = {SIZE_C, SIZE_C},
      .initialisation = PYGPT_INIT_RESIDUAL},
-    {ROW(BlockWeights, attn_proj_b, "attn.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, attn_proj_b, "attn.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
     {ROW(BlockWeights, ln_2_w, "ln_2.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
-    {ROW(BlockWeights, ln_2_b, "ln_2.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, ln_2_b, "ln_2.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
     {ROW(BlockWeights, c_fc_w, "mlp.c_fc.weight"), .shape = {SIZE_C, SIZE_F}, .initialisation = PYGPT_INIT_NORMAL},
-    {ROW(BlockWeights, c_fc_b, "mlp.c_fc.bias"), .shape = {SIZE_F}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, c_fc_b, "mlp.c_fc.bias"), .shape = {SIZE_F}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
     {ROW(BlockWeights, mlp_proj_w, "mlp.c_proj.weight"), .shape = {SIZE_F, SIZE_C},
      .initialisation = PYGPT_INIT_RESIDUAL},
-    {ROW(BlockWeights, mlp_proj_b, "mlp.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(BlockWeights, mlp_proj_b, "mlp.c_proj.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
 };
 
 static const Row FINAL_WEIGHTS[] = {
     {ROW(FinalWeights, ln_f_w, "ln_f.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
-    {ROW(FinalWeights, ln_f_b, "ln_f.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO},
+    {ROW(FinalWeights, ln_f_b, "ln_f.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
+     .presence = WITH_BIAS},
+    {ROW(FinalWeights, head, "lm_head.weight"), .shape = {SIZE_V, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL,
+     .presence = UNTIED},
 };
 
 static const Row EMBEDDING_ACTIVATIONS[] = {
@@ -124,6 +141,8 @@ static int present(const Row *row, int kind, const GPT2Config *config) {
     if (row->presence == WITH_RESID_DROPOUT) return config->resid_pdrop > 0.0f;
     if (row->presence == WITH_LEARNED_POSITIONS) return config->position_embedding == PYGPT_LEARNED;
     if (row->presence == WITH_ROTARY) return config->position_embedding == PYGPT_ROTARY;
+    if (row->presence == WITH_BIAS) return config->bias == PYGPT_BIAS;
+    if (row->presence == UNTIED) return config->tie_word_embeddings == PYGPT_UNTIED;
     return 1;
 }
 
@@ -280,6 +299,11 @@ FinalWeights final_weights(const TensorTable *table, float *buffer) {
     FinalWeights weights;
     point(&weights, &WEIGHTS[FINAL], table, first_of_block(table, table->config.n_layer), buffer);
     return weights;
+}
+
+float *head_weights(const TensorTable *table, float *buffer) {
+    float *head = final_weights(table, buffer).head;
+    return head ? head : embedding_weights(table, buffer).wte;
 }
 
 EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer) {

@@ -17,7 +17,7 @@ typedef struct {
 } BlockWeights;
 
 typedef struct {
-    float *ln_f_w, *ln_f_b;
+    float *ln_f_w, *ln_f_b, *head;
 } FinalWeights;
 
 typedef struct {
@@ -57,10 +57,12 @@ int64_t muon_scratch(const GPT2Config *config);
  * overflows or one of them is -1. */
 int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three);
 
-/* Pointers into a flat buffer with this table. */
+/* Pointers into a flat buffer with this table, NULL to what the model has not. */
 EmbeddingWeights embedding_weights(const TensorTable *table, float *buffer);
 BlockWeights block_weights(const TensorTable *table, float *buffer, int64_t layer);
 FinalWeights final_weights(const TensorTable *table, float *buffer);
+/* (V,C): the head's own, or wte. */
+float *head_weights(const TensorTable *table, float *buffer);
 EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer);
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer);
 FinalActivations final_activations(const TensorTable *table, float *buffer);

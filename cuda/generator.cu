@@ -37,13 +37,13 @@ struct Generator {
 
     unsigned char *memory;          // on the device; all that follows lies in it
     std::vector<Block> blocks;
-    PackedMatrix wte;               // (C,V): the head, and in its columns the embedding
+    PackedMatrix wte, head;   // (C,V): in the columns of wte the embedding; the same unless the head has its own
     float *wpe, *ln_f_w, *ln_f_b;
-    GenerationRow *rows;            // (B·positions): of a feed
+    GenerationRow *rows;   // (B·positions): of a feed
     float *x, *ln, *qkv, *heads, *fc;   // (rows,C), but qkv (rows,3C) and fc (rows,n_inner)
-    float *mean, *rstd;             // (rows): what LayerNorm gives besides
-    QuantisedInputs *inputs;        // (rows,⌈K/32⌉), with int4
-    float *logits;                  // (head rows,V)
+    float *mean, *rstd;   // (rows): what LayerNorm gives besides
+    QuantisedInputs *inputs;   // (rows,⌈K/32⌉), with int4
+    float *logits;   // (head rows,V)
 };
 
 /* ---- memory ---- */
@@ -60,6 +60,11 @@ struct Parts {
         unsigned char *const here = memory ? memory + bytes : nullptr;
         bytes = checked_add(bytes, part < 0 ? -1 : checked_mul(divide_up(part, ALIGNMENT), ALIGNMENT));
         return reinterpret_cast<T *>(here);
+    }
+
+    /* NULL without biases. */
+    float *take_bias(const GPT2Config &config, int64_t count) {
+        return config.bias == PYGPT_BIAS ? take<float>(count) : nullptr;
     }
 
     PackedMatrix take_matrix(int type, int64_t K, int64_t N) {
@@ -79,13 +84,13 @@ static Block take_block(const Generator *g, Parts &parts) {
     const int64_t C = g->config.n_embd, F = g->config.n_inner;
     Block block;
     block.ln_1_w = parts.take<float>(C);
-    block.ln_1_b = parts.take<float>(C);
-    block.c_attn_b = parts.take<float>(3 * C);
-    block.attn_proj_b = parts.take<float>(C);
+    block.ln_1_b = parts.take_bias(g->config, C);
+    block.c_attn_b = parts.take_bias(g->config, 3 * C);
+    block.attn_proj_b = parts.take_bias(g->config, C);
     block.ln_2_w = parts.take<float>(C);
-    block.ln_2_b = parts.take<float>(C);
-    block.c_fc_b = parts.take<float>(F);
-    block.mlp_proj_b = parts.take<float>(C);
+    block.ln_2_b = parts.take_bias(g->config, C);
+    block.c_fc_b = parts.take_bias(g->config, F);
+    block.mlp_proj_b = parts.take_bias(g->config, C);
     block.c_attn = parts.take_matrix(g->weights, C, 3 * C);
     block.attn_proj = parts.take_matrix(g->weights, C, C);
     block.c_fc = parts.take_matrix(g->weights, C, F);
@@ -102,10 +107,12 @@ static void take_rest(Generator *g, Parts &parts) {
     const GPT2Config &c = g->config;
     const bool int4 = g->weights == PYGPT_INT4;
     const int64_t C = c.n_embd, F = c.n_inner, all = checked_mul(g->B, g->positions), rows = min64(all, ROWS);
-    g->wte = parts.take_matrix(int4 ? PYGPT_INT8 : g->weights, C, c.vocab_size);
+    const int embedding = int4 ? PYGPT_INT8 : g->weights;
+    g->wte = parts.take_matrix(embedding, C, c.vocab_size);
+    g->head = c.tie_word_embeddings == PYGPT_UNTIED ? parts.take_matrix(embedding, C, c.vocab_size) : g->wte;
     if (adds_positions(&c)) g->wpe = parts.take<float>(checked_mul(g->positions, C));
     g->ln_f_w = parts.take<float>(C);
-    g->ln_f_b = parts.take<float>(C);
+    g->ln_f_b = parts.take_bias(c, C);
     g->rows = parts.take<GenerationRow>(all);
     g->x = parts.take<float>(rows * C);
     g->ln = parts.take<float>(rows * C);
@@ -160,11 +167,16 @@ static void fill(Queue &q, const PackedMatrix &to, const float *from) {
     fill(q, to, from, to.N, 1);
 }
 
+static void copy_bias(Queue &q, float *to, const float *from, int64_t count) {
+    if (from) copy(q, to, from, count);
+}
+
 static void copy_weights(Generator *g, const GPT2 *m) {
     Queue &q = g->queue;
     const int64_t C = g->config.n_embd, F = g->config.n_inner;
     const EmbeddingWeights embedding = embedding_weights(&m->weights, m->parameters);
     fill(q, g->wte, embedding.wte, 1, C);
+    if (g->config.tie_word_embeddings == PYGPT_UNTIED) fill(q, g->head, head_weights(&m->weights, m->parameters), 1, C);
     if (g->config.position_embedding == PYGPT_SINUSOIDAL) {
         std::vector<float> rows(static_cast<size_t>(g->positions * C));
         fill_sinusoidal(rows.data(), g->positions, C);
@@ -176,21 +188,21 @@ static void copy_weights(Generator *g, const GPT2 *m) {
         const BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         const Block &to = g->blocks[static_cast<size_t>(layer)];
         copy(q, to.ln_1_w, from.ln_1_w, C);
-        copy(q, to.ln_1_b, from.ln_1_b, C);
+        copy_bias(q, to.ln_1_b, from.ln_1_b, C);
         fill(q, to.c_attn, from.c_attn_w);
-        copy(q, to.c_attn_b, from.c_attn_b, 3 * C);
+        copy_bias(q, to.c_attn_b, from.c_attn_b, 3 * C);
         fill(q, to.attn_proj, from.attn_proj_w);
-        copy(q, to.attn_proj_b, from.attn_proj_b, C);
+        copy_bias(q, to.attn_proj_b, from.attn_proj_b, C);
         copy(q, to.ln_2_w, from.ln_2_w, C);
-        copy(q, to.ln_2_b, from.ln_2_b, C);
+        copy_bias(q, to.ln_2_b, from.ln_2_b, C);
         fill(q, to.c_fc, from.c_fc_w);
-        copy(q, to.c_fc_b, from.c_fc_b, F);
+        copy_bias(q, to.c_fc_b, from.c_fc_b, F);
         fill(q, to.mlp_proj, from.mlp_proj_w);
-        copy(q, to.mlp_proj_b, from.mlp_proj_b, C);
+        copy_bias(q, to.mlp_proj_b, from.mlp_proj_b, C);
     }
     const FinalWeights final = final_weights(&m->weights, m->parameters);
     copy(q, g->ln_f_w, final.ln_f_w, C);
-    copy(q, g->ln_f_b, final.ln_f_b, C);
+    copy_bias(q, g->ln_f_b, final.ln_f_b, C);
 }
 
 static int make_generator(Generator *g, const GPT2 *m) {
@@ -301,7 +313,7 @@ static float *pass(Generator *g, float *logits, const std::vector<GenerationRow>
     if (wanted > 0) normalise(g, g->ln_f_w, g->ln_f_b, wanted);
     for (int64_t at = 0; at < wanted; at += HEAD_ROWS) {
         const int64_t count = min64(HEAD_ROWS, wanted - at);
-        packed_product(g->queue, linear(g, g->logits, g->ln + at * C, g->wte, nullptr, count));
+        packed_product(g->queue, linear(g, g->logits, g->ln + at * C, g->head, nullptr, count));
         download(g->queue, logits, g->logits, DataType::float32, count * V);
         logits += count * V;
     }

@@ -3,7 +3,7 @@
  *   x = wte[token] + wpe[position]
  *   L times    x = x + attention(LayerNorm(x))
  *              x = x + feed-forward(LayerNorm(x))
- *   logits = LayerNorm(x) wteᵀ
+ *   logits = LayerNorm(x) headᵀ      head = wte unless it has its own
  *
  * The text is that of csrc/gpt2.c. What differs: a residual connection is one call with the LayerNorm behind it, so a
  * block ends with the LayerNorm that the next one begins with; gradients of activations are written, not added to, so
@@ -65,6 +65,9 @@ static BlockWeights block_weights(const GPT2 *m, int64_t layer) {
 }
 static FinalWeights final_weights(const GPT2 *m) {
     return final_weights(&m->copied_weights, static_cast<float *>(m->copy));
+}
+static const float *head_weights(const GPT2 *m) {
+    return head_weights(&m->copied_weights, static_cast<float *>(m->copy));
 }
 static BlockActivations block_activations(const GPT2 *m, int64_t layer) {
     return block_activations(&m->activation_layout, m->activations, layer);
@@ -238,7 +241,7 @@ static void embedding_backward_pass(GPT2 *m) {
 void whole_backward(GPT2 *m) {
     Queue &q = m->queue;
     int64_t N = m->B * m->T, C = m->config.n_embd, L = m->config.n_layer, V = m->config.vocab_size;
-    EmbeddingWeights dw_embedding = embedding_weights(&m->weights, m->gradients);
+    float *dhead = head_weights(&m->weights, m->gradients);
     FinalWeights w = final_weights(m), dw = final_weights(&m->weights, m->gradients);
     FinalActivations a = final_activations(m);
     FinalActivations d = final_activations(&m->activation_gradient_layout, m->activation_gradients);
@@ -246,8 +249,8 @@ void whole_backward(GPT2 *m) {
     float *dx = block_input(&m->activation_gradient_layout, m->activation_gradients, L);
 
     ENQUEUE(q, loss_gradients, blocks_for(N, ELEMENT_THREADS), ELEMENT_THREADS, 0, d.losses, m->state, N);
-    classifier_backward(q, a.losses, d.ln_f, dw_embedding.wte, d.losses, a.ln_f, embedding_weights(m).wte, m->targets,
-                        m->logits, head_rows(m->config, N), N, C, V, padded_vocabulary(V));
+    classifier_backward(q, a.losses, d.ln_f, dhead, d.losses, a.ln_f, head_weights(m), m->targets, m->logits,
+                        head_rows(m->config, N), N, C, V, padded_vocabulary(V));
     layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N,
                        C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
@@ -273,8 +276,8 @@ void enqueue_pass(GPT2 *m, Pass pass) {
     FinalActivations a = final_activations(m);
     body_forward(m);
     if (pass == Pass::loss) {
-        classifier_forward(m->queue, a.losses, a.ln_f, embedding_weights(m).wte, m->targets, m->logits,
-                           head_rows(m->config, N), N, m->config.n_embd, V, padded_vocabulary(V));
+        classifier_forward(m->queue, a.losses, a.ln_f, head_weights(m), m->targets, m->logits, head_rows(m->config, N),
+                           N, m->config.n_embd, V, padded_vocabulary(V));
         ENQUEUE(m->queue, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N, false);
     }
     if (pass == Pass::gradients) whole_backward(m);
@@ -292,8 +295,7 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     for (int64_t n = first; n < first + count && m->queue.error == cudaSuccess; n += most) {
         int64_t rows = min64(most, first + count - n);
         float *host = logits + (n - first) * V;
-        head_logits(m->queue, m->logits, ln_f + static_cast<size_t>(n * C) * size, embedding_weights(m).wte, rows, C,
-                    Vp);
+        head_logits(m->queue, m->logits, ln_f + static_cast<size_t>(n * C) * size, head_weights(m), rows, C, Vp);
         download_rows(m->queue, host, m->logits, rows, V, Vp);
     }
     return queue_status(m->queue);

@@ -16,6 +16,8 @@ from pygpt.parameters import parameter_count
 VARIATIONS: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu_new", "gelu", "relu"),
     "position_embedding": ("learned", "sinusoidal", "rotary", "none"),
+    "bias": (True, False),
+    "tie_word_embeddings": (True, False),
 }
 """Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
 
@@ -60,6 +62,8 @@ class GPT2Config:
     n_inner: int | None = None  # channels between the two linear layers of the feed-forward part; None: 4 C
     activation_function: str = "gelu_new"  # this and what else is in VARIATIONS: docs/variations.md
     position_embedding: str = "learned"
+    bias: bool = True  # whether linear layers and LayerNorm have one
+    tie_word_embeddings: bool = True  # whether the head is wte.weight; otherwise it is lm_head.weight
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -81,6 +85,7 @@ class GPT2Config:
             if getattr(self, name) not in known:
                 expected = alternatives([repr(value) for value in known])
                 raise UserError(f"{name} is {show(getattr(self, name))}, expected {expected}")
+            self._set(name, known[known.index(getattr(self, name))])  # 1 is True
         if self.position_embedding == "rotary" and self.head_size % 2:
             raise UserError(
                 f"position_embedding is 'rotary', which turns the channels of a head in pairs, but n_embd / n_head is "
@@ -118,13 +123,18 @@ class GPT2Config:
         return self.n_embd // self.n_head
 
     @property
+    def head(self) -> str:
+        """The name of the head's matrix, (V,C)."""
+        return "wte.weight" if self.tie_word_embeddings else "lm_head.weight"
+
+    @property
     def variations(self) -> dict[str, Any]:
         """What is not as in GPT-2."""
         return {name: getattr(self, name) for name, known in VARIATIONS.items() if getattr(self, name) != known[0]}
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the model learns; the head is wte again and counts once."""
+        """How many numbers the model learns; a head that is wte again counts once."""
         return parameter_count(self)
 
     @classmethod
@@ -132,8 +142,7 @@ class GPT2Config:
         """The configuration in the contents of a config.json.
 
         Keys that do not change the mathematics are ignored, and an optional one that is null is as if it were absent.
-        tie_word_embeddings is ignored too: whether the head is wte is for the tensors to say. Raises UserError for a
-        value that is not implemented, and for missing or invalid sizes.
+        Raises UserError for a value that is not implemented, and for missing or invalid sizes.
         """
         if values.get("model_type") == _OWN_MODEL_TYPE:
             values = {**values, "model_type": "gpt2"}
@@ -179,7 +188,7 @@ class GPT2Config:
         own = [name for name in self.variations if name in _OWN_VARIATIONS]
         fields = {name: value for name, value in asdict(self).items() if name in own or name not in _OWN_VARIATIONS}
         kind = {"model_type": _OWN_MODEL_TYPE} if own else {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
-        return {**kind, **fields, "tie_word_embeddings": True, "torch_dtype": dtype}
+        return {**kind, **fields, "torch_dtype": dtype}
 
     def to_json(self, path: str | Path, dtype: str = "float32") -> None:
         """Write to_dict() as a config.json."""

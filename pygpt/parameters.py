@@ -36,7 +36,7 @@ class Parameter:
 
 
 def parameter_table(config: GPT2Config) -> list[Parameter]:
-    """Every parameter in the order of the table; the head is wte.weight again and not listed."""
+    """Every parameter in the order of the table; a head that is wte.weight again is not listed."""
     return _table(config, config.n_layer)
 
 
@@ -66,11 +66,13 @@ def _table(config: GPT2Config, blocks: int) -> list[Parameter]:
 
     def affine(name: str, rows: int, columns: int, std: float = std) -> None:
         matrix(name, rows, columns, std)
-        table.append(Parameter(f"{name}.bias", (columns,), 0.0, 0.0))
+        if config.bias:
+            table.append(Parameter(f"{name}.bias", (columns,), 0.0, 0.0))
 
     def norm(name: str) -> None:
         table.append(Parameter(f"{name}.weight", (C,), 1.0, 0.0))
-        table.append(Parameter(f"{name}.bias", (C,), 0.0, 0.0))
+        if config.bias:
+            table.append(Parameter(f"{name}.bias", (C,), 0.0, 0.0))
 
     matrix("wte", config.vocab_size, C)
     if config.position_embedding == "learned":
@@ -84,4 +86,6 @@ def _table(config: GPT2Config, blocks: int) -> list[Parameter]:
         affine(f"{h}.mlp.c_fc", C, inner)
         affine(f"{h}.mlp.c_proj", inner, C, residual_std)
     norm("ln_f")
+    if not config.tie_word_embeddings:
+        matrix("lm_head", config.vocab_size, C)
     return table

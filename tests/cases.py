@@ -65,16 +65,16 @@ def embedding(B: int, T: int, V: int, C: int, positions: int | None) -> Case:
     return Case(f"embedding-B{B}-T{T}-V{V}-C{C}" + ("" if positions else "-no_wpe"), make)
 
 
-def layernorm(N: int, C: int) -> Case:
+def layernorm(N: int, C: int, bias: bool = True) -> Case:
     def make() -> list[LayerCall]:
         x, weight = normal(N, C, mean=2.0, std=3.0), normal(C, mean=1.0, std=0.5)
-        inputs = {"x": x, "weight": weight, "bias": normal(C, seed=1), "eps": 1e-5}
+        inputs = {"x": x, "weight": weight, "bias": normal(C, seed=1) if bias else None, "eps": 1e-5}
         forward = LayerCall("layernorm_forward", inputs, ("y", "mean", "rstd"))
         statistics = {name: forward.exact[name].astype(np.float32) for name in ("mean", "rstd")}
         inputs = {"dy": normal(N, C, seed=2), "x": x, "weight": weight, **statistics}
         return [forward, LayerCall("layernorm_backward", inputs, ("dx", "dweight", "dbias"))]
 
-    return Case(f"layernorm-N{N}-C{C}", make)
+    return Case(f"layernorm-N{N}-C{C}" + ("" if bias else "-no_bias"), make)
 
 
 def linear(N: int, IC: int, OC: int, bias: bool = True) -> Case:
@@ -301,6 +301,7 @@ CASES = [
     # above the sizes from which a layer divides its work (csrc/divides_work.h), where no case above is
     embedding(3, 367, 300, 8, positions=367),
     embedding(1, 3, 4, 1032, positions=3),
+    layernorm(13, 72, bias=False),
     layernorm(4101, 4),
     layernorm(1601, 264),
     attention(1, 523, 1, 8),

@@ -229,19 +229,23 @@ def test_linear_layers_stored_as_torch_has_them(tmp_path: Path, inner: int, dtyp
     assert "tensor h.0.attn.c_attn.weight has shape (18, 6), expected (6, 18)" in refused(tmp_path)
 
 
-def test_an_untied_model_with_an_equal_head(folder: Path, parameters: Parameters) -> None:
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
-    rewrite(folder, {"lm_head.weight": parameters["wte.weight"]})
-    assert len(load(folder)) == len(parameters)
-    rewrite(folder, {"lm_head.weight": -parameters["wte.weight"]})
-    assert "lm_head.weight differs from wte.weight; a head of its own is not implemented" in refused(folder)
-
-
-def test_an_untied_model_without_its_head(folder: Path) -> None:
+def test_a_head_of_its_own(folder: Path, parameters: Parameters) -> None:
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
     assert "holds no lm_head.weight, but config.json has tie_word_embeddings: false" in refused(folder)
+    for head in (parameters["wte.weight"], -parameters["wte.weight"]):
+        rewrite(folder, {"lm_head.weight": head})
+        loaded = load(folder)
+        assert list(loaded) == [*parameters, "lm_head.weight"]
+        assert np.array_equal(loaded["lm_head.weight"], head)
+
+
+def test_a_model_without_biases(folder: Path, parameters: Parameters) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "bias": False}))
+    assert "holds biases, such as 'h.0.ln_1.bias', but config.json has bias: false" in refused(folder)
+    rewrite(folder, {name: None for name in parameters if name.endswith(".bias")})
+    assert list(load(folder)) == [name for name in parameters if not name.endswith(".bias")]
 
 
 def test_tensors_need_not_be_aligned(folder: Path, parameters: Parameters) -> None:
@@ -348,7 +352,7 @@ def test_tensors_that_contradict_the_configuration(
         "tensor wpe.weight is missing, but 'wpe.0', 'wpe.1', 'wpe.2' and 2 more are there"
     )
     biases = dict.fromkeys(name for name in parameters if name.endswith(".bias"))
-    assert "holds no biases; a GPT-2 without them (nanoGPT's bias=False)" in refused_with(biases)
+    assert "holds no biases, but config.json does not say bias: false" in refused_with(biases)
     twice = refused_with({"model.wte.weight": parameters["wte.weight"]})
     assert twice == file + "holds several models: 'model.wte.weight' and 'wte.weight'"
     rewrite(folder, {"wte.weight": None, "wpe.weight": wpe})

@@ -161,17 +161,32 @@ def test_a_vocabulary_without_merges(tmp_path: Path) -> None:
     assert found is not None and found.fingerprint == tokenizer.fingerprint
 
 
-def test_a_head_may_be_there_if_it_is_the_embedding(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older files of llama.cpp hold a copy."""
+def test_a_copy_of_the_embedding_may_be_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older files of llama.cpp hold one."""
     monkeypatch.setattr(
         gguf_file, "parameter_shapes", lambda config: {**parameter_shapes(config), "lm_head.weight": (300, 64)}
     )
     p = random_parameters(CONFIG)
-    for head in (p["wte.weight"], -p["wte.weight"]):
-        write_gguf(path, StoredModel(CONFIG, {**p, "lm_head.weight": head}))
-        if head is p["wte.weight"]:
-            assert_equal(read_model(path).parameters, p)
-    assert "tensor lm_head.weight differs from wte.weight" in refused(path)
+    write_gguf(path, StoredModel(CONFIG, {**p, "lm_head.weight": p["wte.weight"]}))
+    monkeypatch.undo()
+    assert_equal(read_model(path).parameters, p)
+
+
+def test_a_head_of_its_own_there_and_back(tmp_path: Path) -> None:
+    config = replace(CONFIG, tie_word_embeddings=False)
+    write_gguf(tmp_path / "model.gguf", StoredModel(config, random_parameters(config), lambda: TOKENIZERS[0]))
+    found = read_model(tmp_path / "model.gguf")
+    assert found.config == config
+    assert_equal(found.parameters, random_parameters(config))
+
+
+def test_biases_that_the_model_lacks_are_zeros(tmp_path: Path) -> None:
+    config = replace(CONFIG, bias=False)
+    p = random_parameters(config)
+    write_gguf(tmp_path / "model.gguf", StoredModel(config, p, lambda: TOKENIZERS[0]))
+    found = read_model(tmp_path / "model.gguf")
+    assert found.config == CONFIG
+    assert_equal(found.parameters, {name: p.get(name, np.zeros(s)) for name, s in parameter_shapes(CONFIG).items()})
 
 
 def test_a_variation_that_llamacpp_lacks(tmp_path: Path) -> None:
@@ -382,10 +397,20 @@ def test_llamacpp_gives_the_same_tokens_with_gpt2s_vocabulary(tmp_path: Path, sh
     assert model.token_eos() == 50256
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float32", 3e-3), ("float16", 3e-3), ("bfloat16", 2e-2), ("q8_0", 5e-2)])
-def test_llamacpp_gives_the_same_logits(tmp_path: Path, dtype: str, error: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "error", "settings"),
+    [
+        ("float32", 3e-3, {}),
+        ("float16", 3e-3, {}),
+        ("bfloat16", 2e-2, {}),
+        ("q8_0", 5e-2, {}),
+        ("float32", 3e-3, {"tie_word_embeddings": False}),
+        ("float32", 3e-3, {"bias": False}),
+    ],
+)
+def test_llamacpp_gives_the_same_logits(tmp_path: Path, dtype: str, error: float, settings: dict[str, Any]) -> None:
     """As close as its table of GELU in float16, and its rounding of activations, let them be."""
-    config = pygpt.GPT2Config(vocab_size=256, n_positions=256, n_embd=64, n_layer=2, n_head=4, n_inner=96)
+    config = pygpt.GPT2Config(vocab_size=256, n_positions=256, n_embd=64, n_layer=2, n_head=4, n_inner=96, **settings)
     folder = tmp_path / "a"
     save_parameters(folder, config, random_parameters(config, 0.3), extra=ByteTokenizer().save)
     theirs = llama(folder, dtype)

@@ -51,20 +51,23 @@ def embedding(B: int, T: int, V: int, C: int, positions: int | None) -> Case:
     )
 
 
-def layernorm(*shape: int) -> Case:
+def layernorm(*shape: int, bias: bool = True) -> Case:
     rng = np.random.default_rng(0)
     C = shape[-1]
-    inputs = {"x": rng.normal(2, 3, size=shape), "weight": rng.normal(size=C), "bias": rng.normal(size=C)}
+    inputs = {"x": rng.normal(2, 3, size=shape), "weight": rng.normal(size=C)}
+    if bias:
+        inputs["bias"] = rng.normal(size=C)
+
+    def forward(i: Arrays) -> tuple[Array, Array, Array]:
+        return ops.layernorm_forward(i["x"], i["weight"], i.get("bias"))
 
     def backward(dy: Array, i: Arrays) -> Arrays:
-        _, mean, rstd = ops.layernorm_forward(i["x"], i["weight"], i["bias"])
-        return dict(
-            zip(("x", "weight", "bias"), ops.layernorm_backward(dy, i["x"], i["weight"], mean, rstd), strict=True)
-        )
+        _, mean, rstd = forward(i)
+        found = ops.layernorm_backward(dy, i["x"], i["weight"], mean, rstd)
+        gradients = dict(zip(("x", "weight", "bias"), found, strict=True))
+        return {name: gradients[name] for name in i}
 
-    return Case(
-        f"layernorm-{shape}", inputs, lambda i: ops.layernorm_forward(i["x"], i["weight"], i["bias"])[0], backward
-    )
+    return Case(f"layernorm-{shape}-{bias}", inputs, lambda i: forward(i)[0], backward)
 
 
 def linear(IC: int, OC: int, *rows: int, bias: bool = True) -> Case:
@@ -172,6 +175,7 @@ CASES = [
     embedding(3, 5, 4, 6, positions=None),
     layernorm(2, 3, 24),
     layernorm(1, 3),
+    layernorm(4, 5, bias=False),
     linear(5, 7, 2, 3),
     linear(8, 24, 1, 1),
     linear(5, 7, 4, bias=False),

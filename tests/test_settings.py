@@ -76,6 +76,8 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "kernels": "plain",
         "activation_function": "relu",
         "position_embedding": "rotary",
+        "bias": False,
+        "tie_word_embeddings": False,
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,
@@ -88,7 +90,8 @@ def test_every_setting_is_a_flag_and_a_key(file):
     values = {name: examples.get(name, 2) for name in FIELDS}
     argv = []
     for name, value in values.items():
-        argv += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
+        flag = name.replace("_", "-")
+        argv += [f"--no-{flag}" if value is False else f"--{flag}"] + ([] if isinstance(value, bool) else [str(value)])
     from_flags = parse(argv).settings
     assert dataclasses.asdict(from_flags) == values
     from_file = parse(["--config", file(format_settings(from_flags)), "--out-dir", "there"]).settings
@@ -343,5 +346,6 @@ def test_help_names_every_flag(capsys):
         parse(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in text for name in FIELDS)
+    flags = {name: f"no_{name}" if field.default is True else name for name, field in FIELDS.items()}
+    assert all("--" + flag.replace("_", "-") in text for flag in flags.values())
     assert text.isascii()  # as narrow a terminal as there is shows it

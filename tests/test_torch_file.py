@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 import required
 
 import pygpt
+from pygpt.command.export import main as export
 from pygpt.command.import_ import main as import_
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
-from pygpt.files.checkpoint import load_parameters, read_config
+from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.files.formats import read_model
 from pygpt.files.stored_model import StoredModel
 from pygpt.parameters import parameter_shapes
@@ -125,34 +127,52 @@ def test_ckpt_pt_of_nanogpt(tmp_path: Path, prefix: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_biases_that_are_missing_are_zeros(tmp_path: Path) -> None:
+def test_nanogpt_without_biases(tmp_path: Path) -> None:
     tensors = random_tensors(NANOGPT)
-    with_zeros = {n: torch.zeros_like(t) if n.endswith(".bias") else t for n, t in tensors.items()}
     without = {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias")}
     arguments = {**ARGUMENTS, "bias": False}
     path = save_checkpoint(tmp_path / "ckpt.pt", nanogpt_tensors(without), arguments)
-    with pytest.warns(UserWarning, match="holds no biases; they are zeros"):
-        assert_holds(read_model(path), NANOGPT, with_zeros)
+    assert_holds(read_model(path), replace(NANOGPT, bias=False), without)
     import_([str(path), str(tmp_path / "new")])
     model = pygpt.GPT2.from_pretrained(tmp_path / "new", device="numpy")
-    assert model.config == NANOGPT and np.isfinite(model.forward(np.arange(6)[None], np.arange(1, 7)[None]))
+    assert not model.config.bias and np.isfinite(model.forward(np.arange(6)[None], np.arange(1, 7)[None]))
     one = {**without, "ln_f.bias": tensors["ln_f.bias"]}
-    assert "h.0.ln_1.bias is missing" in refused(save_checkpoint(path, nanogpt_tensors(one), arguments))
+    path = save_checkpoint(path, nanogpt_tensors(one), arguments)
+    assert "holds biases, such as 'ln_f.bias', but model_args has bias: false" in refused(path)
+    path = save_checkpoint(path, nanogpt_tensors(without))
+    assert "holds no biases, but model_args does not say bias: false" in refused(path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_folder_without_biases_is_completed(tmp_path: Path) -> None:
-    """What from_pretrained() refuses, and says how to mend."""
-    import safetensors.torch
+@pytest.mark.parametrize("bias", [True, False])
+def test_there_and_back_through_nanogpt(tmp_path: Path, bias: bool) -> None:
+    config = replace(NANOGPT, bias=bias)
+    tensors = random_tensors(config)
+    save_parameters(tmp_path / "ours", config, {name: tensor.numpy() for name, tensor in tensors.items()})
+    export([str(tmp_path / "ours"), str(tmp_path / "ckpt.pt")])
+    assert_holds(read_model(tmp_path / "ckpt.pt"), config, tensors)
+    held = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    assert held["model_args"] == {**ARGUMENTS, "bias": bias}
+    expected = nanogpt_tensors(tensors, "")
+    assert held["model"].keys() == expected.keys()
+    assert all(torch.equal(held["model"][name], tensor) for name, tensor in expected.items())
 
-    tensors = random_tensors(CONFIG)
-    CONFIG.to_json(tmp_path / "config.json")
-    held = {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias")}
-    safetensors.torch.save_file(held, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"import_weights.py \S+ NEW_FOLDER adds them"):
-        load_parameters(tmp_path, CONFIG)
-    import_([str(tmp_path), str(tmp_path / "new")])
-    assert not dict(load_parameters(tmp_path / "new", CONFIG))["ln_f.bias"].any()
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"activation_function": "gelu_new"}, "nanoGPT's model has activation_function gelu, found gelu_new"),
+        ({"tie_word_embeddings": False}, "nanoGPT's model has tie_word_embeddings True, found False"),
+        ({"n_inner": 10}, "nanoGPT's model has n_inner 24, found 10"),
+    ],
+)
+def test_what_nanogpt_does_not_have(tmp_path: Path, settings: dict[str, Any], sentence: str) -> None:
+    config = replace(NANOGPT, **settings)
+    tensors = random_tensors(config)
+    save_parameters(tmp_path / "ours", config, {name: tensor.numpy() for name, tensor in tensors.items()})
+    with pytest.raises(UserError, match=sentence):
+        export([str(tmp_path / "ours"), str(tmp_path / "ckpt.pt")])
+    assert not (tmp_path / "ckpt.pt").exists()
 
 
 @pytest.mark.filterwarnings("ignore")

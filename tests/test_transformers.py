@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import required
 from numpy.typing import NDArray
+from variations import pairwise
 
 import pygpt
 from pygpt.backends.numpy_model import ReferenceGPT2
-from pygpt.config import GPT2Config
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +27,7 @@ CONFIG = GPT2Config(
     vocab_size=61, n_positions=16, n_embd=24, n_layer=3, n_head=3, n_inner=40, layer_norm_epsilon=1e-3,
     initializer_range=0.5, eos_token_id=60,
 )  # fmt: skip
+THEIRS = ("activation_function", "bias", "tie_word_embeddings")  # variations that transformers has, or bias of 0
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 16))
 
 
@@ -136,9 +139,31 @@ def test_rotary_positions_are_those_of_gpt_neox() -> None:
     assert relative_error(np.stack(theirs, 2), ours[:, :, :2]) < 1e-6
 
 
+@pytest.mark.parametrize("settings", pairwise({name: VARIATIONS[name] for name in THEIRS}), ids=str)
+def test_variations_mean_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Logits and gradients, of a model that pygpt has saved and of the same when transformers has saved it."""
+    config = replace(CONFIG, **settings)
+    save_parameters(tmp_path / "ours", config, fresh(config).parameters)
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").double()
+    assert relative_error(logits_of_transformers(model), logits(reference(tmp_path / "ours"))) < 1e-12
+    ours = reference(tmp_path / "ours")
+    tokens = torch.from_numpy(TOKENS).long()
+    model(tokens, labels=tokens).loss.backward()
+    targets = np.pad(TOKENS[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+    ours.forward_backward(TOKENS, targets)
+    theirs = dict(model.named_parameters())
+    for parameter, gradient in ours.gradients.items():
+        found = theirs[parameter if parameter == "lm_head.weight" else f"transformer.{parameter}"].grad.numpy()
+        if "c_attn.bias" not in parameter:  # of keys it is 0
+            assert relative_error(found, gradient) < 1e-10, parameter
+    if config.bias:  # transformers has them always
+        model.save_pretrained(tmp_path / "theirs")
+        assert relative_error(logits(reference(tmp_path / "theirs")), logits_of_transformers(model)) < 1e-6
+
+
 def test_defaults_are_those_of_transformers() -> None:
     theirs = transformers.GPT2Config().to_dict()
     ours = GPT2Config().to_dict()
-    for name in set(ours) - {"architectures", "torch_dtype", "bos_token_id", "eos_token_id"}:
+    for name in set(ours) - {"architectures", "torch_dtype", "bos_token_id", "eos_token_id", "bias"}:
         if not name.endswith("_pdrop"):  # none of ours is dropped unless asked for
             assert ours[name] == theirs[name], name

@@ -59,7 +59,8 @@ INLINE void row_forward(int whole, float *y, float *mean, float *rstd, const flo
     for (int64_t c = 0; c < C; c += LANES) {
         int64_t left = whole ? LANES : C - c;
         Floats x_hat = (load_first(xn + c, left) - mean_n) * rstd_n;
-        store_first(yn + c, x_hat * load_first(w + c, left) + load_first(b + c, left), left);
+        Floats b_c = b ? load_first(b + c, left) : broadcast(0.0f);
+        store_first(yn + c, x_hat * load_first(w + c, left) + b_c, left);
     }
 }
 
@@ -134,7 +135,7 @@ INLINE void channels_backward(int whole, float *dw, float *db, const float *dy, 
     }
     for (int64_t c = 0; c < channels; c++) {
         dw[first + c] += (float)dw_total[c];
-        db[first + c] += (float)db_total[c];
+        if (db) db[first + c] += (float)db_total[c];
     }
 }
 

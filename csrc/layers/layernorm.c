@@ -14,7 +14,7 @@
 enum { CHANNELS = DIVIDES_WORK(64, 3) };   // of dw and db, summed by one thread at a time
 
 void layernorm_forward(float *y, float *mean, float *rstd,                // (N,C) (N) (N)
-                       const float *x, const float *w, const float *b,    // (N,C) (C) (C)
+                       const float *x, const float *w, const float *b,    // (N,C) (C) (C) or NULL
                        int64_t N, int64_t C, float eps) {
     #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
@@ -27,8 +27,13 @@ void layernorm_forward(float *y, float *mean, float *rstd,                // (N,
         for (int64_t c = 0; c < C; c++) squares += (xn[c] - mu) * (xn[c] - mu);
         mean[n] = (float)mu;
         rstd[n] = (float)(1.0 / sqrt(squares / (double)C + eps));
-        #pragma omp simd
-        for (int64_t c = 0; c < C; c++) y[n * C + c] = (xn[c] - mean[n]) * rstd[n] * w[c] + b[c];
+        if (b) {
+            #pragma omp simd
+            for (int64_t c = 0; c < C; c++) y[n * C + c] = (xn[c] - mean[n]) * rstd[n] * w[c] + b[c];
+        } else {
+            #pragma omp simd
+            for (int64_t c = 0; c < C; c++) y[n * C + c] = (xn[c] - mean[n]) * rstd[n] * w[c];
+        }
     }
 }
 
@@ -69,12 +74,12 @@ static void weight_backward(float *dw, float *db, const float *dy, const float *
         }
         for (int64_t c = 0; c < channels; c++) {
             dw[first + c] += (float)dw_sum[c];
-            db[first + c] += (float)db_sum[c];
+            if (db) db[first + c] += (float)db_sum[c];
         }
     }
 }
 
-void layernorm_backward(float *dx, float *dw, float *db,   // += (N,C), += (C), += (C)
+void layernorm_backward(float *dx, float *dw, float *db,   // += (N,C), += (C), += (C) or NULL
                         const float *dy, const float *x, const float *w,   // (N,C) (N,C) (C)
                         const float *mean, const float *rstd, int64_t N, int64_t C) {   // (N) (N)
     input_backward(dx, dy, x, w, mean, rstd, N, C);

@@ -11,7 +11,7 @@
 enum { HEADER = 256, MAGIC = 20240326, FLOAT32 = 3, BFLOAT16 = 5, CHUNK = DIVIDES_WORK(1 << 12, 10) };
 
 /* Fields of the header. Dropout and the tokens that begin and end a text, between the last two, are of no use here. */
-enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, VARIATIONS = 15, UNUSED = 17 };
+enum { SIZES = 2, PADDED_VOCAB_SIZE = 7, N_INNER = 8, LAYER_NORM_EPSILON = 9, VARIATIONS = 15 };
 
 static const struct {
     const char *name;
@@ -21,6 +21,20 @@ static const struct {
     {"n_layer", offsetof(GPT2Config, n_layer)},         {"n_head", offsetof(GPT2Config, n_head)},
     {"n_embd", offsetof(GPT2Config, n_embd)},
 };
+
+/* From field VARIATIONS on. */
+static const struct {
+    const char *name;
+    size_t field;
+    int32_t last;
+} VARIATION[] = {
+    {"activation_function", offsetof(GPT2Config, activation_function), PYGPT_RELU},
+    {"position_embedding", offsetof(GPT2Config, position_embedding), PYGPT_NO_POSITIONS},
+    {"bias", offsetof(GPT2Config, bias), PYGPT_NO_BIAS},
+    {"tie_word_embeddings", offsetof(GPT2Config, tie_word_embeddings), PYGPT_UNTIED},
+};
+
+enum { VARIATION_COUNT = sizeof VARIATION / sizeof *VARIATION };
 
 static int read_header(ModelFile *f, const int32_t *header) {
     const char *path = f->file.path;
@@ -49,14 +63,14 @@ static int read_header(ModelFile *f, const int32_t *header) {
     if (!(config->layer_norm_epsilon > 0 && config->layer_norm_epsilon < INFINITY)) {
         return refuse("%s: layer_norm_epsilon is %g, expected a number above 0", path, config->layer_norm_epsilon);
     }
-    config->activation_function = header[VARIATIONS];
-    config->position_embedding = header[VARIATIONS + 1];
-    if (config->position_embedding < 0 ||
-        config->position_embedding > PYGPT_NO_POSITIONS) {   // the file's size needs it
-        return refuse("%s: position_embedding is %d, expected 0 ... %d", path, config->position_embedding,
-                      PYGPT_NO_POSITIONS);
+    for (int i = 0; i < VARIATION_COUNT; i++) {   // the size of the file depends on them
+        int32_t value = header[VARIATIONS + i];
+        if (value < 0 || value > VARIATION[i].last) {
+            return refuse("%s: %s is %d, expected 0 ... %d", path, VARIATION[i].name, value, VARIATION[i].last);
+        }
+        *(int32_t *)((char *)config + VARIATION[i].field) = value;
     }
-    for (int i = UNUSED; i < HEADER; i++) {
+    for (int i = VARIATIONS + VARIATION_COUNT; i < HEADER; i++) {
         if (header[i]) return refuse("%s: field %d of the header is %d, expected 0", path, i, header[i]);
     }
     return 0;
@@ -65,10 +79,12 @@ static int read_header(ModelFile *f, const int32_t *header) {
 /* In double, which is exact up to the length of any file, and cannot overflow beyond. */
 static double bytes_needed(const ModelFile *f) {
     const GPT2Config *c = &f->config;
-    double C = (double)c->n_embd, F = (double)c->n_inner, rows = (double)f->padded_vocab_size;
+    double C = (double)c->n_embd, F = (double)c->n_inner, V = (double)f->padded_vocab_size, rows = V;
     if (c->position_embedding == PYGPT_LEARNED) rows += (double)c->n_positions;
-    double attention = 3 * C * C + 3 * C + C * C + C, feed_forward = C * F + F + F * C + C;
-    double count = rows * C + (double)c->n_layer * (4 * C + attention + feed_forward) + 2 * C;
+    if (c->tie_word_embeddings == PYGPT_UNTIED) rows += V;
+    double biases = c->bias == PYGPT_BIAS, norm = C + biases * C;
+    double attention = 3 * C * C + C * C + biases * 4 * C, feed_forward = C * F + F * C + biases * (F + C);
+    double count = rows * C + (double)c->n_layer * (2 * norm + attention + feed_forward) + norm;
     return (double)sizeof(int32_t[HEADER]) + (double)f->bytes_each * count;
 }
 
@@ -131,30 +147,39 @@ static int read_transposed(ModelFile *f, float *w, int64_t offset, int64_t OC, i
     return 0;
 }
 
-/* The file has wte and wpe, `before` tensors, then each kind of tensor of a block for all blocks, and the two of ln_f; the
- * table has block after block. */
-static int64_t index_in_table(int64_t number, int64_t before, int64_t tensors, int64_t L) {
-    int64_t of_block = (tensors - before - 2) / L;
-    if (number < before || number >= tensors - 2) return number;
+/* In the file, the tensors of the blocks come as each kind of tensor for all blocks; in the table, block after block. Number in
+ * the file -> index in the table. before, of_block: tensors before the blocks, and of each. */
+static int64_t index_in_table(int64_t number, int64_t before, int64_t of_block, int64_t L) {
+    if (number < before || number >= before + of_block * L) return number;
     return before + (number - before) % L * of_block + (number - before) / L;
+}
+
+/* Tensors whose names begin so. */
+static int64_t count_named(GPT2 *model, const char *start) {
+    int64_t count = 0, tensors = gpt2_num_tensors(model, PYGPT_PARAMETER);
+    Tensor tensor;
+    for (int64_t i = 0; i < tensors; i++) {
+        count += !gpt2_tensor(model, &tensor, PYGPT_PARAMETER, i) && !strncmp(tensor.name, start, strlen(start));
+    }
+    return count;
 }
 
 int model_file_load(ModelFile *f, GPT2 *model) {
     float *parameters;
     int64_t size, offset = sizeof(int32_t[HEADER]), tensors = gpt2_num_tensors(model, PYGPT_PARAMETER);
+    int64_t L = f->config.n_layer, before = count_named(model, "w"), of_block = count_named(model, "h.0.");
     if (gpt2_buffer(model, &parameters, &size, PYGPT_PARAMETER)) return refuse("%s", pygpt_last_error());
     int status = 0;
-    int64_t before = f->config.position_embedding == PYGPT_LEARNED ? 2 : 1;
     for (int64_t number = 0; number < tensors && !status; number++) {
         Tensor tensor;
-        int64_t index = index_in_table(number, before, tensors, f->config.n_layer);
-        if (gpt2_tensor(model, &tensor, PYGPT_PARAMETER, index)) {
+        if (gpt2_tensor(model, &tensor, PYGPT_PARAMETER, index_in_table(number, before, of_block, L))) {
             status = refuse("%s", pygpt_last_error());
             break;
         }
-        int64_t OC = number >= before && tensor.ndim == 2 ? tensor.shape[1] : 1;   // of a linear layer
+        int64_t OC = tensor.name[0] == 'h' && tensor.ndim == 2 ? tensor.shape[1] : 1;   // of a linear layer
         status = read_transposed(f, parameters + tensor.offset, offset, OC, tensor.size / OC);
-        int64_t padding = number == 0 ? (f->padded_vocab_size - f->config.vocab_size) * f->config.n_embd : 0;
+        int padded = !strcmp(tensor.name, "wte.weight") || !strcmp(tensor.name, "lm_head.weight");
+        int64_t padding = padded ? (f->padded_vocab_size - f->config.vocab_size) * f->config.n_embd : 0;
         offset += (tensor.size + padding) * f->bytes_each;
     }
     pygpt_release(parameters);

@@ -63,8 +63,7 @@ __global__ void __launch_bounds__(1024)
     __syncthreads();
     sum = warp_sum(shares[lane][warp]);   // of column blockIdx.x * 32 + warp
     const int64_t of = static_cast<int64_t>(blockIdx.x) * 32 + warp;
-    if (lane == 0 && of < columns)
-        (of < C ? sums.of[0][of] : of < 2 * C ? sums.of[1][of - C] : sums.of[2][of - 2 * C]) += sum;
+    if (lane == 0 && of < columns && sums.of[of / C]) sums.of[of / C][of % C] += sum;
 }
 
 } // namespace

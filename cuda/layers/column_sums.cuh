@@ -8,7 +8,7 @@ void add_column_sums(Queue &queue, float *sums, const void *x, int64_t N, int64_
 size_t column_sums_scratch(DataType type, int64_t N, int64_t C);
 
 /* The second half of it, for kernels that leave several sums of each slice of the rows:
- * sums.of[i] += Σ_s partial_si      partial: (slices,count,C), of which count ≤ 3 */
+ * sums.of[i] += Σ_s partial_si, unless it is NULL      partial: (slices,count,C), of which count ≤ 3 */
 struct Sums {
     float *of[3];
 };

@@ -72,10 +72,10 @@ template <class T, int W> __global__ void __launch_bounds__(32 * WARPS) layernor
     const float rstd = 1.0f / sqrtf(variance + f.eps);
 
     for (int64_t c = lane * W; c < C; c += 32 * W) {
-        float x[W], w[W], b[W], y[W];
+        float x[W], w[W], b[W] = {}, y[W];
         read(x, c);
         load<W>(w, f.w + c);
-        load<W>(b, f.b + c);
+        if (f.b) load<W>(b, f.b + c);
         for (int i = 0; i < W; i++) y[i] = (x[i] - mean) * rstd * w[i] + b[i];
         store<W>(f.y + n * C + c, y);
     }

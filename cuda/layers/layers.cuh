@@ -81,14 +81,15 @@ size_t embedding_scratch(int64_t B, int64_t T, int64_t C);
 /* ---- layernorm.cu ---- */
 
 void layernorm_forward(Queue &queue, void *y, float *mean, float *rstd,                   // (N,C) (N) (N)
-                       const void *x, const void *w, const void *b,                       // (N,C) (C) (C)
+                       const void *x, const void *w, const void *b,                       // (N,C) (C) (C) or NULL
                        int64_t N, int64_t C, float eps);
 /* x = x1 + x2 and y = LayerNorm(x) */
 void residual_layernorm_forward(Queue &queue, void *x, void *y, float *mean, float *rstd, // (N,C) (N,C) (N) (N)
                                 const void *x1, const void *x2, const void *w, const void *b,   // (N,C) (N,C) (C) (C)
                                 int64_t N, int64_t C, float eps);
 /* dx = dresidual + what comes through the LayerNorm; dresidual: (N,C), or NULL for 0. branch_db += Σ_n dresidual_n,
- * unless it is NULL: without dropout that is the gradient of the bias with which the residual branch before ends. */
+ * unless it is NULL, as db may be: without dropout that is the gradient of the bias with which the residual branch before
+ * ends. */
 void layernorm_backward(Queue &queue, void *dx, float *dw, float *db, float *branch_db,   // (N,C) (C) (C) (C)
                         const void *dresidual, const void *dy, const void *x, const void *w,   // (N,C) (N,C) (N,C) (C)
                         const float *mean, const float *rstd, int64_t N, int64_t C);      // (N) (N)

@@ -47,8 +47,10 @@ class Layers(Protocol):
     ) -> tuple[Array, Array]:
         """dx: (B,T,C).  Returns dwte: (V,C), dwpe: (>=T,C), or (T,C) without wpe."""
 
-    def layernorm_forward(self, x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
-        """x: (...,C); weight, bias: (C,).  Returns y: (...,C), mean, rstd: (...)."""
+    def layernorm_forward(
+        self, x: Array, weight: Array, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array, Array]:
+        """x: (...,C); weight: (C,); bias: (C,) or None.  Returns y: (...,C), mean, rstd: (...)."""
 
     def layernorm_backward(
         self,

@@ -87,12 +87,14 @@ class NativeLayers(Layers):
         return dwte, dwpe
 
     def layernorm_forward(
-        self, x: Floats, weight: Floats, bias: Floats, eps: float = 1e-5
+        self, x: Floats, weight: Floats, bias: Floats | None, eps: float = 1e-5
     ) -> tuple[Floats, Floats, Floats]:
-        x, weight, bias = as_floats(x), as_floats(weight), as_floats(bias)
+        x, weight = as_floats(x), as_floats(weight)
+        bias = None if bias is None else as_floats(bias)
         N, C = _rows(x), x.shape[-1]
         expect_shape("weight", weight, (C,))
-        expect_shape("bias", bias, (C,))
+        if bias is not None:
+            expect_shape("bias", bias, (C,))
         y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
         self._table.layernorm_forward(
             floats(y), floats(mean), floats(rstd), floats(x), floats(weight), floats(bias), N, C, eps

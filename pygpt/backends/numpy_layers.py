@@ -57,7 +57,9 @@ class ReferenceLayers(Layers):
         to_wte, to_wpe = embedding.backward(dx, tokens, wte, wpe)
         return _add(dwte, to_wte), _add(dwpe, to_wpe)
 
-    def layernorm_forward(self, x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
+    def layernorm_forward(
+        self, x: Array, weight: Array, bias: Array | None, eps: float = 1e-5
+    ) -> tuple[Array, Array, Array]:
         return layernorm.forward(x, weight, bias, eps)
 
     def layernorm_backward(

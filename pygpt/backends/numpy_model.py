@@ -128,8 +128,8 @@ class ReferenceGPT2:
         x = self._activation("ln_f").reshape(-1, self.config.n_embd)
         if first < 0 or count < 0 or first + count > len(x):
             raise UserError(f"logits of rows {first} to {first + count - 1}: the latest forward pass has {len(x)} rows")
-        wte = self.ops.stored(self.parameters["wte.weight"])
-        return self.ops.stored(self.ops.matmul(x[first : first + count], wte, transpose_b=True))
+        head = self.ops.stored(self.parameters[self.config.head])
+        return self.ops.stored(self.ops.matmul(x[first : first + count], head, transpose_b=True))
 
     def attention_probabilities(self, layer: int) -> Array:
         """Attention probabilities of one layer in the latest forward pass, before dropout: (B,NH,T,T)."""

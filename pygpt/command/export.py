@@ -1,4 +1,4 @@
-"""Write a model as a file of llama.cpp or llm.c.  See docs/models.md."""
+"""Write a model as a file of llama.cpp, llm.c or nanoGPT.  See docs/models.md."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from pygpt.command import programs
 from pygpt.command.flags import Parser
 from pygpt.command.programs import call
-from pygpt.errors import UserError
-from pygpt.files import gguf_file, llmc
+from pygpt.errors import UserError, alternatives
+from pygpt.files import gguf_file, llmc, torch_file
 from pygpt.files.formats import read_model
 from pygpt.files.stored_model import StoredModel
+from pygpt.files.tensor_file import DTYPES
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ def _write_llmc(path: Path, model: StoredModel, dtype: str) -> None:
 _FORMATS = {  # by the ends of the files' names
     ".gguf": _Format("llama.cpp", tuple(gguf_file.DTYPES), gguf_file.is_gguf, gguf_file.write_gguf),
     ".bin": _Format("llm.c", tuple(llmc.VERSIONS), llmc.is_model_file, _write_llmc),
+    ".pt": _Format("nanoGPT", tuple(DTYPES), torch_file.is_nanogpt, torch_file.write_nanogpt),
 }
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(flags.target)
     form = _FORMATS.get(target.suffix)
     if form is None:
-        names = " or ".join(f"{suffix} ({form.program})" for suffix, form in _FORMATS.items())
+        names = alternatives([f"{suffix} ({form.program})" for suffix, form in _FORMATS.items()])
         raise UserError(f"{target}: expected a name that ends in {names}; {' '.join(call('import'))} makes a folder")
     if flags.dtype not in form.dtypes:
         raise UserError(f"--dtype is {flags.dtype}, expected {' or '.join(form.dtypes)} for a file of {form.program}")
@@ -54,7 +56,7 @@ def make_parser() -> Parser:
     """The flags of the command."""
     parser = programs.parser("export", __doc__)
     parser.add_argument("source", help="model folder, a name on huggingface.co, or a file that pygpt import reads")
-    parser.add_argument("target", help="the file to write: NAME.gguf for llama.cpp, NAME.bin for llm.c")
+    parser.add_argument("target", help="the file to write: NAME.gguf for llama.cpp, .bin for llm.c, .pt for nanoGPT")
     dtypes = dict.fromkeys(dtype for form in _FORMATS.values() for dtype in form.dtypes)
     parser.add_argument("--dtype", choices=list(dtypes), default="float32", help="of what is written")
     return parser

@@ -66,7 +66,7 @@ def backward_calls(
     """From the losses down to the embedding; arguments as in forward_calls."""
     only_head = np.setdiff1d(np.arange(config.vocab_size), tokens)  # rows to which the embedding adds nothing
     for made in _calls("backward", config, p, held, tokens, targets, drop):
-        if made.layer == "classifier" and len(only_head):
+        if made.layer == "classifier" and config.tie_word_embeddings and len(only_head):
             made = replace(made, places={**made.places, "dwte": Place("gradients", "wte.weight", only_head)})
         yield made
 

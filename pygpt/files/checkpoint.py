@@ -55,7 +55,7 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
 
     The arrays are read-only views of the file where it holds float32, and copies of one tensor where it holds
     float16, bfloat16 or float64. All names may have a common prefix, such as `transformer.`; a stored head must equal
-    wte.weight, to which it is tied. Weights of linear layers stored as (out, in), as torch.nn.Linear has them, are
+    wte.weight where it is tied to it. Weights of linear layers stored as (out, in), as torch.nn.Linear has them, are
     transposed, with a warning.
 
     Raises UserError on the call, before anything is yielded, when the folder does not hold exactly the parameters
@@ -64,26 +64,18 @@ def load_parameters(folder: str | Path, config: GPT2Config) -> Iterator[tuple[st
     """
     folder = Path(folder)
     atomic.finish(folder)
-    return match_parameters(*stored_tensors(folder), config, tied=is_tied(folder))
-
-
-def is_tied(folder: Path) -> bool:
-    """Whether the head of a folder's model is wte, of which tensors need not hold a copy."""
-    return read_json_object(folder / CONFIG_FILE).get("tie_word_embeddings") is not False
+    return match_parameters(*stored_tensors(folder), config)
 
 
 def match_parameters(
     weights: Path,
     stored: Mapping[str, StoredTensor],
     config: GPT2Config,
-    tied: bool = True,
     described_in: str = CONFIG_FILE,
-    zero_biases: bool = False,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The parameters among the tensors that were found in `weights`, as load_parameters() gives them, and its errors.
 
-    tied: the head need not be there. described_in: where the configuration is from. zero_biases: a model that has none
-    gets zeros, with a warning.
+    described_in: where the configuration is from.
     """
     tensors = _without_prefix(weights, stored)
     if config.n_layer > len(tensors):
@@ -91,14 +83,7 @@ def match_parameters(
             f"{weights}: holds {len(tensors)} parameters, too few for the {config.n_layer} layers of {described_in}"
         )
     shapes = parameter_shapes(config)
-    head = tensors.pop(_HEAD, None)
-    if head is None and not tied:
-        raise UserError(f"{weights}: holds no {_HEAD}, but {described_in} has tie_word_embeddings: false")
-    biases = [name for name in shapes if name.endswith(".bias")]
-    if zero_biases and not any(name in tensors for name in biases):
-        warnings.warn(f"{weights}: holds no biases; they are zeros, which give the same model", stacklevel=2)
-        for name in biases:
-            tensors[name] = StoredTensor(weights, name, "F32", np.broadcast_to(np.float32(0), shapes[name]))
+    head = tensors.pop(_HEAD, None) if config.tie_word_embeddings else None
     _check_names(weights, tensors, shapes, described_in)
     if _is_transposed(tensors, shapes):
         warnings.warn(f"{weights}: holds the weights of linear layers as (out, in); they are transposed", stacklevel=2)
@@ -110,8 +95,11 @@ def match_parameters(
             raise UserError(f"{tensor.path}: tensor {name} has shape {tensor.shape}, expected {shape}")
         if tensor.dtype not in READABLE:
             raise UserError(f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected {', '.join(READABLE)}")
-    if head is not None and not _equal(head, tensors[_EMBEDDING]):
-        raise UserError(f"{head.path}: tensor {_HEAD} differs from wte.weight; a head of its own is not implemented")
+    if head is not None and not same_numbers(head, tensors[_EMBEDDING]):
+        raise UserError(
+            f"{head.path}: tensor {_HEAD} differs from wte.weight, but {described_in} does not say "
+            f"tie_word_embeddings: false"
+        )
     return ((name, tensors[name].float32()) for name in shapes)
 
 
@@ -142,7 +130,11 @@ def write_model(
 ) -> None:
     """Write config.json and model.safetensors into a folder that atomic.write_files() gave."""
     config.to_json(folder / CONFIG_FILE, dtype)
-    write_tensors(folder / WEIGHTS_FILE, parameter_shapes(config), parameters, dtype)
+    shapes = parameter_shapes(config)
+    names: dict[str, str] = {}
+    if not config.tie_word_embeddings:  # beside the head, transformers expects its prefix
+        names = {name: f"transformer.{name}" for name in shapes if name != _HEAD}
+    write_tensors(folder / WEIGHTS_FILE, shapes, parameters, dtype, names)
 
 
 def stored_tensors(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
@@ -191,14 +183,16 @@ def _check_names(
     unknown = [name for name in tensors if name not in shapes]
     missing = [name for name in shapes if name not in tensors]
     if missing and missing == [name for name in shapes if name.endswith(".bias")]:
-        raise UserError(
-            f"{weights}: holds no biases; a GPT-2 without them (nanoGPT's bias=False) is not implemented, but zeros as "
-            f"biases give the same model: {' '.join(call('import'))} {weights.parent} NEW_FOLDER adds them"
-        )
+        raise UserError(f"{weights}: holds no biases, but {described_in} does not say bias: false")
+    if missing == [_HEAD]:
+        raise UserError(f"{weights}: holds no {_HEAD}, but {described_in} has tie_word_embeddings: false")
     if missing:
         found = f"{len(shapes) - len(missing)} of {len(shapes)} parameters"
         instead = f", but {_list(unknown)} are there" if unknown else f"; found {found}"
         raise UserError(f"{weights}: tensor {missing[0]} is missing{instead}")
+    biases = [name for name in unknown if name.endswith(".bias")]
+    if biases and f"{biases[0].removesuffix('.bias')}.weight" in shapes:
+        raise UserError(f"{weights}: holds biases, such as {biases[0][:80]!r}, but {described_in} has bias: false")
     if unknown:
         path = tensors[unknown[0]].path
         raise UserError(f"{path}: tensor {unknown[0][:80]!r} is not a parameter of the GPT-2 in {described_in}")
@@ -251,7 +245,7 @@ def read_shards(
     return tensors
 
 
-def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+def same_numbers(a: StoredTensor, b: StoredTensor) -> bool:
     """Whether two tensors hold the same numbers, bit by bit, so that NaN equals itself."""
     if a.dtype not in READABLE or a.shape != b.shape:
         return False

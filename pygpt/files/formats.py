@@ -16,7 +16,6 @@ from pygpt.files.checkpoint import (
     TORCH_FILE,
     TORCH_INDEX,
     WEIGHTS_FILE,
-    is_tied,
     match_parameters,
     read_config,
     read_shards,
@@ -85,8 +84,7 @@ def _described_beside(weights: Path, read: Callable[[], Mapping[str, StoredTenso
     """The model whose tensors a file holds and the folder around it describes.  read: gives the tensors."""
     folder = weights.parent
     config = read_config(folder)
-    parameters = match_parameters(weights, read(), config, is_tied(folder), zero_biases=True)
-    return StoredModel(config, dict(parameters), partial(_tokenizer_in, folder))
+    return StoredModel(config, dict(match_parameters(weights, read(), config)), partial(_tokenizer_in, folder))
 
 
 def _tokenizer_in(folder: Path) -> Tokenizer | None:

@@ -3,7 +3,8 @@
     metadata   general.architecture "gpt2"; the sizes under gpt2.*; the tokenizer under tokenizer.*
                (pygpt/files/gguf_tokenizer.py)
     tensors    token_embd, position_embd, blk.0.attn_norm, ...; a linear layer's weight is (out, in), the transpose of
-               ours; the head is token_embd and not there a second time
+               ours; a head of its own is output, one that is token_embd is not there a second time; biases are
+               there, and 0 where the model has none
 
 Vectors and position_embd are float32 whatever the others are, which llama.cpp expects. Dropout is not stored.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError, reading, show
 from pygpt.files.atomic import write_file
-from pygpt.files.checkpoint import match_parameters
+from pygpt.files.checkpoint import match_parameters, same_numbers
 from pygpt.files.gguf_tokenizer import add_tokenizer, read_tokenizer, token_ids
 from pygpt.files.optional import import_for
 from pygpt.files.stored_model import StoredModel
@@ -72,8 +73,11 @@ def write_gguf(path: str | Path, model: StoredModel, dtype: str = "float32") -> 
     """
     path = Path(path)
     gguf = import_for(path, "gguf")
+    model = model.with_biases()
     for name, value in model.config.variations.items():
-        raise UserError(f"{path}: llama.cpp's GPT-2 knows no other {name} than {VARIATIONS[name][0]}, found {value}")
+        if name != "tie_word_embeddings":
+            first = VARIATIONS[name][0]
+            raise UserError(f"{path}: llama.cpp's GPT-2 knows no other {name} than {first}, found {value}")
     tokenizer = model.read_tokenizer()
     shapes = parameter_shapes(model.config)
     with write_file(path) as file:
@@ -154,7 +158,9 @@ def _read_config(path: Path, fields: dict[str, Any], stored: dict[str, StoredTen
     if embedding is None or len(embedding.shape) != 2:
         raise UserError(f"{path}: holds no matrix token_embd.weight")
     vocab_size = embedding.shape[0]
-    values: dict[str, Any] = {"vocab_size": vocab_size, **token_ids(fields, vocab_size)}
+    head = stored.get("lm_head.weight")
+    tied = head is None or same_numbers(head, embedding)
+    values: dict[str, Any] = {"vocab_size": vocab_size, **token_ids(fields, vocab_size), "tie_word_embeddings": tied}
     for field, key in _SIZES.items():
         if key not in fields:
             raise UserError(f"{path}: holds no {key}")

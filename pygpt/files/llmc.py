@@ -5,7 +5,7 @@
               n_inner; layer_norm_epsilon, embd_pdrop, attn_pdrop, resid_pdrop as float32; 1 + bos_token_id and
               1 + eos_token_id; the numbers of the variations (csrc/pygpt.h); the others are zero
     tensors   wte with rows of padding, wpe if positions are learned; ln_1.weight of every block, ln_1.bias of every
-              block, ...; ln_f
+              block, ...; ln_f; the head, as wte, if it is not the same
 
 The tensors of a block are in the order of parameter_shapes(). A linear layer's weight is (out, in), the transpose of
 ours. All numbers are little-endian.
@@ -66,7 +66,8 @@ def read_model(path: str | Path) -> tuple[GPT2Config, dict[str, NDArray[np.float
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     itemsize = bytes_per_value(dtype)
-    size = _HEADER_BYTES + itemsize * (config.num_parameters + (padded - config.vocab_size) * config.n_embd)
+    padding = (padded - config.vocab_size) * config.n_embd * len({"wte.weight", config.head})
+    size = _HEADER_BYTES + itemsize * (config.num_parameters + padding)
     if len(contents) != size:
         raise UserError(f"{path}: has {len(contents)} bytes, but a model of the sizes in its header takes {size}")
 
@@ -102,10 +103,10 @@ def _layout(config: GPT2Config, padded: int) -> dict[str, tuple[int, ...]]:
     shapes = parameter_shapes(config)
     blocks = [name for name in shapes if name.startswith("h.")]
     first, kinds = list(shapes).index(blocks[0]), len(blocks) // config.n_layer
-    by_kind = [name for kind in range(kinds) for name in blocks[kind::kinds]]
-    names = list(shapes)[:first] + by_kind + list(shapes)[first + len(blocks) :]
-    layout = {name: shapes[name][::-1] if name.startswith("h.") else shapes[name] for name in names}
-    return layout | {"wte.weight": (padded, config.n_embd)}
+    others = [name for name in shapes if name not in blocks]
+    order = others[:first] + [name for kind in range(kinds) for name in blocks[kind::kinds]] + others[first:]
+    layout = {name: shapes[name][::-1] if name.startswith("h.") else shapes[name] for name in order}
+    return layout | dict.fromkeys(("wte.weight", config.head), (padded, config.n_embd))
 
 
 def _header(config: GPT2Config, padded: int, dtype: str) -> NDArray[np.int32]:

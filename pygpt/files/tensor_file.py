@@ -104,11 +104,15 @@ def read_tensors(path: str | Path) -> dict[str, StoredTensor]:
 
 
 def write_tensors(
-    path: str | Path, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, NDArray[Any]], dtype: str = "float32"
+    path: str | Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, NDArray[Any]],
+    dtype: str = "float32",
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors[name], of shape shapes[name], for every name of `shapes` and in its order.
 
-    dtype: "float32", "float16" or "bfloat16", rounded to nearest, ties to even.
+    dtype: "float32", "float16" or "bfloat16", rounded to nearest, ties to even. names: those in the file that differ.
     Raises UserError for another dtype and for finite values beyond float16, OSError as open() and write() do.
 
     The safetensors library would need all tensors in memory in the dtype that is written, and does not write bfloat16
@@ -119,7 +123,11 @@ def write_tensors(
     offset = 0
     for name, shape in shapes.items():
         end = offset + itemsize * math.prod(shape)
-        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        header[names.get(name, name) if names else name] = {
+            "dtype": DTYPES[dtype],
+            "shape": shape,
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

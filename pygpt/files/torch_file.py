@@ -11,13 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pygpt.config import GPT2Config
+import numpy as np
+
+from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError, reading, show
+from pygpt.files.atomic import write_file
 from pygpt.files.checkpoint import match_parameters
 from pygpt.files.optional import import_for
 from pygpt.files.stored_model import StoredModel
 from pygpt.files.tensor_file import StoredTensor
 
+_HEAD = "lm_head.weight"
 STARTS = (b"PK\x03\x04", b"\x80\x02")  # a zip archive, and the older format
 
 _SAFE = (2, 6)  # of torch: before, a file could run code even so (CVE-2025-32434)
@@ -71,13 +75,40 @@ def nanogpt_model(path: Path, contents: Mapping[str, Any]) -> StoredModel:
         raise UserError(f"{path}: holds model_args but not what nanoGPT writes, expected a mapping there and in model")
     try:
         values = {ours: arguments[theirs] for ours, theirs in _NANOGPT.items() if theirs in arguments}
-        config = GPT2Config.from_dict({**values, "activation_function": "gelu"})
+        config = GPT2Config.from_dict({**values, "activation_function": "gelu", "bias": arguments.get("bias", True)})
     except UserError as error:
         raise UserError(f"{path}: model_args: {error}") from None
     stored = tensors_in(path, tensors)
-    return StoredModel(
-        config, dict(match_parameters(path, stored, config, described_in="model_args", zero_biases=True))
-    )
+    return StoredModel(config, dict(match_parameters(path, stored, config, described_in="model_args")))
+
+
+def is_nanogpt(path: Path) -> bool:
+    """Whether a file begins as torch.save() writes it.  Raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    return start.startswith(STARTS[0]) and b"/data.pkl" in start
+
+
+def write_nanogpt(path: Path, model: StoredModel, dtype: str = "float32") -> None:
+    """Write a checkpoint for nanoGPT's sample.py, whole or not at all: without an optimizer's state.
+
+    Raises UserError for a model that nanoGPT does not have, and when the file cannot be written.
+    """
+    torch, config = import_for(path, "torch"), model.config
+    expected = {name: known[0] for name, known in VARIATIONS.items() if name != "bias"}
+    expected |= {"activation_function": "gelu", "inner": 4 * config.n_embd, "layer_norm_epsilon": 1e-5}
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            found = getattr(config, name)
+            raise UserError(f"{path}: nanoGPT's model has {name.replace('inner', 'n_inner')} {value}, found {found}")
+    arguments = {theirs: getattr(config, ours) for ours, theirs in _NANOGPT.items()}
+    tensors = {}
+    for name, values in model.parameters.items():
+        values = values.T if name.startswith("h.") else values  # (out, in)
+        tensors[f"transformer.{name}"] = torch.from_numpy(np.array(values)).to(getattr(torch, dtype))
+    tensors[_HEAD] = tensors["transformer.wte.weight"]
+    with write_file(path) as file:
+        torch.save({"model": tensors, "model_args": {**arguments, "bias": config.bias}}, file)
 
 
 def _stored(path: Path, name: object, value: Any) -> StoredTensor:

@@ -4,7 +4,7 @@
     L times    q, k, v = linear(LayerNorm(x))      the cache takes k and v
                S_tu = q_t·k_u / √HS  (u ≤ t)       y_t = Σ_u softmax(S_t)_u v_u, over everything in the cache
                x = x + linear(y)                   x = x + linear(activation(linear(LayerNorm(x))))
-    logits = LayerNorm(x) wteᵀ
+    logits = LayerNorm(x) headᵀ        head: wte, or the model's own
 
 This is gpt2.py with another attention: keys and values of earlier positions do not depend on later tokens, so they are
 kept instead of computed again, and a new token costs one row. A row is a token of one of the sequences; the rows of
@@ -32,7 +32,7 @@ class Generator:
     """A snapshot of a model's parameters, and sequences whose keys and values it keeps: csrc/generator.c in numpy.
 
     p: parameters by name, in the dtype of everything that is computed; weights, cache: their formats, as in packed.py;
-    the head, which is the embedding too, has eight bits where weights have four.
+    the embedding and the head have eight bits where weights have four.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Generator:
 
     @staticmethod
     def _kept(name: str, value: Array, weights: str) -> Array:
-        if name == "wte.weight":  # the head is wteᵀ, so that groups lie along the channels
+        if name in ("wte.weight", "lm_head.weight"):  # the head is wteᵀ, so that groups lie along the channels
             return packed.WEIGHTS["int8" if weights == "int4" else weights](value.T).T.copy()
         matrix = value.ndim == 2 and name != "wpe.weight"
         return packed.WEIGHTS[weights](value).copy() if matrix else value.copy()
@@ -87,7 +87,7 @@ class Generator:
 
         if not every:
             x = x[[part.stop - 1 for _, part in parts]]
-        logits = linear.forward(self._head_inputs(self._norm("ln_f", x)), p["wte.weight"].T)
+        logits = linear.forward(self._head_inputs(self._norm("ln_f", x)), p[config.head].T)
         self.lengths = tuple(start + int(n) for start, n in zip(self.lengths, counts, strict=True))
         return logits
 
@@ -102,11 +102,11 @@ class Generator:
         self.lengths = kept_lengths(lengths, self.lengths)
 
     def _norm(self, name: str, x: Array) -> Array:
-        w, b = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
+        w, b = self._p[f"{name}.weight"], self._p.get(f"{name}.bias")
         return layernorm.forward(x, w, b, self.config.layer_norm_epsilon)[0]
 
     def _affine(self, name: str, x: Array) -> Array:
-        return linear.forward(self._inputs(x), self._p[f"{name}.weight"], self._p[f"{name}.bias"])
+        return linear.forward(self._inputs(x), self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
 
     def _attention(self, layer: int, b: int, qkv: Array) -> Array:
         """Append the keys and values of new tokens of sequence b, and attend.  qkv: (n,3C).  Returns y: (n,C)."""

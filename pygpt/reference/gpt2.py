@@ -94,14 +94,14 @@ def forward(
         return a[name]
 
     def norm(name: str, x: Array) -> Array:
-        w, b = p[f"{name}.weight"], p[f"{name}.bias"]
+        w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
         y, mean, rstd = ops.layernorm_forward(x, w, b, config.layer_norm_epsilon)
         y = keep(name, y)
         a[f"{name}.mean"], a[f"{name}.rstd"] = mean, rstd
         return y
 
     def affine(name: str, x: Array) -> Array:
-        return keep(name, ops.linear_forward(x, p[f"{name}.weight"], p[f"{name}.bias"]))
+        return keep(name, ops.linear_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias")))
 
     wpe = positions.added_to_embedding(p, config)
     x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], wpe if wpe is None else stored(wpe)))
@@ -133,7 +133,7 @@ def forward(
 
     x = norm("ln_f", x)
     if targets is not None:
-        a["losses"] = ops.classifier_forward(x, p["wte.weight"], targets, HEAD_ROWS)
+        a["losses"] = ops.classifier_forward(x, p[config.head], targets, HEAD_ROWS)
     return a
 
 
@@ -182,16 +182,15 @@ def backward(
         """dx: what the residual connection past it gives x, to which LayerNorm adds."""
         w, b = f"{name}.weight", f"{name}.bias"
         mean, rstd = a[f"{name}.mean"], a[f"{name}.rstd"]
-        dx, _, _ = ops.layernorm_backward(da[name], a[x], p[w], mean, rstd, dx, dp[w], dp[b])
+        dx, _, _ = ops.layernorm_backward(da[name], a[x], p[w], mean, rstd, dx, dp[w], dp.get(b))
         keep(x, dx)
 
     def affine(name: str, x: str) -> None:
         w, b = f"{name}.weight", f"{name}.bias"
-        dx, _, _ = ops.linear_backward(da[name], a[x], p[w], dp[w], dp[b])
+        dx, _, _ = ops.linear_backward(da[name], a[x], p[w], dp[w], dp.get(b))
         keep(x, dx)
 
-    wte, dwte = p["wte.weight"], dp["wte.weight"]
-    losses, dx, _ = ops.classifier_backward(dlosses, a["ln_f"], wte, targets, HEAD_ROWS, dwte)
+    losses, dx, _ = ops.classifier_backward(dlosses, a["ln_f"], p[config.head], targets, HEAD_ROWS, dp[config.head])
     keep("ln_f", dx)
     embedded = "drop" if config.embd_pdrop else "embd"
     inputs = [embedded] + [f"h.{layer}.resid_post" for layer in range(config.n_layer)]
@@ -225,5 +224,6 @@ def backward(
 
     if config.embd_pdrop:
         keep("embd", ops.dropout_backward(da["drop"], dropout_at(0, config.embd_pdrop, drop)))
-    ops.embedding_backward(da["embd"], tokens, wte, p.get("wpe.weight"), dwte, dp.get("wpe.weight"))
+    wte, wpe = "wte.weight", "wpe.weight"
+    ops.embedding_backward(da["embd"], tokens, p[wte], p.get(wpe), dp[wte], dp.get(wpe))
     return losses, da

@@ -13,11 +13,13 @@ import numpy as np
 from .arrays import Array
 
 
-def forward(x: Array, w: Array, b: Array, eps: float = 1e-5) -> tuple[Array, Array, Array]:
-    """x: (...,C); w, b: (C,).  Returns y: (...,C), and mean, rstd: (...), which backward needs."""
+def forward(x: Array, w: Array, b: Array | None, eps: float = 1e-5) -> tuple[Array, Array, Array]:
+    """x: (...,C); w: (C,); b: (C,) or None.  Returns y: (...,C), and mean, rstd: (...), which backward needs."""
     mean = x.mean(-1, keepdims=True)
     rstd = 1 / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + eps)
-    y = (x - mean) * rstd * w + b
+    y = (x - mean) * rstd * w
+    if b is not None:
+        y = y + b
     return y, mean[..., 0], rstd[..., 0]
 
 

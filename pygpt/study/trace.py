@@ -119,7 +119,7 @@ def summary(found: Trace) -> Result:
 
 def _add_logits(ops: Layers, p: dict[str, Array], a: dict[str, Array], da: dict[str, Array], targets: Array) -> None:
     x = a["ln_f"].reshape(-1, a["ln_f"].shape[-1])
-    logits = ops.matmul(x, p["wte.weight"], transpose_b=True)
+    logits = ops.matmul(x, p.get("lm_head.weight", p["wte.weight"]), transpose_b=True)
     dlogits = ops.cross_entropy_backward(da["losses"].reshape(-1), logits, targets.reshape(-1))
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 

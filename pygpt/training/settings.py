@@ -118,6 +118,8 @@ class TrainSettings:
         choices=VARIATIONS["position_embedding"],
         fixed=True,
     )
+    bias: bool = _setting(True, "model", "linear layers and LayerNorm have no biases", fixed=True)
+    tie_word_embeddings: bool = _setting(True, "model", "the head has a matrix of its own", fixed=True)
 
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
@@ -457,9 +459,10 @@ def make_parser() -> Parser:
         if limits["group"] not in groups:
             groups[limits["group"]] = parser.add_argument_group(limits["group"])
         kind = _kind(field)
-        if kind is bool:
+        if kind is bool:  # given, it changes the default, and the help says to what
+            flag, action = (f"no_{field.name}", "store_false") if field.default else (field.name, "store_true")
             groups[limits["group"]].add_argument(
-                _flag(field.name), action="store_true", default=argparse.SUPPRESS, help=limits["help"]
+                _flag(flag), dest=field.name, action=action, default=argparse.SUPPRESS, help=limits["help"]
             )
             continue
         help = limits["help"]
