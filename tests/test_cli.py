@@ -96,7 +96,7 @@ def test_the_commands_are_listed() -> None:
     [
         (
             [],
-            "pygpt stands alone, expected one of train, generate, .*, evaluate, experiment, study, compare after it",
+            "pygpt stands alone, expected one of train, generate, .*, experiment, study, compare, exercise after it",
         ),
         (["genrate"], "'genrate' is not a command of pygpt, expected one of .*; did you mean generate?"),
         (["--help-me"], "--help-me is not a flag; did you mean --help?"),
@@ -149,7 +149,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("line", "expected"),
     [
         ("pygpt tr", "train"),
-        ("pygpt ", "train generate prepare tokenizer export import evaluate experiment study compare"),
+        ("pygpt ", "train generate prepare tokenizer export import evaluate experiment study compare exercise"),
         ("pygpt train --pre", "--preset"),
         ("pygpt train --preset shakespeare-char-", "shakespeare-char-gpu"),
         ("pygpt train --device ", "auto cpu cuda cuda-emulated numpy"),
@@ -157,6 +157,8 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pygpt train --overwrite --dtype b", "bfloat16"),
         ("pygpt prepare --tokenizer ", "byte char gpt2"),
         ("pygpt compare --se", "--seq-len --seed"),
+        ("pygpt exercise s", "start"),
+        ("pygpt exercise start attention_h", "attention_head attention_heads"),
         ("pygpt train --data out", "out output.txt"),
         ("pygpt train --resume out", "out"),
         ("pygpt generate --model out/", "out/stdlib"),

@@ -38,10 +38,15 @@ _PACKAGE = Path(__file__).parents[1]
 @cache
 def ffi() -> FFI:
     """cffi with the declarations of the pygpt.h that the libraries were built with."""
-    text = re.sub(r"^\s*#.*$", "", (_folder() / HEADER).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*$", "", header_path().read_text(encoding="utf-8"), flags=re.MULTILINE)
     made = FFI()
     made.cdef(text)
     return made
+
+
+def header_path() -> Path:
+    """The pygpt.h that the libraries were built with.  Raises UserError if there is no library."""
+    return _folder() / HEADER
 
 
 @cache

@@ -31,6 +31,7 @@ PROGRAMS = {
     "experiment": Program("experiment.py", "train variants with several seeds, and compare them"),
     "study": Program("study.py", "look inside a model with instruments"),
     "compare": Program("compare.py", "compare a device with numpy, layer by layer"),
+    "exercise": Program("exercise.py", "write parts of the project again, graded against it"),
 }
 """By their names, of which module() gives the modules."""
 

@@ -1,0 +1,1 @@
+"""What an exercise starts from: a statement, and functions to be written."""
