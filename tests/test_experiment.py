@@ -129,8 +129,9 @@ def test_wrong_files_get_a_sentence(text: str, expected: str) -> None:
     assert refused(text).startswith(expected)
 
 
-def test_the_experiment_of_the_documents_is_one() -> None:
-    plan = read_plan(ROOT / "docs" / "variations.toml")
+@pytest.mark.parametrize("name", ["variations", "fewest_steps"])
+def test_the_experiments_of_the_documents_are_understood(name: str) -> None:
+    plan = read_plan(ROOT / "docs" / f"{name}.toml")
     assert {run.seed for run in plan.runs} == {0, 1, 2}
 
 

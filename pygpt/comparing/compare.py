@@ -51,8 +51,7 @@ class Row:
 
 
 def compare(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> list[Row]:
-    """Every output of every layer in the order of computation: up from the embedding, down again from the losses,
-    and what each optimizer makes of the gradient.
+    """Every output of every layer in the order of computation, up and down again, and of each optimizer's step.
 
     model: with recompute="none", and dtype float32 or bfloat16; its gradients are replaced. ops: pygpt.layers() of the
     same device, dtype and kernels. tokens, targets: (B,T) integers. With dropout in the configuration, the masks of
