@@ -212,7 +212,7 @@ def test_token_files_that_do_not_know_their_bytes(capsys, pictures):
     for split in ("train", "val"):
         del values[split]["bytes"]
     path.write_text(json.dumps(values))
-    capsys.readouterr()
+    assert "compare uniform 5.55, unigram " in capsys.readouterr().out
     train.main(flags(out_dir="b"))
     assert "per byte" not in capsys.readouterr().out + Path("b/log.jsonl").read_text()
     assert [record for record in log("b") if "loss" in record] == [

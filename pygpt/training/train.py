@@ -40,6 +40,7 @@ from pygpt.training.setup import (
     model_config,
     open_data,
 )
+from pygpt.training.yardsticks import measure
 
 SAMPLE_TEMPERATURE = 0.8
 _SECONDS_BETWEEN_READINGS = 0.2
@@ -71,6 +72,9 @@ def train(request: Request, watch: Callable[[int], object] = lambda step: None) 
         check_windows(settings, data)
         check_run_memory(config, settings)
         print(describe(settings, config, data, folder.path), flush=True)
+        if state is None:
+            yardsticks = measure(data.train, data.val, data.tokenizer)
+            print(f"compare {yardsticks.describe(data.val.described.tokens_per_byte)}", flush=True)
         try:
             model = create_model(config, settings, source)
             if state is not None:
