@@ -156,6 +156,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pygpt generate --device ", "auto cpu cuda cuda-emulated numpy"),
         ("pygpt train --overwrite --dtype b", "bfloat16"),
         ("pygpt prepare --tokenizer ", "byte char gpt2"),
+        ("pygpt study att", "attribution"),
         ("pygpt compare --se", "--seq-len --seed"),
         ("pygpt exercise s", "start"),
         ("pygpt exercise start attention_h", "attention_head attention_heads"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,11 @@ CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=16, n_embd=24, n_layer=2, 
 TEXT = "abcabd abc"
 
 
-def make_model(device: str = "numpy", dtype: str = "float64", config: pygpt.GPT2Config = CONFIG) -> pygpt.GPT2:
+def make_model(
+    device: str = "numpy", dtype: str = "float64", config: pygpt.GPT2Config = CONFIG, kernels: str = "fast"
+) -> pygpt.GPT2:
     """With attention that is not uniform and biases that are not 0."""
-    model = pygpt.GPT2(config, device=device, dtype=dtype, seed=1)
+    model = pygpt.GPT2(config, device=device, dtype=dtype, kernels=kernels, seed=1)
     perturb(model, seed=2)
     return model
 
@@ -102,7 +105,7 @@ def test_gradients_of_scores_are_those_of_the_loss() -> None:
 @pytest.mark.parametrize("backend", backends.PRESENT, ids=str)
 def test_traces_of_any_backend_agree(backend: backends.Backend) -> None:
     exact = study.trace(make_model(), tokens_of())
-    found = study.trace(make_model(backend.device, backend.dtype), tokens_of())
+    found = study.trace(make_model(backend.device, backend.dtype, kernels=backend.kernels), tokens_of())
     bound = 2e-2 if backend.dtype == "bfloat16" else 1e-5
     assert found.loss == pytest.approx(exact.loss, rel=bound)
     for name in ("logits", "h.1.attn.probabilities", "h.0.resid_mid"):
@@ -216,6 +219,10 @@ def test_changes_that_do_not_fit(change: Change, sentence: str) -> None:
 # ---- the command ----
 
 
+NEEDED = {"patch": ["--name", "h.0.mlp.act"], "memory": ["--other", "xyz"]}
+"""What some instruments cannot do without."""
+
+
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     command.main([str(argument) for argument in arguments])
     return capsys.readouterr().out
@@ -226,7 +233,7 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # page writes page.html
     for name, verb in command.VERBS.items():
-        arguments = [name, folder, *([TEXT] if verb.text else [])]
+        arguments = [name, folder, *([TEXT] if verb.text else []), *NEEDED.get(name, [])]
         picture, numbers = tmp_path / f"{name}.png", tmp_path / f"{name}.json"
         text = call(capsys, *arguments, "--plot", picture, "--json", numbers)
         assert len(text.splitlines()) > 2 and picture.read_bytes().startswith(b"\x89PNG"), name
@@ -240,6 +247,25 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
     [
         (["trac", "M", "abc"], "'trac' is no instrument, expected trace.*; did you mean trace?"),
         (["trace", "M"], "the text is missing: trace needs one after the folder"),
+        (["spectrum", "M", "abc"], "spectrum takes no text, and 'abc' is given"),
+        (["trace", "M", "abc", "--head", "1"], "--head is for patch and thermo, and trace is asked for"),
+        (["heads", "M", "--length", "9"], "9 random tokens are to come twice, expected 2 to 8: half of the positions"),
+        (["spectrum", "M", "--tensor", "wpe.weights"], "there is no matrix wpe.weights, .*did you mean wpe.weight"),
+        (["patch", "M", "abc"], "--name is missing: patch needs the name of an activation"),
+        (["patch", "M", "abc", "--name", "h.0.attn.head"], "there is no activation h.0.attn.head, .*h.0.attn.heads"),
+        (["patch", "M", "abc", "--name", "embd", "--other", "abcd"], "--other has 4 tokens, expected 3"),
+        (["patch", "M", "abc", "--name", "embd", "--toward", "xy"], "--toward is 'xy', which has 2 tokens"),
+        (["patch", "M", "abc", "--name", "embd", "--scale", "2"], "--scale is the length of what --toward adds"),
+        (["patch", "M", "abc", "--name", "embd", "--head", "0"], "embd is not split into heads"),
+        (["patch", "M", "abc", "--name", "h.0.attn.heads", "--head", "3"], "head is 3, expected 0 to 2"),
+        (["patch", "M", "abc", "--name", "embd", "--position", "3"], "the change of embd.* does not fit"),
+        (["patch", "M", "abc", "--name", "h.0.mlp.act", "--toward", "x"], "the change of h.0.mlp.act.* does not fit"),
+        (["memory", "M", "abc"], "--other is missing"),
+        (["attribution", "M", "abc", "--position", "3"], "position is 3, expected 0 to 2"),
+        (["landscape", "M", "abc", "--points", "4"], "points is 4, expected an odd number"),
+        (["make", "induction"], "the file is missing"),
+        (["make", "sort", "no.txt"], "'sort' is no task, expected induction, sorting, addition; did you mean sorting?"),
+        (["make", "sorting", "M/config.json"], "config.json: is there already, expected a new file"),
         (["trace", "M", "a" * 17], "the text has 17 byte tokens, expected 2 to 16, the positions of"),
         (["trace", "M", "a"], "the text has 1 byte tokens, expected 2 to 16"),
         (["trace", "M", "abc", "--plot", "/no/such/folder/a.png"], "/no/such/folder/a.png: cannot be saved"),
@@ -248,7 +274,27 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
 )
 def test_wrong_calls(arguments: list[str], sentence: str, folder: Path) -> None:
     with pytest.raises(UserError, match=sentence):
-        command.main([str(folder) if word == "M" else word for word in arguments])
+        command.main([re.sub("^M", str(folder), word) for word in arguments])
+
+
+def test_patches_of_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokens, part = make_model("numpy", "float32"), tokens_of(), (slice(None), 4, slice(8, 16))
+    other = study.trace(folder, tokens_of(TEXT[::-1])).activations["h.1.attn.heads"][part]
+    wte = model.parameters["wte.weight"][ord("x")]
+    for flags, change in (
+        (["--name", "h.1.attn.heads", "--head", 1, "--position", 4], Change("h.1.attn.heads", 0.0, part)),
+        (
+            ["--name", "h.1.attn.heads", "--head", 1, "--position", 4, "--other", TEXT[::-1]],
+            Change("h.1.attn.heads", other, part),
+        ),
+        (
+            ["--name", "h.0.resid_mid", "--toward", "x", "--scale", "2"],
+            Change("h.0.resid_mid", 2 * wte / np.linalg.norm(wte), add=True),
+        ),
+    ):
+        found = json.loads(call(capsys, "patch", folder, TEXT, *flags, "--json", "-"))["arrays"]
+        expected = study.trace(folder, tokens, changes=[change]).activations["losses"][0]
+        assert np.allclose(found["losses"][1], expected, rtol=1e-6) and found["losses"][0] != found["losses"][1]
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.command import programs, study_page
@@ -13,10 +15,33 @@ from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.errors import UserError
 from pygpt.files.json_file import json_text, save_json
+from pygpt.model import GPT2
+from pygpt.reference.arrays import Array
+from pygpt.study.attribution import attribution
+from pygpt.study.changes import Change
+from pygpt.study.gradcheck import gradcheck
+from pygpt.study.heads import LONGEST, heads
+from pygpt.study.landscape import DIRECTIONS, landscape
+from pygpt.study.lens import lens
+from pygpt.study.make import TASKS, make
+from pygpt.study.memory import memory
+from pygpt.study.neighbours import neighbours
+from pygpt.study.norms import norms
 from pygpt.study.opening import Subject
+from pygpt.study.patch import part_of, patch
 from pygpt.study.plot import plot
 from pygpt.study.result import Result
-from pygpt.study.trace import summary, trace
+from pygpt.study.sink import sink
+from pygpt.study.spectrum import spectrum
+from pygpt.study.step import step
+from pygpt.study.step import summary as step_summary
+from pygpt.study.thermo import thermo
+from pygpt.study.trace import Trace, summary, trace
+from pygpt.text.tokenizer import holds_tokenizer
+from pygpt.training.run_folder import BEST, OPTIMIZER_FILE, RunFolder
+from pygpt.training.settings import SETTINGS_FILE, read_settings
+
+LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -27,15 +52,17 @@ class Verb:
     flags: tuple[str, ...] = ()  # that not all of them take
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Use the instrument that a command line names."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Use the instrument that a command line names.  Returns the exit status, 1 where it found what must not be."""
     flags = make_parser().parse(argv)
-    if flags.verb not in VERBS:
-        raise UserError(
-            f"{flags.verb!r} is no instrument, expected {', '.join(VERBS)}{nearest(flags.verb, list(VERBS))}"
-        )
-    verb = VERBS[flags.verb]
+    verbs = [*VERBS, MAKE]
+    if flags.verb not in verbs:
+        raise UserError(f"{flags.verb!r} is no instrument, expected {', '.join(verbs)}{nearest(flags.verb, verbs)}")
+    verb = VERBS.get(flags.verb)
     _check(flags, verb)
+    if verb is None:
+        print(f"{flags.text}: {make(flags.model, flags.text)!r}...")
+        return 0
     machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels", "threads")}
     result = verb.run(flags, Subject(flags.model, **machine))
     if flags.json != "-":
@@ -48,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json_text(numbers))
         else:
             save_json(flags.json, numbers)
+    return int(result.failed)
 
 
 def make_parser() -> Parser:
@@ -55,12 +83,13 @@ def make_parser() -> Parser:
     instruments = "\n".join(f"  {name:12}{verb.summary}" for name, verb in VERBS.items())
     parser = Parser(
         prog=" ".join(programs.call("study")),
-        description=f"{__doc__}\n\ninstruments:\n{instruments}",
+        description=f"{__doc__}\n\ninstruments:\n{instruments}\n\n"
+        f"  {MAKE:12}write a text to train a small model on: {MAKE} {'|'.join(TASKS)} FILE",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", metavar="|".join(VERBS), help="the instrument")
+    parser.add_argument("verb", metavar="|".join([*VERBS, MAKE]), help="the instrument")
     parser.add_argument("model", metavar="FOLDER", help="model folder, or a name on huggingface.co")
-    parser.add_argument("text", metavar="TEXT", nargs="?", help="the text that the model reads")
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="what the model reads")
     devices = ("auto", *DEVICES)
     parser.add_argument("--device", choices=devices, help="(default: numpy for a small model, else auto)")
     parser.add_argument(
@@ -68,9 +97,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--kernels", choices=KERNELS, default="fast", help="(default: fast)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: all)")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write all numbers there, too; - prints them instead of the table"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there, too; - prints them, and no table")
     parser.add_argument("--plot", metavar="FILE", help="draw a picture there, a PNG")
     special = parser.add_argument_group("of some instruments")
 
@@ -78,33 +105,180 @@ def make_parser() -> Parser:
         takers = ", ".join(verb for verb, about in VERBS.items() if name.replace("-", "_") in about.flags)
         special.add_argument(*short, f"--{name}", help=f"{takers}: {help}", **settings)  # type: ignore[arg-type]
 
+    add("other", "another text", metavar="TEXT")
+    add("name", "an activation, such as h.0.attn.heads", metavar="NAME")
+    add("toward", "add the embedding of this token, as long as --scale says, instead of setting to 0", metavar="TEXT")
+    add("scale", "length of what is added (default: 1)", type=float, metavar="X")
+    add("layer", "whose head it is", type=_index, metavar="N")
+    add("head", "a head, from 0 on", type=_index, metavar="N")
+    add("position", "a position in the text, from 0 on", type=_index, metavar="N")
+    add("tensor", "only this matrix, such as wte.weight or h.0.head.0.qk", metavar="NAME")
+    add("length", f"random tokens (default: as many as fit twice, up to {LONGEST})", type=positive_int, metavar="N")
+    add("count", "how many (default: 5)", type=positive_int, metavar="N")
+    add("learning-rate", f"(default: {LEARNING_RATE:g})", type=float, metavar="X")
     add("output", f"the file to write (default: {study_page.OUTPUT})", "-o", metavar="FILE")
     add("layers", "blocks whose maps are stored, such as 0,3-5 (default: all)", metavar="LIST")
     add("channels", "how many of a map are stored (default: as many as fit)", type=positive_int, metavar="N")
-    add("learning-rate", "(default: 0.001)", type=float, metavar="X")
     add("serve", "on a loopback address, with a text to type and steps to take", action="store_true", default=None)
     add("port", f"of --serve (default: {study_page.PORT})", type=int, metavar="N")
+    add("direction", "(default: random)", choices=DIRECTIONS)
+    add("plane", "a second direction, random", action="store_true", default=None)
+    add("points", "in each direction (default: 21)", type=positive_int, metavar="N")
+    add("extent", "how far to go; 1 is as long as the weights (default: 0.5)", type=float, metavar="X")
     return parser
 
 
-def _check(flags: argparse.Namespace, verb: Verb) -> None:
-    """Whether text and flags are those of the verb."""
-    for name in sorted({flag for other in VERBS.values() for flag in other.flags}):
-        if getattr(flags, name) is not None and name not in verb.flags:
+def _index(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    return positive_int(text) if text != "0" else 0
+
+
+def _check(flags: argparse.Namespace, verb: Verb | None) -> None:
+    """Whether text and flags are those of the verb; None is the one that makes a text."""
+    special = {flag for other in VERBS.values() for flag in other.flags}
+    taken = () if verb is None else verb.flags
+    for name in sorted(special):
+        if getattr(flags, name) is not None and name not in taken:
             takers = " and ".join(other for other, about in VERBS.items() if name in about.flags)
             raise UserError(f"--{name.replace('_', '-')} is for {takers}, and {flags.verb} is asked for")
-    if verb.text and flags.text is None:
+    if verb is None and flags.text is None:
+        raise UserError(f"the file is missing: {flags.verb} {flags.model} writes one, whose name comes after it")
+    if verb is not None and verb.text and flags.text is None:
         raise UserError(f"the text is missing: {flags.verb} needs one after the folder")
-    if not verb.text and flags.text is not None:
+    if verb is not None and not verb.text and flags.text is not None:
         raise UserError(f"{flags.verb} takes no text, and {flags.text!r} is given")
 
 
-def _trace(flags: argparse.Namespace, subject: Subject) -> Result:
+def _given(flags: argparse.Namespace, **names: str) -> dict[str, object]:
+    """The flags that are given, by the names of arguments."""
+    values = {argument: getattr(flags, flag) for argument, flag in names.items()}
+    return {argument: value for argument, value in values.items() if value is not None}
+
+
+def _traced(flags: argparse.Namespace, subject: Subject) -> Trace:
     tokens = subject.tokens(flags.text)
-    return summary(trace(subject.model, tokens))
+    return trace(subject.model, tokens)
+
+
+def _patch(flags: argparse.Namespace, subject: Subject) -> Result:
+    if flags.name is None:
+        raise UserError("--name is missing: patch needs the name of an activation, such as h.0.attn.heads")
+    if flags.other is not None and flags.toward is not None:
+        raise UserError("--other replaces and --toward adds: expected one of them")
+    if flags.scale is not None and flags.toward is None:
+        raise UserError("--scale is the length of what --toward adds, which is not given")
+    tokens, model = subject.tokens(flags.text), subject.model
+    part = part_of(subject.config, flags.name, flags.head, flags.position)
+    change = Change(flags.name, 0.0, part)
+    if flags.other is not None:
+        others = subject.tokens(flags.other)
+        if len(others) != len(tokens):
+            raise UserError(f"--other has {len(others)} tokens, expected {len(tokens)}, as many as the text")
+        activations = trace(model, others).activations
+        change = Change(flags.name, activations[flags.name][part] if flags.name in activations else 0.0, part)
+    if flags.toward is not None:
+        change = Change(flags.name, _direction(flags, subject, model), part, add=True)
+    return patch(model, tokens, [change], [subject.word(int(token)) for token in tokens])
+
+
+def _direction(flags: argparse.Namespace, subject: Subject, model: GPT2) -> Array:
+    tokens = subject.tokenizer.encode(flags.toward)
+    if len(tokens) != 1:
+        raise UserError(f"--toward is {flags.toward!r}, which has {len(tokens)} tokens, expected one")
+    row = np.asarray(model.parameters["wte.weight"][tokens[0]], np.float64)
+    length = float(np.linalg.norm(row))
+    return row * ((1.0 if flags.scale is None else flags.scale) / (length or 1.0))
+
+
+def _heads(flags: argparse.Namespace, subject: Subject) -> Result:
+    known = subject.tokenizer.known_tokens() if holds_tokenizer(subject.folder) else None
+    subject.check_memory(8, subject.config.n_positions if flags.length is None else 2 * flags.length)
+    return heads(subject.model, known, flags.length)
+
+
+def _neighbours(flags: argparse.Namespace, subject: Subject) -> Result:
+    tokens = subject.tokenizer.encode(flags.text)
+    return neighbours(subject.model, tokens, flags.count or 5, subject.word, subject.tokenizer.known_tokens())
+
+
+def _attribution(flags: argparse.Namespace, subject: Subject) -> Result:
+    return attribution(_traced(flags, subject), flags.position, word=subject.word)
+
+
+def _step(flags: argparse.Namespace, subject: Subject) -> Result:
+    tokens = subject.tokens(flags.text)
+    if (subject.folder / OPTIMIZER_FILE).is_file():
+        _load_moments(subject)
+    return step_summary(step(subject.model, tokens, lr=_rate(flags)))
+
+
+def _load_moments(subject: Subject) -> None:
+    """Those of the checkpoint in a run's folder."""
+    path = subject.folder.resolve().parent
+    optimizer = read_settings(path / SETTINGS_FILE).get("optimizer", "adamw")
+    if optimizer != "adamw":
+        raise UserError(f"{path}: was trained with {optimizer}, and step takes AdamW apart: take {path / BEST}")
+    with RunFolder(path, resume=True) as run:
+        state = run.load_state()
+        if state is not None and state.step:
+            run.load_moments(subject.model, optimizer)
+            subject.model.steps = state.step
+
+
+def _memory(flags: argparse.Namespace, subject: Subject) -> Result:
+    if flags.other is None:
+        raise UserError("--other is missing: memory needs another text, whose loss is measured beside")
+    return memory(subject.model, subject.tokens(flags.text), subject.tokens(flags.other), lr=_rate(flags))
+
+
+def _rate(flags: argparse.Namespace) -> float:
+    return LEARNING_RATE if flags.learning_rate is None else float(flags.learning_rate)
+
+
+def _landscape(flags: argparse.Namespace, subject: Subject) -> Result:
+    names = ("direction", "plane", "points", "extent")
+    settings: dict[str, object] = _given(flags, **dict(zip(names, names, strict=True)))
+    return landscape(subject.model, subject.tokens(flags.text), **settings)  # type: ignore[arg-type]
 
 
 VERBS: dict[str, Verb] = {
-    "trace": Verb("every activation and its gradient", _trace),
+    "trace": Verb("every activation and its gradient", lambda flags, subject: summary(_traced(flags, subject))),
     "page": Verb("a page on which every number explains itself", study_page.page, flags=study_page.FLAGS),
+    "patch": Verb(
+        "an activation set to 0, to another text's, or moved; and what becomes of the predictions",
+        _patch,
+        flags=("name", "head", "position", "other", "toward", "scale"),
+    ),
+    "step": Verb("one step of the optimizer, tensor by tensor", _step, flags=("learning_rate",)),
+    "memory": Verb("what one step on a text changes, and for another text", _memory, flags=("other", "learning_rate")),
+    "lens": Verb("what the model would predict after each block", lambda flags, subject: lens(_traced(flags, subject))),
+    "norms": Verb("residual stream, branches and gradients", lambda flags, subject: norms(_traced(flags, subject))),
+    "heads": Verb("what heads attend to when random tokens come twice", _heads, text=False, flags=("length",)),
+    "sink": Verb("attention to the first position", lambda flags, subject: sink(_traced(flags, subject))),
+    "thermo": Verb(
+        "softmax at other temperatures",
+        lambda flags, subject: thermo(_traced(flags, subject), flags.layer, flags.head),
+        flags=("layer", "head"),
+    ),
+    "spectrum": Verb(
+        "singular values, beside those of random matrices",
+        lambda flags, subject: spectrum(subject.model, flags.tensor),
+        text=False,
+        flags=("tensor",),
+    ),
+    "neighbours": Verb("the nearest embeddings of each token", _neighbours, flags=("count",)),
+    "attribution": Verb(
+        "what heads and neurons add to the difference of two logits", _attribution, flags=("position",)
+    ),
+    "landscape": Verb(
+        "the loss along a direction, or on a plane", _landscape, flags=("direction", "plane", "points", "extent")
+    ),
+    "gradcheck": Verb(
+        "gradients of the device's layers against finite differences",
+        lambda flags, subject: gradcheck(subject.model, subject.tokens(flags.text)),
+    ),
 }
+"""By their names."""
+
+MAKE = "make"
+"""Beside them: it has no model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from typing import Any
 
@@ -66,9 +67,14 @@ class Subject:
         self.check_memory(1, len(tokens))
         return tokens
 
-    def words(self, tokens: Array) -> list[str]:
-        """Each token as text, quoted."""
-        return [repr(self.tokenizer.decode([int(token)])) for token in tokens]
+    def word(self, token: int) -> str:
+        """A token as text in quotes, as bytes where it is not whole characters, or its number where it has no text."""
+        if token not in self.tokenizer.known_tokens():
+            return str(token)
+        data = self.tokenizer.decode_bytes([token])
+        with contextlib.suppress(UnicodeDecodeError):
+            return repr(data.decode())
+        return repr(data)
 
     def check_memory(self, batch_size: int, seq_len: int) -> None:
         """Raises UserError when model and trace do not fit; numpy's figure has logits and attention whole."""

@@ -35,11 +35,18 @@ def plot(path: str | Path, result: Result) -> None:
 
 
 def _draw_map(figure: Any, axes: Any, panel: Map) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     colours: dict[str, Any] = {"cmap": "viridis"}
     if panel.signed:
         largest = float(np.nanmax(abs(panel.values)))
         colours = {"cmap": "PuOr", "vmin": -largest, "vmax": largest}
-    figure.colorbar(axes.imshow(panel.values, aspect="auto", interpolation="nearest", **colours), ax=axes)
+    extent = None if panel.reach is None else (-panel.reach, panel.reach, panel.reach, -panel.reach)
+    image = axes.imshow(panel.values, aspect="auto", interpolation="nearest", extent=extent, **colours)
+    figure.colorbar(image, ax=axes)
+    if panel.reach is None:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_curves(axes: Any, panel: Curves) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from pygpt.reference.arrays import Array
 
 @dataclass(frozen=True)
 class Map:
-    """A matrix to draw; signed: in two colours, with 0 between them."""
+    """A matrix to draw; signed: in two colours, with 0 between them.  reach: both axes go from -reach to reach."""
 
     title: str
     values: Array
     x: str
     y: str
     signed: bool = False
+    reach: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,15 @@ class Curves:
 
 @dataclass(frozen=True)
 class Result:
-    """title: a line above the table.  notes: lines below it."""
+    """title: a line above the table.  notes: lines below it.  failed: whether it found what must not be."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Sequence[object]]
     arrays: Mapping[str, Array]
     panels: Sequence[Map | Curves] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    failed: bool = False
 
     def table(self) -> str:
         """The result for people; words to the left, numbers to the right."""

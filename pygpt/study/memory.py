@@ -1,0 +1,67 @@
+"""What one step on one text writes into the model: into the rows of the embeddings, and into the matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pygpt.model import GPT2, layers
+from pygpt.reference.arrays import Array
+from pygpt.study.result import Curves, Result
+from pygpt.study.step import step
+from pygpt.study.trace import run, trace
+
+
+def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3, weight_decay: float = 0.0) -> Result:
+    """A step of AdamW on tokens, (T,); other: the tokens of another text, (T',), whose loss is measured as well.
+
+    Weight decay, which changes every matrix whatever the text, is off unless it is given.  The optimizer makes the size
+    of a step about lr in each number that has a gradient at all, however small; so the third column says what of the
+    loss's fall a group was expected to bring.
+
+    Arrays: text and other, (2,T) and (2,T'): losses of each token before and after; wte and wpe: ‖Δ‖ of each row.
+    """
+    taken = step(model, tokens, lr=lr, weight_decay=weight_decay)
+    before, after, ops = taken.before, taken.after, layers(model.device, model.dtype, model.kernels)
+    others = trace(model, other)
+    others_after = run(ops, before.config, after.parameters, others.tokens, others.targets)
+    T, inputs, targets = before.tokens.shape[1], before.tokens, before.targets[before.targets >= 0]
+    of_token, of_position = (np.arange(size) for size in (before.config.vocab_size, before.config.n_positions))
+    seen, predicted = np.isin(of_token, inputs), np.isin(of_token, targets)
+    groups = [
+        ("wte.weight", "tokens of the text", seen | predicted),
+        ("wte.weight", "tokens that it does not have", ~(seen | predicted)),
+        ("wpe.weight", "positions of the text", of_position < T),
+        ("wpe.weight", "positions after it", of_position >= T),
+    ]
+    changes = {name: np.linalg.norm(np.asarray(taken.updates[name], np.float64), axis=1) for name, _, _ in groups}
+    rows: list[tuple[object, ...]] = []
+    for name, what, part in groups:
+        if part.any():
+            size = float(changes[name][part].mean())
+            rows.append((name, what, int(part.sum()), size, _fall(before.gradients[name], taken.updates[name], part)))
+    for name, update in taken.updates.items():
+        if name not in changes:
+            size = float(np.linalg.norm(np.asarray(update, np.float64)))
+            rows.append((name, "", "", size, taken.expected_fall[name]))
+    notes = [
+        f"loss of the text        {before.loss:.4f} -> {after.loss:.4f}",
+        f"loss of the other text  {others.loss:.4f} -> {others_after.loss:.4f}",
+    ]
+    losses = {
+        name: np.stack([found.activations["losses"][0] for found in pair])
+        for name, pair in (("text", (before, after)), ("other", (others, others_after)))
+    }
+    panels = [
+        Curves(
+            f"loss of the {name}", np.arange(pair.shape[1]), {"before": pair[0], "after": pair[1]}, "position", "nats"
+        )
+        for name, pair in losses.items()
+    ]
+    columns = ("tensor", "rows", "number", "mean ‖Δ row‖, or ‖Δw‖", "expected fall")
+    arrays: dict[str, Array] = {**losses, "wte": changes["wte.weight"], "wpe": changes["wpe.weight"]}
+    return Result(f"one step of AdamW on {T} tokens", columns, rows, arrays, panels, notes)
+
+
+def _fall(gradient: Array, update: Array, part: Array) -> float:
+    return 0.0 - float((np.asarray(gradient, np.float64)[part] * update[part]).sum())

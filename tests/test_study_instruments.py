@@ -1,0 +1,440 @@
+"""Instruments that read a trace or weights, each with an answer that is known without it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import backends
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_study import CONFIG, TEXT, make_model, tokens_of
+
+import pygpt
+from pygpt import study
+from pygpt.backends.numpy_layers import ReferenceLayers
+from pygpt.command import study as command
+from pygpt.errors import UserError
+from pygpt.study.heads import repeated, scores
+from pygpt.study.spectrum import distance
+from pygpt.study.thermo import ensemble
+from pygpt.text.tokenizer import ByteTokenizer
+from pygpt.training.run_folder import LAST, RunFolder, TrainingState
+from pygpt.training.settings import TrainSettings
+
+Array = NDArray[Any]
+
+
+def cell(result: study.Result, name: str, column: str) -> Any:
+    """What stands in the row that begins with the name."""
+    return next(row for row in result.rows if row[0] == name)[result.columns.index(column)]
+
+
+# ---- lens ----
+
+
+def test_the_last_row_of_the_lens_is_the_model() -> None:
+    found = study.trace(make_model(), tokens_of())
+    result = study.lens(found)
+    assert np.allclose(result.arrays["losses"][-1], found.activations["losses"], rtol=1e-12)
+    assert np.array_equal(result.arrays["top"][-1], found.activations["logits"].argmax(-1))
+    assert cell(result, "h.1.resid_post", "loss") == pytest.approx(found.loss, rel=1e-12)
+    assert abs(result.arrays["divergence"][-1]).max() < 1e-12 < result.arrays["divergence"][0].min()
+
+
+def test_the_lens_before_a_block_is_a_model_without_it() -> None:
+    model = make_model()
+    shallow = pygpt.GPT2(replace(CONFIG, n_layer=1), device="numpy", dtype="float64")
+    for name in shallow.parameters:
+        shallow.set_parameter(name, model.parameters[name])
+    result, expected = study.lens(study.trace(model, tokens_of())), study.trace(shallow, tokens_of())
+    assert np.allclose(result.arrays["losses"][1], expected.activations["losses"], rtol=1e-12)
+    p = np.exp(expected.activations["logits"][0])
+    p /= p.sum(-1, keepdims=True)
+    assert np.allclose(result.arrays["entropy"][1, 0], -(p * np.log(p)).sum(-1))
+
+
+# ---- norms ----
+
+
+def test_norms_obey_the_law_of_cosines() -> None:
+    found = study.trace(make_model(), tokens_of())
+    arrays = study.norms(found).arrays
+    for before, branch, after in (
+        ("embd", "h.0.attn.c_proj", "h.0.resid_mid"),
+        ("h.0.resid_mid", "h.0.mlp.c_proj", "h.0.resid_post"),
+        ("h.0.resid_post", "h.1.attn.c_proj", "h.1.resid_mid"),
+        ("h.1.resid_mid", "h.1.mlp.c_proj", "h.1.resid_post"),
+    ):
+        x, y, cosine = arrays[before], arrays[branch], arrays[f"cosine {branch}"]
+        assert np.allclose(arrays[after] ** 2, x**2 + y**2 + 2 * x * y * cosine)
+    dx = found.activation_gradients["h.1.resid_mid"][0, 3]
+    assert arrays["d h.1.resid_mid"][0, 3] == pytest.approx(np.sqrt((dx**2).sum()))
+
+
+# ---- heads ----
+
+
+@pytest.mark.parametrize("score", ["previous", "first", "duplicate", "induction"])
+def test_a_head_that_looks_at_one_place_has_one_score(score: str) -> None:
+    n = 4
+    place = {"previous": lambda t: t - 1, "first": lambda t: 0, "duplicate": lambda t: t - n}
+    place["induction"] = lambda t: t - n + 1
+    p = np.zeros((1, 1, 2, 2 * n, 2 * n))
+    p[:, :, 1] = np.tri(2 * n) / np.arange(1, 2 * n + 1)[:, None]
+    for t in range(n, 2 * n):
+        p[0, 0, 0, t, place[score](t)] = 1
+    for name, found in scores(p, n).items():
+        overlap = 0.25 if {name, score} == {"first", "duplicate"} else 0.0  # at the first repeated token
+        assert found[0, 0] == (1 if name == score else overlap), name
+        assert found[0, 1] == pytest.approx((1 / np.arange(n + 1, 2 * n + 1)).mean())
+
+
+def test_a_previous_token_head_made_by_hand() -> None:
+    """Positions are one-hot vectors; queries ask for the position before."""
+    T = C = 16
+    config = pygpt.GPT2Config(vocab_size=7, n_positions=T, n_embd=C, n_layer=1, n_head=1)
+    model = pygpt.GPT2(config, device="numpy", dtype="float64")
+    qkv = np.zeros((C, 3 * C))
+    qkv[:, :C] = 30 * np.eye(C, k=-1)  # the query of t is the key of t - 1
+    qkv[:, C : 2 * C] = np.eye(C)
+    for name, value in (("wpe.weight", np.eye(T)), ("wte.weight", np.zeros((7, C))), ("h.0.attn.c_attn.weight", qkv)):
+        model.set_parameter(name, value)
+    result = study.heads(model, batch_size=2)
+    assert result.arrays["previous"][0, 0] > 0.999
+    assert result.arrays["induction"][0, 0] < 1e-3 and result.arrays["duplicate"][0, 0] < 1e-3
+
+
+def test_random_tokens_come_twice() -> None:
+    rows = repeated(np.arange(10, 20), 10, 3, seed=1)
+    assert np.array_equal(rows[:, :10], rows[:, 10:])
+    assert all(set(row) == set(range(10, 20)) for row in rows) and not np.array_equal(rows[0], rows[1])
+    assert repeated(np.arange(2), 10, 1, seed=1).shape == (1, 20)
+
+
+# ---- sink ----
+
+
+def test_uniform_attention_has_no_sink() -> None:
+    model = make_model()
+    for layer in range(2):
+        for part in ("weight", "bias"):
+            value = model.parameters[f"h.{layer}.attn.c_attn.{part}"].copy()
+            value[..., :24] = 0
+            model.set_parameter(f"h.{layer}.attn.c_attn.{part}", value)
+    result = study.sink(study.trace(model, tokens_of()))
+    assert np.allclose(result.arrays["mass"], (1 / np.arange(2, 11)).mean())
+    assert np.allclose(result.arrays["entropy"], 1)
+
+
+def test_a_sink_is_seen() -> None:
+    """The key of the first token is what every query looks for, and its value is 0."""
+    config = pygpt.GPT2Config(vocab_size=3, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+    model = pygpt.GPT2(config, device="numpy", dtype="float64")
+    values = {"wte.weight": np.array([[1, -1, 0, 0], [0, 0, 1, -1], [0, 0, 2, 1.0]]), "wpe.weight": np.zeros((8, 4))}
+    qkv, bias = np.zeros((4, 12)), np.zeros(12)
+    bias[:4] = 100
+    qkv[0, 4:8] = 1  # keys: the first token's alone is positive
+    qkv[2, 8] = 1  # values: the first token has none
+    model.set_parameter("h.0.attn.c_attn.weight", qkv)
+    model.set_parameter("h.0.attn.c_attn.bias", bias)
+    for name, value in values.items():
+        model.set_parameter(name, value)
+    result = study.sink(study.trace(model, [0, 1, 2, 1, 2]))
+    assert result.arrays["mass"][0, 0] > 0.999 and result.arrays["entropy"][0, 0] < 1e-3
+    assert result.arrays["values"][0, 0] == 0 and result.arrays["keys"][0, 0] > 1
+
+
+# ---- thermo ----
+
+
+def test_softmax_is_a_boltzmann_distribution() -> None:
+    found = study.trace(make_model(), tokens_of())
+    for head in (None, 1):
+        result = study.thermo(found, None if head is None else 1, head)
+        arrays = result.arrays
+        beta = arrays["beta"][:, None]
+        assert abs(arrays["log_z"] - beta * arrays["score"] - arrays["entropy"]).max() < 1e-12
+        states = np.arange(1, 11) if head is not None else np.full(10, 256)
+        assert np.allclose(arrays["entropy"][0], np.log(states))  # β = 0: uniform
+        assert np.allclose(arrays["heat_capacity"], beta**2 * arrays["variance"])
+    at_one = list(study.thermo(found).arrays["beta"]).index(1)
+    z = found.activations["logits"][0]
+    assert np.allclose(study.thermo(found).arrays["log_z"][at_one], np.log(np.exp(z).sum(-1)))
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
+def test_the_mean_score_responds_as_it_fluctuates(beta: float) -> None:
+    s = np.random.default_rng(0).normal(size=(4, 9))
+    s[1, 3:] = -np.inf
+    step = 1e-30
+    slope = ensemble(s, beta + 1j * step)["score"].imag / step
+    assert np.allclose(slope, ensemble(s, beta)["variance"], rtol=1e-12, atol=1e-14)
+
+
+def test_heads_that_are_not_there() -> None:
+    found = study.trace(make_model(), tokens_of())
+    for arguments, sentence in (
+        ((0, None), "give both, or neither"),
+        ((2, 0), "layer is 2, expected 0 to 1"),
+        ((0, 3), "head is 3, expected 0 to 2"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            study.thermo(found, *arguments)
+
+
+# ---- spectrum ----
+
+
+def test_a_fresh_model_fits_the_law_and_a_spike_does_not() -> None:
+    config = pygpt.GPT2Config(vocab_size=300, n_positions=100, n_embd=96, n_layer=1, n_head=2)
+    model = pygpt.GPT2(config, device="numpy", dtype="float64", seed=5)
+    for name, *_, edge, above, away, _ in (row for row in study.spectrum(model).rows if row[3]):
+        assert away < 0.03 and above <= 1, name
+        assert study.spectrum(model, name).arrays[name][0] == pytest.approx(edge, rel=0.1)
+    wte, rng = model.parameters["wte.weight"], np.random.default_rng(0)
+    u, v = rng.normal(size=300), rng.normal(size=96)
+    model.set_parameter("wte.weight", wte + 2 * np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v)))
+    assert cell(study.spectrum(model, "wte.weight"), "wte.weight", "above it") == 1
+    model.set_parameter("wte.weight", np.outer(u, v))
+    result = study.spectrum(model, "wte.weight")
+    assert cell(result, "wte.weight", "effective rank") == pytest.approx(1)
+    assert cell(result, "wte.weight", "distance from the law") > 0.9
+
+
+def test_the_law_is_that_of_random_matrices() -> None:
+    rng = np.random.default_rng(1)
+    for N, M, sigma in ((400, 400, 0.5), (800, 200, 3.0), (500, 20, 1.0)):
+        s = np.linalg.svd(rng.normal(0, sigma, (N, M)), compute_uv=False)
+        assert distance(s, N, M, sigma) < 4 / M
+        assert distance(s, N, M, 1.1 * sigma) > 5 / M
+
+
+def test_products_of_a_head() -> None:
+    model, size = make_model(), CONFIG.head_size
+    result = study.spectrum(model)
+    q, k, v = np.split(model.parameters["h.1.attn.c_attn.weight"], 3, axis=1)
+    o, part = model.parameters["h.1.attn.c_proj.weight"], slice(2 * size, 3 * size)
+    for name, product in (("qk", q[:, part] @ k[:, part].T), ("ov", v[:, part] @ o[part])):
+        right = np.linalg.svd(product, compute_uv=False)
+        assert np.allclose(result.arrays[f"h.1.head.2.{name}"], right[:size]) and right[size] < 1e-12
+    with pytest.raises(UserError, match=r"there is no matrix wte.weights, .*did you mean wte.weight"):
+        study.spectrum(model, "wte.weights")
+
+
+# ---- neighbours ----
+
+
+def test_neighbours_made_by_hand() -> None:
+    model = make_model()
+    wte = model.parameters["wte.weight"].copy()
+    wte[7], wte[9] = 3 * wte[65], -wte[65]
+    model.set_parameter("wte.weight", wte)
+    result = study.neighbours(model, np.array([65, 66, 65]), count=2)
+    assert result.arrays["tokens"].tolist() == [65, 66]
+    assert result.arrays["nearest"][0, 0] == 7 and result.arrays["cosines"][0, 0] == pytest.approx(1)
+    assert result.rows[0][:2] == ("65", "7 1.000")
+    among = study.neighbours(model, np.array([65]), 5, known=np.array([9, 65])).arrays
+    assert among["nearest"].tolist() == [[9]] and among["cosines"][0, 0] == pytest.approx(-1)
+
+
+# ---- attribution ----
+
+
+@pytest.mark.parametrize(("position", "a", "b"), [(None, None, None), (4, 65, 99), (0, 3, 200)])
+def test_parts_add_up_to_the_difference(position: int | None, a: int | None, b: int | None) -> None:
+    found = study.trace(make_model(), tokens_of())
+    arrays = study.attribution(found, position, a, b).arrays
+    logits = found.activations["logits"][0, -1 if position is None else position]
+    ordered = np.argsort(-logits)
+    expected = logits[ordered[0] if a is None else a] - logits[ordered[1] if b is None else b]
+    assert float(arrays["difference"]) == expected
+    parts = sum(value.sum() for name, value in arrays.items() if name != "difference")
+    assert parts == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_head_is_credited_with_what_it_wrote() -> None:
+    """Without the last LayerNorm's scale, which depends on everything: r is held by a stream that is huge elsewhere."""
+    model = make_model()
+    bias = np.zeros(24)
+    bias[:2] = 1e6, -1e6
+    model.set_parameter("h.1.mlp.c_proj.bias", bias)
+    tokens, part = tokens_of(), (slice(None), slice(None), slice(8, 16))
+    found = study.trace(model, tokens)
+    without = study.trace(model, tokens, changes=[study.Change("h.1.attn.heads", 0.0, part)])
+    a, b = 10, 20
+    arrays = study.attribution(found, a=a, b=b).arrays
+    direct = study.attribution(without, a=a, b=b).arrays
+    assert direct["heads"][1, 1] == 0 != arrays["heads"][1, 1]
+    assert np.allclose(direct["heads"][1, [0, 2]], arrays["heads"][1, [0, 2]], rtol=1e-5)
+
+
+def test_attribution_of_what_is_not_there() -> None:
+    found = study.trace(make_model(), tokens_of())
+    for arguments, sentence in (((10,), "position is 10, expected 0 to 9"), ((1, 256), "token 256 is outside")):
+        with pytest.raises(UserError, match=sentence):
+            study.attribution(found, *arguments)
+
+
+# ---- step ----
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_step_is_that_of_the_model(steps: int) -> None:
+    model, tokens = make_model(), tokens_of()
+    batch = tokens[None], np.array([[*tokens[1:], -1]])
+    for _ in range(steps):
+        model.zero_grad()
+        model.forward_backward(*batch)
+        model.adamw_step(lr=1e-3)
+    before = {name: value.copy() for name, value in model.parameters.items()}
+    taken = study.step(model, tokens, lr=1e-3, max_norm=0.5)
+    assert all(np.array_equal(model.parameters[name], value) for name, value in before.items())
+    model.zero_grad()
+    model.forward_backward(*batch)
+    assert taken.norm == pytest.approx(model.clip_grad_norm(0.5)) and taken.norm > 0.5
+    for name, value in model.gradients.items():
+        assert np.allclose(taken.clipped[name], value, rtol=1e-12, atol=1e-15)
+    model.adamw_step(lr=1e-3)
+    for name, value in model.parameters.items():
+        assert np.allclose(taken.after.parameters[name], value, rtol=1e-12, atol=1e-14), name
+        assert np.allclose(taken.updates[name], value - before[name], atol=1e-14), name
+        assert np.allclose(taken.first_moments[name], model.first_moments[name], atol=1e-14)
+        assert np.allclose(taken.second_moments[name], model.second_moments[name], atol=1e-14)
+    assert taken.after.loss == pytest.approx(model.forward(*batch), rel=1e-12)
+
+
+def test_the_loss_falls_as_expected_if_the_step_is_small() -> None:
+    ratios = []
+    for lr in (1e-4, 1e-5):
+        taken = study.step(make_model(), tokens_of(), lr=lr)
+        ratios.append((taken.before.loss - taken.after.loss) / sum(taken.expected_fall.values()))
+    assert ratios[1] == pytest.approx(1, abs=1e-3)
+    assert abs(ratios[0] - 1) == pytest.approx(10 * abs(ratios[1] - 1), rel=0.1)  # what is left is of second order
+
+
+# ---- memory ----
+
+
+def test_what_a_text_does_not_touch_stays() -> None:
+    model, tokens = make_model(), tokens_of("abcab")
+    found = study.memory(model, tokens, tokens_of("xyzxy"), lr=1e-3).arrays
+    assert (found["wpe"][4:] == 0).all() and (found["wpe"][:4] > 1e-3).all()  # the last token predicts nothing
+    assert found["wte"].min() > 1e-3  # the head pushes every token's row, and AdamW makes each push as large
+    taken = study.step(model, tokens, weight_decay=0.0)
+    assert np.allclose(found["text"], [taken.before.activations["losses"][0], taken.after.activations["losses"][0]])
+    after = study.step(model, tokens, weight_decay=0.0).after.parameters
+    for name, value in after.items():
+        model.set_parameter(name, value)
+    assert np.allclose(found["other"][1], study.trace(model, tokens_of("xyzxy")).activations["losses"][0])
+    decayed = study.memory(make_model(), tokens, tokens, lr=1e-3, weight_decay=0.5).arrays["wpe"][5:]
+    assert np.allclose(decayed, 1e-3 * 0.5 * np.linalg.norm(make_model().parameters["wpe.weight"][5:], axis=1))
+
+
+# ---- landscape ----
+
+
+@pytest.mark.parametrize("direction", ["random", "gradient"])
+def test_the_slope_is_the_gradient_along_the_direction(direction: str) -> None:
+    model, extent = make_model(), 1e-5
+    found = study.landscape(model, tokens_of(), direction, extent=extent, points=3)
+    left, middle, right = found.arrays["losses"]
+    trace = study.trace(model, tokens_of())
+    assert middle == trace.loss
+    assert (right - left) / (2 * extent) == pytest.approx(found.arrays["slopes"][0], rel=1e-4)
+    if direction == "gradient":
+        lengths = [np.sqrt(sum((x**2).sum() for x in of.values())) for of in (trace.gradients, trace.parameters)]
+        assert found.arrays["slopes"][0] == pytest.approx(-lengths[0] * lengths[1])
+
+
+def test_a_plane_holds_its_lines() -> None:
+    model = make_model()
+    line = study.landscape(model, tokens_of(), points=5)
+    plane = study.landscape(model, tokens_of(), points=5, plane=True)
+    assert np.allclose(plane.arrays["losses"][:, 2], line.arrays["losses"])
+    assert plane.arrays["losses"].shape == (5, 5) and len(plane.rows) == 2
+    for settings, sentence in (({"direction": "up"}, "direction is 'up'"), ({"points": 4}, "points is 4, .* odd")):
+        with pytest.raises(UserError, match=sentence):
+            study.landscape(model, tokens_of(), **settings)
+
+
+# ---- patch ----
+
+
+def test_a_patch_from_the_same_text_changes_nothing_and_from_another_all() -> None:
+    model, tokens, others = make_model(), tokens_of(), tokens_of(TEXT[::-1])
+    other = study.trace(model, others).activations["h.1.resid_post"]
+    same = study.trace(model, tokens).activations["h.1.resid_post"]
+    nothing = study.patch(model, tokens, [study.Change("h.1.resid_post", same)]).arrays
+    assert np.array_equal(nothing["logits"][0], nothing["logits"][1]) and (nothing["divergence"] == 0).all()
+    everything = study.patch(model, tokens, [study.Change("h.1.resid_post", other)]).arrays
+    assert np.allclose(everything["logits"][1], study.trace(model, others).activations["logits"][0])
+    assert (everything["gradients"][1, :2] == 0).all() and (everything["gradients"][0] > 0).any()
+
+
+def test_a_step_from_a_checkpoint_has_its_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokens = make_model("cpu", "float32"), tokens_of()
+    model.forward_backward(tokens[None], np.array([[*tokens[1:], -1]]))
+    model.adamw_step(lr=1e-3)
+    path = tmp_path / "run"
+    with RunFolder(path, resume=False) as run:
+        run.save_settings(TrainSettings())
+        run.open_log(TrainingState())
+        run.save_last(model, ByteTokenizer(), TrainingState(step=1), "adamw")
+    command.main(["step", str(path / LAST), TEXT])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("wte.weight"))
+    expected = study.step(model, tokens)
+    assert float(row.split()[4]) == pytest.approx(np.linalg.norm(expected.first_moments["wte.weight"]), rel=1e-3)
+    (path / "settings.toml").write_text('optimizer = "muon"\n')
+    with pytest.raises(UserError, match=r"was trained with muon, and step takes AdamW apart: take .*best"):
+        command.main(["step", str(path / LAST), TEXT])
+    (path / LAST / "optimizer.safetensors").unlink()
+    command.main(["step", str(path / LAST), TEXT])
+    assert f"\n{row}\n" not in capsys.readouterr().out
+
+
+# ---- gradcheck ----
+
+
+@pytest.mark.parametrize("backend", backends.PRESENT, ids=str)
+def test_gradients_of_every_backend_are_right(backend: backends.Backend) -> None:
+    model = make_model(backend.device, backend.dtype, kernels=backend.kernels)
+    result = study.gradcheck(model, tokens_of())
+    assert not result.failed, result.table()
+    exact = study.gradcheck(make_model(), tokens_of())
+    assert not exact.failed and len(exact.rows) == len(result.rows) == 2 + 2 * (2 * 3 + 4 * 3 + 1 + 1 + 2 * 2) + 3 + 2
+
+
+@pytest.mark.parametrize("operation", ["linear_backward", "gelu_backward", "layernorm_backward", "attention_backward"])
+def test_a_wrong_gradient_is_found_where_it_is(operation: str) -> None:
+    class Wrong(ReferenceLayers):
+        pass
+
+    def wrong(self: Any, *inputs: Any, **named: Any) -> Any:
+        found = getattr(ReferenceLayers, operation)(self, *inputs, **named)
+        return (1.01 * found[0], *found[1:]) if isinstance(found, tuple) else 1.01 * found
+
+    setattr(Wrong, operation, wrong)
+    result = study.gradcheck(make_model(), tokens_of(), Wrong())
+    bad = {(row[1], row[2]) for row in result.rows if row[4]}
+    output = "dqkv" if operation == "attention_backward" else "dx"
+    assert result.failed and bad == {(operation.removesuffix("_backward"), output)}
+
+
+# ---- texts ----
+
+
+def test_texts_of_tasks_are_right(tmp_path: Path) -> None:
+    for task in ("induction", "sorting", "addition"):
+        beginning = study.make(task, tmp_path / task, size=5000, seed=1)
+        assert (tmp_path / task).read_text().startswith(beginning)
+    for line in (tmp_path / "sorting").read_text().splitlines():
+        letters, _, answer = line.partition(">")
+        assert sorted(letters) == list(answer) and 2 <= len(letters) <= 8
+    for line in (tmp_path / "addition").read_text().splitlines():
+        question, _, answer = line.partition("=")
+        assert sum(map(int, question.split("+"))) == int(answer)
+    assert re.fullmatch(r"(?:([a-z]{4,12})\1{3})+", (tmp_path / "induction").read_text())
