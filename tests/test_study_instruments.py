@@ -424,6 +424,45 @@ def test_a_wrong_gradient_is_found_where_it_is(operation: str) -> None:
     assert result.failed and bad == {(operation.removesuffix("_backward"), output)}
 
 
+# ---- a trained model ----
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory: pytest.TempPathFactory) -> pygpt.GPT2:
+    """A model that has learned to copy runs of letters, in ten seconds."""
+    path = tmp_path_factory.mktemp("text") / "induction.txt"
+    study.make("induction", path)
+    letters = np.frombuffer(path.read_bytes(), np.uint8) - ord("a")
+    model = pygpt.GPT2(pygpt.GPT2Config(vocab_size=26, n_positions=48, n_embd=32, n_layer=2, n_head=2))
+    rng = np.random.default_rng(0)
+    for step in range(1000):
+        rows = letters[rng.integers(0, len(letters) - 48, 32)[:, None] + np.arange(49)]
+        model.zero_grad()
+        model.forward_backward(rows[:, :-1], rows[:, 1:])
+        model.clip_grad_norm(1.0)
+        model.adamw_step(lr=3e-3 * min(1, step / 50), weight_decay=0.01)
+    return model
+
+
+def test_without_the_head_that_copies_a_model_cannot(copier: pygpt.GPT2) -> None:
+    """Setting the head of the largest induction score to 0 takes away what the second half gained; no other does."""
+    n, size = 12, copier.config.head_size
+    arrays = study.heads(copier, length=n).arrays
+    best = np.unravel_index(arrays["induction"].argmax(), arrays["induction"].shape)
+    assert arrays["induction"][best] > 0.4
+    assert arrays["losses"][n:].mean() < arrays["losses"][: n - 1].mean() - 0.8
+    tokens = repeated(np.arange(26), n, 32, seed=1)
+
+    def loss(*changes: study.Change) -> float:
+        return float(study.trace(copier, tokens, changes=changes).activations["losses"][:, n:-1].mean())
+
+    plain = loss()
+    for layer, head in np.ndindex(2, 2):
+        part = (..., slice(head * size, (head + 1) * size))
+        rise = loss(study.Change(f"h.{layer}.attn.heads", 0.0, part)) - plain
+        assert rise > 0.8 if (layer, head) == best else rise < 0.4
+
+
 # ---- texts ----
 
 
