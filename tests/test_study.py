@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,21 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     make_model().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="holds no GPT-2 vocabulary"):
         command.main(["trace", str(tmp_path), "abc"])
+
+
+def test_variations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """P is that of the turned queries and keys, and what has other formulas is refused."""
+    config = replace(CONFIG, position_embedding="rotary", bias=False, tie_word_embeddings=False)
+    model = make_model(config=config)
+    found = study.trace(model, tokens_of())
+    s, lse = (found.activations[f"h.1.attn.{name}"] for name in ("scores", "lse"))
+    assert np.allclose(np.exp(s - lse[..., None]), found.activations["h.1.attn.probabilities"])
+    assert np.allclose(np.exp(s - lse[..., None]).sum(-1), 1)
+    model.save_pretrained(tmp_path)
+    ByteTokenizer().save(tmp_path)
+    assert "h.1.attn.scores" in call(capsys, "trace", tmp_path, TEXT)
+    with pytest.raises(UserError, match="position_embedding is 'rotary', expected 'learned': lens is for GPT-2's own"):
+        command.main(["lens", str(tmp_path), TEXT])
 
 
 def test_the_package_does_not_import_the_instruments() -> None:

@@ -13,6 +13,7 @@ from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.command import programs, study_page
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
+from pygpt.config import VARIATIONS
 from pygpt.errors import UserError
 from pygpt.files.json_file import json_text, save_json
 from pygpt.model import GPT2
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{flags.text}: {make(flags.model, flags.text)!r}...")
         return 0
     machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels", "threads")}
-    result = verb.run(flags, Subject(flags.model, **machine))
+    subject = Subject(flags.model, **machine)
+    _check_variations(flags.verb, subject)
+    result = verb.run(flags, subject)
     if flags.json != "-":
         print(result.table())
     if flags.plot is not None:
@@ -147,6 +150,15 @@ def _check(flags: argparse.Namespace, verb: Verb | None) -> None:
         raise UserError(f"the text is missing: {flags.verb} needs one after the folder")
     if verb is not None and not verb.text and flags.text is not None:
         raise UserError(f"{flags.verb} takes no text, and {flags.text!r} is given")
+
+
+def _check_variations(verb: str, subject: Subject) -> None:
+    """Whether the formulas of the verb are those of the model; trace has only what every graph has."""
+    if verb == "trace":
+        return
+    for name, value in subject.config.variations.items():
+        if name != "activation_function":
+            raise UserError(f"{name} is {value!r}, expected {VARIATIONS[name][0]!r}: {verb} is for GPT-2's own graph")
 
 
 def _given(flags: argparse.Namespace, **names: str) -> dict[str, object]:
