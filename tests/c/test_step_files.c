@@ -161,7 +161,10 @@ static void test_lies(void) {
         {8, 4, "but a model of the sizes"},
         {8, -3, "n_inner is -3, expected at least 1"},
         {9, -1, "layer_norm_epsilon is"},
-        {15, 1, "field 15 of the header is 1, expected 0"},
+        {15, 3, "activation_function is 3, expected 0 ... 2"},
+        {17, 1, "but a model of the sizes in its header takes"},   // without biases
+        {18, 2, "tie_word_embeddings is 2, expected 0 ... 1"},
+        {200, 1, "field 200 of the header is 1, expected 0"},
         {255, -1, "field 255 of the header is -1, expected 0"},
     };
     static Bytes file;
