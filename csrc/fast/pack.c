@@ -135,10 +135,14 @@ INLINE void pack(int kind, int width, float *panels, Operand o, int64_t count, i
 }
 
 #if defined(HAVE_BF16_PAIRS)
-enum { BF16_KIND = PAIRS };
+enum { BF16_KIND = PAIRS, BF16_PAIR = 2 };
 #else
-enum { BF16_KIND = ROUNDED };
+enum { BF16_KIND = ROUNDED, BF16_PAIR = 1 };
 #endif
+
+int64_t panel_pair(PanelType type) {
+    return type == PANEL_BF16 ? BF16_PAIR : 1;
+}
 
 void pack_rows(PanelType type, float *panels, Operand a, int64_t rows, int64_t depth) {
     if (type == PANEL_BF16)

@@ -26,15 +26,7 @@ static inline Operand operand_from(Operand o, int64_t i, int64_t k) {
 
 typedef enum { PANEL_F32, PANEL_BF16 } PanelType;
 
-/* How many k one element of a panel holds. */
-static inline int64_t panel_pair(PanelType type) {
-#if defined(HAVE_BF16_PAIRS)
-    return type == PANEL_BF16 ? 2 : 1;
-#else
-    (void)type;
-    return 1;
-#endif
-}
+int64_t panel_pair(PanelType type);   // how many k one element of a panel holds
 
 /* All i over depth values of k, that is depth / panel_pair(type), rounded up, elements. Panels follow one another:
  * that of i begins i × elements floats from the first one. */
