@@ -1,14 +1,15 @@
 /* Matrix products from packed panels. A panel holds rows of the left operand or columns of the right one.
  *
- *   for blocks of the operand with fewer of them, stretches of k:       all threads pack the block, for the third-level
- *                                                                       cache
- *       for each item, some panels of the other operand (shares.h):     one thread packs them, for its second-level one
+ *   for blocks of the operand with fewer of them, as many stretches     all threads pack the block, for the third-level
+ *   of k as fit beside each other:                                      cache
+ *       for each item, some panels of the other operand (shares.h),
+ *       for each stretch:                                               one thread packs them, for its second-level one
  *           for each panel of the block, each panel of the item:        the micro-kernel
  *
  * So each operand is packed once, as long as the smaller one is a single block, and the larger one stays with the thread
- * that uses it. While one panel of the block is used, the next one is fetched, and so is what the thread will pack
- * next: memory is slow only for a thread's first item. Each c_ij is summed over k in the same stretches whoever computes
- * it, so the number of threads changes no bit.
+ * that uses it, as does its part of c until k is at its end. While one panel of the block is used, the next one is
+ * fetched, and so is what the thread will pack next: memory is slow only for a thread's first item. Each c_ij is summed
+ * over k in the same stretches whoever computes it, so the number of threads changes no bit.
  */
 #include "gemm.h"
 
@@ -98,32 +99,57 @@ static void multiply_block_by_item(const Stretch *s, const Side *block, const Si
     }
 }
 
-/* One stretch of k for one block, by all threads together. An item has many panels, so that a panel of the block serves
- * often once it is fetched. */
-static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t item_count, Share *shares) {
-    PanelType type = s->product->type;
-    int64_t threads = omp_get_num_threads(), k = s->k * panel_pair(type);
-    int64_t values = min64(block->depth * panel_pair(type), s->product->K - k);
+/* How much of k, from k on, makes one stretch. */
+static int64_t stretch_depth(const Product *p, int64_t k) {
+    return min64(KC, divide_up(p->K, panel_pair(p->type)) - k);
+}
+
+/* Packs some rows or columns of a side for the stretch that begins at k, to where the side's panels are. */
+static void pack_stretch(const Product *p, Side *side, int64_t i, int64_t count, int64_t k) {
+    int64_t pair = panel_pair(p->type);
+    side->depth = stretch_depth(p, k);
+    pack_side(p->type, side, i, count, k * pair, min64(side->depth * pair, p->K - k * pair));
+}
+
+/* The stretches of k from one to another for one block, by all threads together. An item has many panels, so that a
+ * panel of the block serves often once it is fetched. */
+static void multiply_stretches(const Product *p, Side *rows, Side *columns, int64_t item_count, int64_t k_first,
+                               int64_t k_end, float *shared, Share *shares) {
+    Side *block = p->M < p->N ? rows : columns, *item = p->M < p->N ? columns : rows;
+    int64_t threads = omp_get_num_threads(), pair = panel_pair(p->type);
+    int64_t block_floats = divide_up(block->count, block->width) * block->width;   // for each element of k
     int64_t portion = min64(divide_up(block->count, 4 * threads), AT_ONCE) / block->width * block->width;
     portion = max64(portion, block->width);
+    int64_t portions = divide_up(block->count, portion), stretches = divide_up(k_end - k_first, KC);
     #pragma omp single nowait
     share_out(shares, threads, divide_up(item_count, item->width));
     #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < block->count; i += portion) {
-        pack_side(type, block, i, min64(portion, block->count - i), k, values);
+    for (int64_t n = 0; n < stretches * portions; n++) {
+        int64_t k = k_first + n / portions * KC, i = n % portions * portion;
+        block->panels = shared + (k - k_first) * block_floats;
+        pack_stretch(p, block, i, min64(portion, block->count - i), k);
     }
     for (;;) {
         Portion taken = take_portion(shares, threads, AT_ONCE / item->width);
         if (taken.count == 0) break;
         item->first = taken.first * item->width;
         item->count = min64(taken.count * item->width, item_count - item->first);
-        pack_side(type, item, 0, item->count, k, values);
-        int64_t next = item->first + item->count, next_panels = min64(taken.following, taken.count);
         int64_t tiles = divide_up(block->count, block->width) * taken.count;
-        multiply_block_by_item(s, block, item,
-                               ahead_of(operand_from(item->operand, next, k),
-                                        min64(next_panels * item->width, item_count - next), values, tiles,
-                                        item->depth));
+        for (int64_t k = k_first; k < k_end; k += KC) {
+            pack_stretch(p, item, 0, item->count, k);
+            block->panels = shared + (k - k_first) * block_floats;
+            block->depth = item->depth;
+            int64_t next = item->first, next_count = item->count, next_k = k + KC;
+            if (next_k >= k_end) {   // the thread's next item
+                next += item->count;
+                next_count = min64(min64(taken.following, taken.count) * item->width, item_count - next);
+                next_k = k_first;
+            }
+            int64_t values = min64(stretch_depth(p, next_k) * pair, p->K - next_k * pair);
+            multiply_block_by_item(
+                &(Stretch){p, rows, columns, k}, block, item,
+                ahead_of(operand_from(item->operand, next, next_k * pair), next_count, values, tiles, item->depth));
+        }
     }
     #pragma omp barrier   // the block and the shares are free again
 }
@@ -132,16 +158,15 @@ static void multiply_stretch(const Stretch *s, Side *block, Side *item, int64_t 
 static void multiply_together(const Product *p, float *shared, float *own, Share *shares) {
     Side rows = {.operand = p->a, .width = MR, .count = p->M}, columns = {.operand = p->b, .width = NR, .count = p->N};
     Side *block = p->M < p->N ? &rows : &columns, *item = p->M < p->N ? &columns : &rows;
-    block->panels = shared;
     item->panels = own;
     int64_t K = divide_up(p->K, panel_pair(p->type)), block_count = block->count, item_count = item->count;
     int64_t block_step = SHARED / min64(K, KC) / block->width * block->width;
     for (block->first = 0; block->first < block_count; block->first += block_step) {
         block->count = min64(block_step, block_count - block->first);
-        for (int64_t k = 0; k < K; k += KC) {
-            rows.depth = columns.depth = min64(KC, K - k);
-            multiply_stretch(&(Stretch){p, &rows, &columns, k}, block, item, item_count, shares);
-        }
+        int64_t block_floats = divide_up(block->count, block->width) * block->width;
+        int64_t k_step = max64(SHARED / block_floats / KC, 1) * KC;
+        for (int64_t k = 0; k < K; k += k_step)
+            multiply_stretches(p, &rows, &columns, item_count, k, min64(k + k_step, K), shared, shares);
     }
 }
 
