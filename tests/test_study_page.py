@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,10 +60,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_page(path: Path, step: Step, channels: int | None = None, blocks: list[int] | None = None) -> str:
-    window = build.fitting_window(step, channels, blocks)
+def label(token: int) -> str:
+    return build.token_label(bytes([token]))
+
+
+def write_page(path: Path, step: Step, channels: int | None = None, words: Callable[[int], str] = label) -> str:
+    window = build.fitting_window(step, channels, None)
     about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step.before.trace))
-    path.write_bytes(build.build_page(step, window, lambda token: build.token_label(bytes([token % 256])), about))
+    path.write_bytes(build.build_page(step, window, words, about))
     return path.as_uri()
 
 
@@ -427,10 +431,18 @@ def test_the_lines_on_the_page_are_those_of_the_files(chromium: Any, whole: str)
             assert Path(url2pathname(target.removeprefix("file://").partition("#")[0])).resolve() == ROOT / path
 
 
-def test_markup_in_the_text_is_text(chromium: Any, whole: str) -> None:
-    with Watched(chromium, whole) as page:
-        assert page.locator("#tokens .w").all_inner_texts() == [build.token_label(c.encode()) for c in TEXT[:-1]]
-        assert page.locator("#tokens b").count() == 0
+def test_markup_in_the_text_is_text(chromium: Any, step: Step, tmp_path: Path) -> None:
+    address = write_page(tmp_path / "page.html", step, words=lambda token: f"</script><em>{label(token)}</em>&amp;")
+    with Watched(chromium, address) as page:
+        shown = [f"</script><em>{label(token)}</em>&amp;" for token in step.before.trace.tokens[0].tolist()]
+        assert page.locator("#tokens .w").all_inner_texts() == shown
+        cells = [("h.1.attn.P.0", 9, 3), ("probs", 3, 5), ("d:h.0.attn.c_attn", 4, 30), ("d:wte.weight", 116, 2)]
+        for name, i, j in cells:
+            page.evaluate("c => show(c)", {"n": name, "i": i, "j": j})
+            assert "<em>" in page.inner_text("#explain")
+        for layer in page.evaluate("pageOfNumbers.layers().map(n => n.id)"):
+            page.evaluate("l => { setMode('forward', true); ui.layer = l; render(); }", layer)
+            assert page.locator("em").count() == 0, layer
 
 
 # ---- served ----
