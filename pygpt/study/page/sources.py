@@ -17,7 +17,7 @@ k->cross_entropy_forward(losses + n, logits, targets + n, count, V, V);"""
 # By what is computed, for each tongue a file and the text of the line in it.
 LINES: dict[str, tuple[tuple[str, str], ...]] = {
     "embd": (
-        ("pygpt/reference/embedding.py", "return wte[tokens] + wpe[: tokens.shape[1]]"),
+        ("pygpt/reference/embedding.py", "return wte[tokens] if wpe is None else wte[tokens] + wpe[: tokens.shape[1]]"),
         ("csrc/layers/embedding.c", "for (int64_t c = 0; c < C; c++) x[n * C + c] = token[c] + position[c];"),
         ("cuda/layers/embedding.cu", "for (int i = 0; i < W; i++) token[i] += position[i];"),
     ),
@@ -31,11 +31,11 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "dwpe": (
         ("pygpt/reference/embedding.py", "dwpe[: tokens.shape[1]] = dx.sum(0)"),
-        ("csrc/layers/embedding.c", "position[c] += dx[n * C + c];"),
+        ("csrc/layers/embedding.c", "for (int64_t c = first; c < end; c++) position[c] += dx[n * C + c];"),
         ("cuda/layers/embedding.cu", "for (int i = 0; i < W; i++) dwpe[at + i] += sum[i];"),
     ),
     "ln": (
-        ("pygpt/reference/layernorm.py", "y = (x - mean) * rstd * w + b"),
+        ("pygpt/reference/layernorm.py", "y = (x - mean) * rstd * w"),
         (
             "csrc/layers/layernorm.c",
             "for (int64_t c = 0; c < C; c++) y[n * C + c] = (xn[c] - mean[n]) * rstd[n] * w[c] + b[c];",
