@@ -115,7 +115,7 @@ FAULTS = [
         "the head's part of the tied gradient lost in the model",
         "gpt2.c",
         "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
-        "    m->kernels->scale(dw_embedding.wte, 0.0f, m->config.vocab_size * C);\n"
+        "    m->kernels->scale(dhead, 0.0f, m->config.vocab_size * C);\n"
         "    m->kernels->layernorm_backward(dx, dw.ln_f_w,",
         "losses (classifier), backward, dwte",
         way="free-running",
