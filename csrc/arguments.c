@@ -32,7 +32,9 @@ int check_config(const GPT2Config *c) {
     } variations[] = {{"activation_function", c->activation_function, PYGPT_RELU},
                       {"position_embedding", c->position_embedding, PYGPT_NO_POSITIONS},
                       {"bias", c->bias, PYGPT_NO_BIAS},
-                      {"tie_word_embeddings", c->tie_word_embeddings, PYGPT_UNTIED}};
+                      {"tie_word_embeddings", c->tie_word_embeddings, PYGPT_UNTIED},
+
+                      {"causal", c->causal, PYGPT_BIDIRECTIONAL}};
     for (size_t i = 0; i < sizeof variations / sizeof *variations; i++) {
         if (variations[i].value < 0 || variations[i].value > variations[i].last) {
             return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId32 ", expected 0 ... %" PRId32, variations[i].name,
@@ -108,6 +110,9 @@ int64_t copies_of_weights(int purpose) {
 
 int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions) {
     if (check_config(config) != PYGPT_OK) return PYGPT_ERROR_ARGUMENT;
+    if (!is_causal(config))
+        return fail(PYGPT_ERROR_ARGUMENT,
+                    "a model with causal = false does not generate: it looks at what comes after");
     if (weights < PYGPT_FLOAT32 || weights > PYGPT_INT4 || (cache != PYGPT_FLOAT32 && cache != PYGPT_BFLOAT16)) {
         return fail(PYGPT_ERROR_ARGUMENT, "weights of type %d with a cache of type %d are not in this library", weights,
                     cache);

@@ -56,6 +56,7 @@ static void block_forward(GPT2 *m, int64_t layer) {
     const Kernels *k = m->kernels;
     const GPT2Config *c = &m->config;
     int64_t B = m->B, T = m->T, N = B * T, C = c->n_embd, F = c->n_inner, NH = c->n_head;
+    int causal = is_causal(c);
     BlockDropouts drop = block_dropouts(m, layer);
     BlockWeights w = block_weights(&m->weights, m->parameters, layer);
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
@@ -64,7 +65,7 @@ static void block_forward(GPT2 *m, int64_t layer) {
     k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, c->layer_norm_epsilon);
     k->linear_forward(a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
     turn(m, &a);
-    k->attention_forward(a.heads, a.lse, attended(&a), B, T, NH, C / NH,
+    k->attention_forward(a.heads, a.lse, attended(&a), B, T, NH, C / NH, causal,
                          drop.attention.p > 0.0f ? &drop.attention : NULL);
     k->linear_forward(a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
     if (a.attn_drop) k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.attention_branch);
@@ -102,6 +103,7 @@ static void block_backward(GPT2 *m, int64_t layer) {
     const Kernels *k = m->kernels;
     const GPT2Config *c = &m->config;
     int64_t B = m->B, T = m->T, N = B * T, C = c->n_embd, F = c->n_inner, NH = c->n_head;
+    int causal = is_causal(c);
     BlockDropouts drop = block_dropouts(m, layer);
     BlockWeights w = block_weights(&m->weights, m->parameters, layer);
     BlockWeights dw = block_weights(&m->weights, m->gradients, layer);
@@ -124,7 +126,7 @@ static void block_backward(GPT2 *m, int64_t layer) {
     k->residual_backward(dx, d_attn_branch, d.resid_mid, N * C);
     if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &drop.attention_branch);
     k->linear_backward(d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
-    k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH,
+    k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH, causal,
                           drop.attention.p > 0.0f ? &drop.attention : NULL);
     if (d.rotary) k->rotary_backward(d.qkv, d.rotary, B, T, NH, C / NH);
     k->linear_backward(d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
@@ -292,6 +294,7 @@ int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
     if (status != PYGPT_OK) return status;
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
     turn(m, &a);
-    m->kernels->attention_probabilities(p, a.lse, attended(&a), m->B, m->T, c->n_head, c->n_embd / c->n_head);
+    m->kernels->attention_probabilities(p, a.lse, attended(&a), m->B, m->T, c->n_head, c->n_embd / c->n_head,
+                                        is_causal(c));
     return PYGPT_OK;
 }

@@ -43,6 +43,11 @@ static inline int64_t length_with_headroom(int64_t B, int64_t T, int64_t next_B,
     return next_B <= B && next_T > T ? min64(2 * next_T, n_positions) : next_T;
 }
 
+/* Whether a position looks only at those up to its own. */
+static inline int is_causal(const GPT2Config *config) {
+    return config->causal == PYGPT_CAUSAL;
+}
+
 #define GIB (1024.0 * 1024.0 * 1024.0)
 
 /* The plain layers, csrc/layers/. */
@@ -66,12 +71,12 @@ void linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, cons
                           int64_t IC, int64_t OC);
 void rotary_forward(float *y, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS);
 void rotary_backward(float *dqkv, const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS);
-void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS, int causal,
                        const Dropout *dropout);
 void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
-                        int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);
-void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
-                             int64_t HS);
+                        int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);
+void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                             int causal);
 void gelu_forward(float *y, const float *x, int64_t n);
 void gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void exact_gelu_forward(float *y, const float *x, int64_t n);

@@ -79,13 +79,13 @@ typedef struct {
 
     void (*attention_forward)(float *y, float *lse,                                            // (B,T,NH,HS) (B,NH,T)
                               const float *qkv,                                                // (B,T,3,NH,HS)
-                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);   // or NULL
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);   // or NULL
     void (*attention_backward)(float *dqkv,                                                    // (B,T,3,NH,HS)
                                const float *dy, const float *y, const float *lse, const float *qkv,
-                               int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout);
+                               int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);
     void (*attention_probabilities)(float *p,                                                  // (B,NH,T,T), before dropout
                                     const float *lse, const float *qkv,
-                                    int64_t B, int64_t T, int64_t NH, int64_t HS);
+                                    int64_t B, int64_t T, int64_t NH, int64_t HS, int causal);
 
     void (*gelu_forward)(float *y, const float *x, int64_t n);
     void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
@@ -150,6 +150,7 @@ enum { PYGPT_GELU_NEW = 0, PYGPT_GELU = 1, PYGPT_RELU = 2 };   // activation_fun
 enum { PYGPT_LEARNED = 0, PYGPT_SINUSOIDAL = 1, PYGPT_ROTARY = 2, PYGPT_NO_POSITIONS = 3 };   // position_embedding
 enum { PYGPT_BIAS = 0, PYGPT_NO_BIAS = 1 };   // bias, of linear layers and LayerNorm
 enum { PYGPT_TIED = 0, PYGPT_UNTIED = 1 };   // tie_word_embeddings: the head is wte, or lm_head.weight
+enum { PYGPT_CAUSAL = 0, PYGPT_BIDIRECTIONAL = 1 };   // causal: true, false
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -161,7 +162,7 @@ typedef struct {
     float layer_norm_epsilon;
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
-    int32_t activation_function, position_embedding, bias, tie_word_embeddings;
+    int32_t activation_function, position_embedding, bias, tie_word_embeddings, causal;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */

@@ -18,10 +18,11 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
     "position_embedding": ("learned", "sinusoidal", "rotary", "none"),
     "bias": (True, False),
     "tie_word_embeddings": (True, False),
+    "causal": (True, False),
 }
 """Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
 
-_OWN_VARIATIONS = ("position_embedding",)  # of which transformers' GPT-2 knows nothing
+_OWN_VARIATIONS = ("position_embedding", "causal")  # of which transformers' GPT-2 knows nothing
 _OWN_MODEL_TYPE = "pygpt"  # of a model that has one of them, so that transformers does not take it for a GPT-2
 
 # more names that transformers has for them
@@ -64,6 +65,7 @@ class GPT2Config:
     position_embedding: str = "learned"
     bias: bool = True  # whether linear layers and LayerNorm have one
     tie_word_embeddings: bool = True  # whether the head is wte.weight; otherwise it is lm_head.weight
+    causal: bool = True  # whether a position looks only at those up to its own
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -193,6 +195,12 @@ class GPT2Config:
     def to_json(self, path: str | Path, dtype: str = "float32") -> None:
         """Write to_dict() as a config.json."""
         write_json_object(Path(path), self.to_dict(dtype))
+
+
+def check_causal(config: GPT2Config, does: str) -> None:
+    """Raises UserError for a model that looks at what comes after; does: what only a causal one does."""
+    if not config.causal:
+        raise UserError(f"the model has causal: false, and only one with causal: true {does}: see docs/variations.md")
 
 
 def _size(name: str, value: Any) -> int:

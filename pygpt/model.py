@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.interface import CACHES, WEIGHTS, Generator, Layers, Model, Writable
 from pygpt.backends.library import available_cores, default_threads, use_threads
-from pygpt.config import GPT2Config
+from pygpt.config import GPT2Config, check_causal
 from pygpt.errors import UserError, check_integer, show
 from pygpt.parameters import parameter_shapes
 from pygpt.reference import adamw, muon
@@ -404,6 +404,7 @@ class GPT2:
 
 def _check_generator(config: GPT2Config, weights: str, cache: str, batch_size: int, positions: int | None) -> int:
     """The positions that are meant."""
+    check_causal(config, "generates text")
     for name, value, known in (("weights", weights, WEIGHTS), ("cache", cache, CACHES)):
         if value not in known:
             raise UserError(f"{name} is {show(value)}, expected one of {', '.join(known)}")

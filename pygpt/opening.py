@@ -7,7 +7,7 @@ from typing import Any
 
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.interface import Generator
-from pygpt.config import GPT2Config
+from pygpt.config import GPT2Config, check_causal
 from pygpt.errors import UserError
 from pygpt.memory import check_memory
 from pygpt.model import GPT2, generator_memory_needed, memory_needed, set_threads
@@ -44,6 +44,7 @@ def open_model(
     extra_memory: bytes on its device that are needed besides it; advice: what helps where there is not enough.
     Raises UserError when it cannot be opened, or does not fit into memory.
     """
+    check_causal(config, "predicts the next token of a text")
     options = {"device": resolve_device(device), "dtype": dtype, "kernels": kernels}
     seq_len = seq_len or config.n_positions
     needed = memory_needed(config, training=False, batch_size=batch_size, seq_len=seq_len, **options) + extra_memory

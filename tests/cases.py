@@ -108,19 +108,20 @@ def rotary(B: int, T: int, NH: int, HS: int) -> Case:
     return Case(f"rotary-B{B}-T{T}-NH{NH}-HS{HS}", make)
 
 
-def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0) -> Case:
+def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0, causal: bool = True) -> Case:
     def make() -> list[LayerCall]:
         drop = Dropout(dropout, seed=2**40 + 1, site=2, step=3) if dropout else None
-        inputs = {"qkv": normal(B, T, 3 * NH * HS, std=std), "n_head": NH, "dropout": drop}
+        inputs = {"qkv": normal(B, T, 3 * NH * HS, std=std), "n_head": NH, "dropout": drop, "causal": causal}
         forward = LayerCall("attention_forward", inputs, ("y", "lse"))
         results = {name: forward.exact[name].astype(np.float32) for name in ("y", "lse")}
         inputs = {"dy": normal(B, T, NH * HS, seed=1), **results, **inputs}
         probabilities = LayerCall(
-            "attention_probabilities", {name: inputs[name] for name in ("lse", "qkv", "n_head")}, ("p",)
+            "attention_probabilities", {name: inputs[name] for name in ("lse", "qkv", "n_head", "causal")}, ("p",)
         )
         return [forward, LayerCall("attention_backward", inputs, ("dqkv",)), probabilities]
 
     name = f"attention-B{B}-T{T}-NH{NH}-HS{HS}" + (f"-std{std:g}" if std != 1.0 else "")
+    name += "" if causal else "-bidirectional"
     return Case(name + (f"-dropout{dropout:g}" if dropout else ""), make)
 
 
@@ -268,6 +269,11 @@ CASES = [
     attention(1, 300, 1, 64),
     attention(2, 19, 2, 8, dropout=0.3),
     attention(1, 66, 1, 64, dropout=0.1),
+    attention(1, 1, 1, 8, causal=False),
+    attention(2, 67, 2, 8, causal=False),
+    attention(1, 131, 1, 64, causal=False),
+    attention(1, 17, 2, 5, causal=False),
+    attention(2, 19, 2, 8, dropout=0.3, causal=False),
     *(activation(layer, n) for layer in ("gelu", "exact_gelu", "relu") for n in (1, 7, 1003)),
     residual(1),
     residual(1003),
@@ -306,6 +312,7 @@ CASES = [
     layernorm(1601, 264),
     attention(1, 523, 1, 8),
     attention(1, 523, 1, 8, dropout=0.1),
+    attention(1, 523, 1, 8, dropout=0.1, causal=False),
     *(activation(layer, 10007) for layer in ("gelu", "exact_gelu", "relu")),
     residual(4099),
     dropout(10007, 0.1),

@@ -189,14 +189,14 @@ FAULTS = [
     Fault(
         "one token seen from the future",
         "layers/attention.c",
-        "v + u * 3 * C, HS);",
-        "v + (t + 1 < T ? u + 1 : u) * 3 * C, HS);",
+        "factor_of(bh * T + t, u, T, dropout), v + u * 3 * C, HS);",
+        "factor_of(bh * T + t, u, T, dropout), v + (t + 1 < T ? u + 1 : u) * 3 * C, HS);",
         "h.0.attn.heads (attention), forward, y",
     ),
     Fault(
         "one token seen from the future in the backward pass",
         "layers/attention.c",
-        "float D = dot(dyt, yt, HS);\n            for (int64_t u = 0; u <= t; u++) {",
+        "float D = dot(dyt, yt, HS);\n            for (int64_t u = 0; u < keys_end(t, T, causal); u++) {",
         "float D = dot(dyt, yt, HS);\n            for (int64_t u = 0; u <= t + 1 && u < T; u++) {",
         "h.1.attn.heads (attention), backward, dqkv",
     ),

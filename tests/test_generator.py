@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends import GENERATORS, Backend
-from variations import VARIED
+from variations import VARIED_CAUSAL
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError, generator_memory_needed, memory
@@ -40,22 +40,22 @@ CONFIGS = {
     "odd": ODD,
     "wide": GPT2Config(vocab_size=70, n_positions=12, n_embd=72, n_layer=1, n_head=1, n_inner=830),
     "long": GPT2Config(vocab_size=33, n_positions=300, n_embd=32, n_layer=1, n_head=1),
-    **{name: replace(ODD, **settings) for name, settings in VARIED.items()},
+    **{name: replace(ODD, **settings) for name, settings in VARIED_CAUSAL.items()},
 }
 TOKENS = {
     "least": 2,
     "odd": 7,
     "wide": 2,
     "long": 5,
-    **dict.fromkeys(VARIED, 7),
+    **dict.fromkeys(VARIED_CAUSAL, 7),
 }  # few of them, so that none is rounded the other way
 FORMATS = [pytest.param(*both, id="-".join(both)) for both in itertools.product(WEIGHTS, CACHES)]
 
 every_generator = pytest.mark.parametrize("backend", GENERATORS, ids=str)
 every_native_generator = pytest.mark.parametrize("backend", [b for b in GENERATORS if b.device != "numpy"], ids=str)
 every_format = pytest.mark.parametrize("weights, cache", FORMATS)
-every_config = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VARIED])
-every_variation = pytest.mark.parametrize("name", VARIED)
+every_config = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in VARIED_CAUSAL])
+every_variation = pytest.mark.parametrize("name", VARIED_CAUSAL)
 
 
 @cache
@@ -575,3 +575,12 @@ def test_child_of_a_fork_continues(tmp_path: Path) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (0, "child 0\n"), ended.stderr
+
+
+@every_generator
+def test_a_model_that_sees_what_comes_after_does_not_generate(backend: Backend) -> None:
+    config = replace(ODD, causal=False)
+    model = backend.model(config)
+    for call in (model.generator, lambda: model.generate([1], 2), lambda: generator_memory_needed(config)):
+        with pytest.raises(UserError, match="causal: false, and only one with causal: true generates text"):
+            call()

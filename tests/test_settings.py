@@ -78,6 +78,7 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "position_embedding": "rotary",
         "bias": False,
         "tie_word_embeddings": False,
+        "objective": "mlm",
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,

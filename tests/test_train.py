@@ -494,6 +494,45 @@ def test_the_moments_of_another_optimizer_are_saved_and_resumed(monkeypatch, opt
     assert outcome("whole") == outcome("parts")
 
 
+def test_masked_tokens_are_learned_from_both_sides(capsys):
+    """The word after the next is seen too, so the loss is below that of the same model on next tokens."""
+    tiny = {"max_iters": 60, "learning_rate": 1e-2, "n_embd": 32}
+    assert train.main(flags(**tiny, objective="mlm", out_dir="masked")) == 0
+    out = capsys.readouterr().out
+    assert "generate" not in out and "sample" not in out and "/byte" not in out
+    config = checkpoint.read_config("masked/best")
+    assert (config.causal, config.vocab_size) == (False, 257)
+    losses = [record["loss"] for record in log("masked") if "loss" in record]
+    assert losses[0] == pytest.approx(np.log(257), rel=0.05)
+    assert np.mean(losses[-5:]) < 2.7
+    assert train.main(flags(out_dir="next", init_from="masked/best", max_iters=1, objective="mlm", n_embd=None)) == 0
+    for objective, model in (("clm", "masked/best"), ("mlm", "causal/best")):
+        if objective == "mlm":
+            assert train.main(flags(out_dir="causal", max_iters=1)) == 0
+        sentence = refused(flags(out_dir="x", init_from=model, objective=objective, n_embd=None))
+        assert f"objective is {objective}, but the model in {model} has causal: " in sentence
+
+
+def test_training_windows_have_masks_of_their_own_and_validations_always_the_same():
+    settings = TrainSettings(**{**TINY, "objective": "mlm"})
+    data = run_setup.open_data(settings, None)
+    first, second = (data.training_batch(number, settings)[1] for number in (0, 4))
+    assert np.all(np.any((first >= 0) != (second >= 0), axis=1))
+    validations = [[targets for _, targets in data.validation_batches(replace(settings, seed=seed))] for seed in (0, 1)]
+    assert np.array_equal(*map(np.concatenate, validations))
+    assert not np.array_equal(validations[0][0] >= 0, validations[0][1] >= 0)
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_a_resumed_run_masks_as_one_that_was_not_interrupted(monkeypatch, steps):
+    assert train.main(flags(objective="mlm", out_dir="whole", grad_accum=2)) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, steps)
+        assert train.main(flags(objective="mlm", out_dir="parts", grad_accum=2)) == 130
+    assert train.main(["--resume", "parts"]) == 0
+    assert outcome("parts") == outcome("whole")
+
+
 def test_an_interrupted_validation_is_done_after_resuming(monkeypatch):
     train.main(flags(out_dir="whole"))
     validate = training._Loop._validate

@@ -24,9 +24,16 @@ def _parts(settings: Mapping[str, Any]) -> set[Any]:
     return {*settings.items(), *combinations(settings.items(), 2)}
 
 
-VARIED = {
-    "-".join(str(value) for value in settings.values()): settings
-    for settings in pairwise(VARIATIONS)
-    if settings != {name: known[0] for name, known in VARIATIONS.items()}
-}
+def _named(fields: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        "-".join(str(value) for value in settings.values()): settings
+        for settings in pairwise(fields)
+        if settings != {name: known[0] for name, known in VARIATIONS.items()}
+    }
+
+
+VARIED = _named(VARIATIONS)
 """By a name: the fields in which a model may differ from GPT-2."""
+
+VARIED_CAUSAL = _named({**VARIATIONS, "causal": (True,)})
+"""Likewise, of models that generate text."""

@@ -1,7 +1,7 @@
-/* Causal multi-head self-attention in blocks (after Dao et al. 2022): csrc/layers/attention.c from packed panels. With
+/* Multi-head self-attention in blocks (after Dao et al. 2022): csrc/layers/attention.c from packed panels. With
  * row t of queries q, and rows u of keys k and values v:
  *
- *   forward    s_ut = k_u·q_t / √HS  (u ≤ t)     P_ut = exp(s_ut − lse_t)     lse_t = log Σ_u exp(s_ut)
+ *   forward    s_ut = k_u·q_t / √HS  (causal: u ≤ t)     P_ut = exp(s_ut − lse_t)     lse_t = log Σ_u exp(s_ut)
  *              y_t = Σ_u m_ut P_ut v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_ut = v_u·dy_t      D_t = dy_t·y_t      dS_ut = P_ut (m_ut dP_ut − D_t) / √HS
  *              dq_t = Σ_u dS_ut k_u      dk_u = Σ_t dS_ut q_t      dv_u = Σ_t m_ut P_ut dy_t
@@ -35,11 +35,13 @@ typedef struct {
     const float *q, *k, *v;   // rows of this head, stride floats apart
     int64_t stride, T, HS;
     float scale;                // 1/√HS
+    int causal;
     int64_t probability_row;    // of query 0 in P as (B·NH·T, T), by which dropout counts
     const Dropout *dropout;     // or NULL
 } Head;
 
-static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, int causal,
+                    const Dropout *dropout) {
     int64_t C = NH * HS;
     const float *q = qkv + b * T * 3 * C + h * HS;
     return (Head){q,
@@ -49,6 +51,7 @@ static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t N
                   T,
                   HS,
                   1.0f / sqrtf((float)HS),
+                  causal,
                   (b * NH + h) * T,
                   dropout && dropout->p > 0.0f ? dropout : NULL};
 }
@@ -115,9 +118,14 @@ static void store_columns(float *y, int64_t stride, const float *sums, int64_t H
     }
 }
 
+/* Queries up to `end` look at the keys before this one. */
+static int64_t keys_end(const Head *head, int64_t end) {
+    return head->causal ? end : head->T;
+}
+
 /* Keys that at least one of NR queries, from `query` on, may look at, of a block of keys from `key` on. */
 static int64_t visible_keys(const Head *head, int64_t query, int64_t key, int64_t keys) {
-    return min64(keys, min64(query + NR, head->T) - key);
+    return head->causal ? min64(keys, min64(query + NR, head->T) - key) : keys;
 }
 
 /* Of so many keys from `key` on, those that all of LANES queries from `query` on may look at, and those that one may. */
@@ -125,7 +133,8 @@ typedef struct {
     int64_t all, any;
 } Seen;
 
-static Seen keys_seen(int64_t query, int64_t key, int64_t keys) {
+static Seen keys_seen(const Head *head, int64_t query, int64_t key, int64_t keys) {
+    if (!head->causal) return (Seen){keys, keys};
     int64_t first = query + 1 - key;   // that query's own
     return (Seen){max64(min64(first, keys), 0), max64(min64(first + LANES - 1, keys), 0)};
 }
@@ -189,7 +198,7 @@ static void softmax(const Head *head, float *scores, float *largest, float *sum,
                     int64_t key, int64_t keys, float *factors) {
     for (int j = 0; j < NR; j += LANES) {
         Words queries = lane_numbers() + (uint32_t)(query + j);
-        Seen seen = keys_seen(query + j, key, keys);
+        Seen seen = keys_seen(head, query + j, key, keys);
         Floats before = load(largest + j), now = before, total = {0};
         int64_t i;
         for (i = 0; i < seen.any; i++) {
@@ -231,7 +240,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     float *q = memory, *k = q + sizes.queries, *v = k + sizes.keys, *outputs = v + sizes.keys;
     float *scores = outputs + sizes.sums, *factors = scores + sizes.tile;
     float *largest = factors + sizes.tile, *sum = largest + QUERIES;
-    int64_t queries = min64(QUERIES, head->T - first), end = first + queries, stride = head->stride;
+    int64_t queries = min64(QUERIES, head->T - first), end = keys_end(head, first + queries), stride = head->stride;
 
     pack_column_panels(head, q, head->q + first * stride, stride, queries);
     for (int64_t t = 0; t < QUERIES; t++) largest[t] = -INFINITY;
@@ -259,7 +268,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
 }
 
 static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             const Dropout *dropout) {
+                             int causal, const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -270,7 +279,7 @@ static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, 
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t first = (blocks - 1 - item.first % blocks) * QUERIES;   // the largest of a head's blocks first
         int64_t b = item.first / blocks / NH, h = item.first / blocks % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, causal, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
                       workspace + omp_get_thread_num() * size);
     }
@@ -286,7 +295,7 @@ static void softmax_backward(const Head *head, float *scores, float *dp, const f
     if (head->dropout) draw_factors(factors, head, query, key, keys);
     for (int j = 0; j < NR; j += LANES) {
         Words queries = lane_numbers() + (uint32_t)(query + j);
-        Seen seen = keys_seen(query + j, key, keys);
+        Seen seen = keys_seen(head, query + j, key, keys);
         Floats lse_t = load(lse + j), D_t = load(D + j);
         int64_t i;
         for (i = 0; i < seen.any; i++) {
@@ -354,10 +363,12 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     int64_t stride = head->stride, HS = head->HS;
 
     for (int64_t first = 0; first < head->T; first += QUERIES) {
-        int64_t queries = min64(QUERIES, head->T - first), end = first + queries;
+        int64_t queries = min64(QUERIES, head->T - first), end = keys_end(head, first + queries);
         const float *q_block = head->q + first * stride, *dy_block = dy + first * y_stride;
-        zero_rows(head, dk + first * stride, queries);   // keys that no earlier query has seen
-        zero_rows(head, dv + first * stride, queries);
+        if (head->causal || first == 0) {   // keys that no earlier query has seen
+            zero_rows(head, dk + first * stride, end - first);
+            zero_rows(head, dv + first * stride, end - first);
+        }
         pack_column_panels(head, q, q_block, stride, queries);
         pack_column_panels(head, dy_panels, dy_block, y_stride, queries);
         pack_channels_as_columns(head, q_channels, q_block, stride, queries);
@@ -402,7 +413,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
 }
 
 static int backward_in_blocks(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                              int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -412,7 +423,7 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
     #pragma omp parallel num_threads(threads)
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t b = item.first / NH, h = item.first % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, causal, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
         backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item.first * T,
@@ -423,12 +434,13 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
 }
 
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                            const Dropout *dropout) {
-    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, dropout)) attention_forward(y, lse, qkv, B, T, NH, HS, dropout);
+                            int causal, const Dropout *dropout) {
+    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, causal, dropout))
+        attention_forward(y, lse, qkv, B, T, NH, HS, causal, dropout);
 }
 
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                             int64_t B, int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
-    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout))
-        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, dropout);
+                             int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
+    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, causal, dropout))
+        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, causal, dropout);
 }

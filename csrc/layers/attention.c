@@ -1,13 +1,14 @@
-/* Causal multi-head self-attention. For each sequence and head, with row t of queries q, keys k and values v:
+/* Multi-head self-attention, causal or not. For each sequence and head, with row t of queries q, keys k and values v:
  *
- *   forward    s_tu = q_t·k_u / √HS  (u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
+ *   forward    s_tu = q_t·k_u / √HS  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
  *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
  *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
  *
  * The forward pass goes over the keys of a row once for each step of the softmax: scores, the largest, exponentials and
  * their sum, weighted values. The exponents are relative to the largest score, so that none overflows. No row of P stays,
- * only lse_t, from which the backward pass computes any P_tu again. (fast/attention.c goes over the keys once.)
+ * only lse_t, from which the backward pass computes any P_tu again. (fast/attention.c goes over the keys once.) Without the
+ * causal mask, there is no place for a row of scores, so each step computes its scores again.
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  */
@@ -29,11 +30,41 @@ static inline void add_scaled(float *y, float factor, const float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) y[i] += factor * x[i];
 }
 
+/* Query t looks at the keys before this one. */
+static inline int64_t keys_end(int64_t t, int64_t T, int causal) {
+    return causal ? t + 1 : T;
+}
+
 static inline float factor_of(int64_t row, int64_t u, int64_t T, const Dropout *dropout) {
     return dropout ? dropout_factor((uint64_t)(row * T + u), dropout) : 1.0f;
 }
 
-void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+/* One sequence and head without the mask; y, q, k, v: its rows, C or 3C floats apart. row: of its query 0 in P, for dropout. */
+static void forward_unmasked(float *y, float *lse, const float *q, const float *k, const float *v, int64_t T, int64_t C,
+                             int64_t HS, float scale, int64_t row, const Dropout *dropout) {
+    for (int64_t t = 0; t < T; t++) {
+        const float *qt = q + t * 3 * C;
+        float *yt = y + t * C;
+
+        float largest = scale * dot(qt, k, HS);
+        for (int64_t u = 1; u < T; u++) {
+            float s = scale * dot(qt, k + u * 3 * C, HS);
+            largest = s > largest ? s : largest;
+        }
+
+        float sum = 0.0f;
+        for (int64_t u = 0; u < T; u++) sum += expf(scale * dot(qt, k + u * 3 * C, HS) - largest);
+
+        for (int64_t i = 0; i < HS; i++) yt[i] = 0.0f;
+        for (int64_t u = 0; u < T; u++) {
+            float p = expf(scale * dot(qt, k + u * 3 * C, HS) - largest) / sum;
+            add_scaled(yt, p * factor_of(row + t, u, T, dropout), v + u * 3 * C, HS);
+        }
+        lse[t] = largest + logf(sum);
+    }
+}
+
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS, int causal,
                        const Dropout *dropout) {
     int64_t C = NH * HS;
     float scale = 1.0f / sqrtf((float)HS);
@@ -41,6 +72,12 @@ void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_
     #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
         int64_t b = bh / NH, h = bh % NH;
+        if (!causal) {
+            const float *q = qkv + b * T * 3 * C + h * HS;
+            forward_unmasked(y + b * T * C + h * HS, lse + bh * T, q, q + C, q + 2 * C, T, C, HS, scale, bh * T,
+                             dropout);
+            continue;
+        }
         float *row = lse + bh * T;   // row t is in its places 0 ... t, before lse_t is; so the last row comes first
         for (int64_t t = T - 1; t >= 0; t--) {
             const float *q = qkv + (b * T + t) * 3 * C + h * HS, *k = qkv + b * T * 3 * C + C + h * HS, *v = k + C;
@@ -68,7 +105,7 @@ void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_
 }
 
 void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
-                        int64_t T, int64_t NH, int64_t HS, const Dropout *dropout) {
+                        int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
     int64_t C = NH * HS;
     float scale = 1.0f / sqrtf((float)HS);
 
@@ -84,7 +121,7 @@ void attention_backward(float *dqkv, const float *dy, const float *y, const floa
             const float *yt = y + (b * T + t) * C + h * HS, *dyt = dy + (b * T + t) * C + h * HS;
             float *dq = dqkv + (q - qkv);
             float D = dot(dyt, yt, HS);
-            for (int64_t u = 0; u <= t; u++) {
+            for (int64_t u = 0; u < keys_end(t, T, causal); u++) {
                 const float *k = qkv + (b * T + u) * 3 * C + C + h * HS, *v = k + C;
                 float *dk = dqkv + (k - qkv), *dv = dk + C;
                 float p = expf(scale * dot(q, k, HS) - lse[bh * T + t]);
@@ -98,8 +135,8 @@ void attention_backward(float *dqkv, const float *dy, const float *y, const floa
     }
 }
 
-void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
-                             int64_t HS) {
+void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                             int causal) {
     int64_t C = NH * HS;
     float scale = 1.0f / sqrtf((float)HS);
 
@@ -109,11 +146,12 @@ void attention_probabilities(float *p, const float *lse, const float *qkv, int64
             int64_t b = bh / NH, h = bh % NH;
             const float *q = qkv + (b * T + t) * 3 * C + h * HS;
             float *row = p + (bh * T + t) * T;
-            for (int64_t u = 0; u <= t; u++) {
+            int64_t end = keys_end(t, T, causal);
+            for (int64_t u = 0; u < end; u++) {
                 const float *k = qkv + (b * T + u) * 3 * C + C + h * HS;
                 row[u] = expf(scale * dot(q, k, HS) - lse[bh * T + t]);
             }
-            for (int64_t u = t + 1; u < T; u++) row[u] = 0.0f;
+            for (int64_t u = end; u < T; u++) row[u] = 0.0f;
         }
     }
 }

@@ -32,6 +32,7 @@ static const struct {
     {"position_embedding", offsetof(GPT2Config, position_embedding), PYGPT_NO_POSITIONS},
     {"bias", offsetof(GPT2Config, bias), PYGPT_NO_BIAS},
     {"tie_word_embeddings", offsetof(GPT2Config, tie_word_embeddings), PYGPT_UNTIED},
+    {"causal", offsetof(GPT2Config, causal), PYGPT_BIDIRECTIONAL},
 };
 
 enum { VARIATION_COUNT = sizeof VARIATION / sizeof *VARIATION };

@@ -1,13 +1,13 @@
-/* Causal multi-head self-attention. For each sequence and head, with row t of queries q, keys k and values v:
+/* Multi-head self-attention, causal or not. For each sequence and head, with row t of queries q, keys k and values v:
  *
- *   forward    s_tu = q_t·k_u / √HS  (u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
+ *   forward    s_tu = q_t·k_u / √HS  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
  *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
  *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  *
- * The simple kernels, twins of those in tiles (attention_flash.cuh), for every head size and type. A warp makes one
+ * The simple kernels, twins of those in tiles (attention_flash.cuh), which are causal, for every head size and type. A warp makes one
  * row of the result. It takes the other rows 32 at a time: first each lane has a row and forms whole dot products, then
  * each lane has channels and adds up over the 32 rows, whose weights wait in shared memory. So sums go in ascending
  * order, always.
@@ -26,6 +26,15 @@ constexpr int SHARED_BYTES = 48 << 10;
 struct Sizes {
     int64_t B, T, NH, HS;
     float scale;   // 1 / √HS
+    bool causal;
+
+    /* Query t looks at the keys before keys_end(t), and key u is seen by the queries from first_query(u) on. */
+    __device__ int64_t keys_end(int64_t t) const {
+        return causal ? t + 1 : T;
+    }
+    __device__ int64_t first_query(int64_t u) const {
+        return causal ? u : 0;
+    }
 
     /* Of q of sequence and head bh, row t; k and v follow NH·HS and 2·NH·HS elements later. */
     __device__ int64_t q(int64_t bh, int64_t t) const {
@@ -81,18 +90,19 @@ __global__ void __launch_bounds__(32 * WARPS)
     }
     __syncwarp();
 
+    const int64_t end = s.keys_end(t);
     float largest = -INFINITY, sum = 0;
-    for (int64_t first = 0; first <= t; first += 32) {
+    for (int64_t first = 0; first < end; first += 32) {
         const int64_t u = first + lane;
         const T *const k = qkv + s.q(bh, first) + C;
-        const float score = u <= t ? s.scale * dot(q, k + lane * 3 * C, s.HS) : -INFINITY;
+        const float score = u < end ? s.scale * dot(q, k + lane * 3 * C, s.HS) : -INFINITY;
         const float larger = fmaxf(largest, warp_max(score)), shrink = expf(largest - larger);
-        const float p = u <= t ? expf(score - larger) : 0.0f;
+        const float p = u < end ? expf(score - larger) : 0.0f;
         sum = shrink * sum + warp_sum(p);
         largest = larger;
-        weights[lane] = u <= t ? p * dropout_factor(static_cast<uint64_t>((bh * s.T + t) * s.T + u), dropout) : 0.0f;
+        weights[lane] = u < end ? p * dropout_factor(static_cast<uint64_t>((bh * s.T + t) * s.T + u), dropout) : 0.0f;
         __syncwarp();
-        add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, t + 1 - first)), s.HS);
+        add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);
         __syncwarp();
     }
     for (int64_t i = lane; i < s.HS; i += 32) y[s.y(bh, t) + i] = static_cast<T>(yt[i] / sum);
@@ -122,18 +132,19 @@ __global__ void __launch_bounds__(32 * WARPS)
     if (lane == 0) D[bh * s.T + t] = Dt;
     __syncwarp();
 
-    for (int64_t first = 0; first <= t; first += 32) {
+    const int64_t end = s.keys_end(t);
+    for (int64_t first = 0; first < end; first += 32) {
         const int64_t u = first + lane;
         const T *const k = qkv + s.q(bh, first) + C;
         float dS = 0;
-        if (u <= t) {
+        if (u < end) {
             const float p = expf(s.scale * dot(q, k + lane * 3 * C, s.HS) - lse_t);
             const float m = dropout_factor(static_cast<uint64_t>((bh * s.T + t) * s.T + u), dropout);
             dS = p * (m * dot(dyt, k + C + lane * 3 * C, s.HS) - Dt);
         }
         weights[lane] = dS;
         __syncwarp();
-        add_rows(dq, 1.0f, weights, k, 3 * C, static_cast<int>(min(int64_t{32}, t + 1 - first)), s.HS);
+        add_rows(dq, 1.0f, weights, k, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);
         __syncwarp();
     }
     for (int64_t i = lane; i < s.HS; i += 32) dqkv[s.q(bh, t) + i] = static_cast<T>(s.scale * dq[i]);
@@ -157,7 +168,7 @@ __global__ void __launch_bounds__(32 * WARPS) attention_key_row(T *dqkv, const f
     }
     __syncwarp();
 
-    for (int64_t first = u; first < s.T; first += 32) {
+    for (int64_t first = s.first_query(u); first < s.T; first += 32) {
         const int64_t t = first + lane;
         const T *const q = qkv + s.q(bh, first), *const dyt = dy + s.y(bh, first);
         dS[lane] = P[lane] = 0;
@@ -185,15 +196,15 @@ __global__ void __launch_bounds__(ELEMENT_THREADS) attention_matrix(float *p, co
     if (at >= s.B * s.NH * s.T * s.T) return;
     const int64_t u = at % s.T, row = at / s.T, t = row % s.T, bh = row / s.T;
     float score = 0;
-    if (u <= t) {
+    if (u < s.keys_end(t)) {
         const T *const q = qkv + s.q(bh, t), *const k = qkv + s.q(bh, u) + s.NH * s.HS;
         for (int64_t i = 0; i < s.HS; i++) score += static_cast<float>(q[i]) * static_cast<float>(k[i]);
     }
-    p[at] = u <= t ? expf(s.scale * score - lse[row]) : 0.0f;
+    p[at] = u < s.keys_end(t) ? expf(s.scale * score - lse[row]) : 0.0f;
 }
 
-Sizes sizes(int64_t B, int64_t T, int64_t NH, int64_t HS) {
-    return {B, T, NH, HS, 1.0f / sqrtf(static_cast<float>(HS))};
+Sizes sizes(int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal) {
+    return {B, T, NH, HS, 1.0f / sqrtf(static_cast<float>(HS)), causal};
 }
 
 /* How the rows are shared out among blocks whose warps hold so many vectors each. */
@@ -227,14 +238,14 @@ static bool on_hopper(const Queue &queue, int64_t HS, const DropoutMask &dropout
 }
 
 void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                       const DropoutMask &dropout) {
+                       bool causal, const DropoutMask &dropout) {
     if (queue.error != cudaSuccess) return;
-    if (on_hopper(queue, HS, dropout)) {
+    if (causal && on_hopper(queue, HS, dropout)) {
         note(queue, attention_wgmma_forward(as<bf16>(y), lse, as<bf16>(qkv), B, T, NH, queue.stream),
              "attention_wgmma_forward");
         return;
     }
-    if (flash(queue, HS)) {
+    if (causal && flash(queue, HS)) {
         for_type(queue.type, [&](auto element) {
             using E = decltype(element);
             note(queue, attention_flash_forward(as<E>(y), lse, as<E>(qkv), B, T, NH, HS, dropout, queue.stream),
@@ -242,7 +253,7 @@ void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64
         });
         return;
     }
-    const Sizes s = sizes(B, T, NH, HS);
+    const Sizes s = sizes(B, T, NH, HS, causal);
     const Grid grid(s, 2);
     for_type(queue.type, [&](auto element) {
         using E = decltype(element);
@@ -252,17 +263,17 @@ void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64
 }
 
 void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y, const float *lse, const void *qkv,
-                        int64_t B, int64_t T, int64_t NH, int64_t HS, const DropoutMask &dropout) {
+                        int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal, const DropoutMask &dropout) {
     void *const memory = scratch(queue, attention_scratch(B, T, NH));
     if (queue.error != cudaSuccess) return;
-    if (on_hopper(queue, HS, dropout)) {
+    if (causal && on_hopper(queue, HS, dropout)) {
         note(queue,
              attention_wgmma_backward(as<bf16>(dqkv), as<bf16>(dy), as<bf16>(y), lse, as<bf16>(qkv), memory, B, T, NH,
                                       queue.stream),
              "attention_wgmma_backward");
         return;
     }
-    if (flash(queue, HS)) {
+    if (causal && flash(queue, HS)) {
         for_type(queue.type, [&](auto element) {
             using E = decltype(element);
             note(queue,
@@ -272,7 +283,7 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
         });
         return;
     }
-    const Sizes s = sizes(B, T, NH, HS);
+    const Sizes s = sizes(B, T, NH, HS, causal);
     const Grid queries(s, 3), keys(s, 4);
     float *const D = as<float>(memory);
     for_type(queue.type, [&](auto element) {
@@ -285,8 +296,8 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
 }
 
 void attention_probabilities(Queue &queue, float *p, const float *lse, const void *qkv, int64_t B, int64_t T,
-                             int64_t NH, int64_t HS) {
-    const Sizes s = sizes(B, T, NH, HS);
+                             int64_t NH, int64_t HS, bool causal) {
+    const Sizes s = sizes(B, T, NH, HS, causal);
     for_type(queue.type, [&](auto element) {
         using E = decltype(element);
         ENQUEUE(queue, attention_matrix<E>, blocks_for(B * NH * T * T, ELEMENT_THREADS), ELEMENT_THREADS, 0, p, lse,

@@ -79,15 +79,24 @@ class Layers(Protocol):
     def rotary_backward(self, dqkv: Array, n_head: int) -> Array:
         """dqkv: (B,T,3C).  Returns it turned back."""
 
-    def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
+    def attention_forward(
+        self, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+    ) -> tuple[Array, Array]:
         """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
 
     def attention_backward(
-        self, dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None
+        self,
+        dy: Array,
+        y: Array,
+        lse: Array,
+        qkv: Array,
+        n_head: int,
+        dropout: Dropout | None = None,
+        causal: bool = True,
     ) -> Array:
         """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
 
-    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int) -> Array:
+    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
         """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
 
     def gelu_forward(self, x: Array) -> Array:

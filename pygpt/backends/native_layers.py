@@ -175,18 +175,27 @@ class NativeLayers(Layers):
         self._done()
         return y
 
-    def attention_forward(self, qkv: Floats, n_head: int, dropout: Dropout | None = None) -> tuple[Floats, Floats]:
+    def attention_forward(
+        self, qkv: Floats, n_head: int, dropout: Dropout | None = None, causal: bool = True
+    ) -> tuple[Floats, Floats]:
         qkv = as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         y, lse = np.empty((B, T, C), np.float32), np.empty((B, n_head, T), np.float32)
         self._table.attention_forward(
-            floats(y), floats(lse), floats(qkv), B, T, n_head, C // n_head, c_dropout(dropout)
+            floats(y), floats(lse), floats(qkv), B, T, n_head, C // n_head, causal, c_dropout(dropout)
         )
         self._done()
         return y, lse
 
     def attention_backward(
-        self, dy: Floats, y: Floats, lse: Floats, qkv: Floats, n_head: int, dropout: Dropout | None = None
+        self,
+        dy: Floats,
+        y: Floats,
+        lse: Floats,
+        qkv: Floats,
+        n_head: int,
+        dropout: Dropout | None = None,
+        causal: bool = True,
     ) -> Floats:
         dy, y, lse, qkv = map(as_floats, (dy, y, lse, qkv))
         B, T, C = _attention_sizes(qkv, n_head)
@@ -195,16 +204,17 @@ class NativeLayers(Layers):
         expect_shape("lse", lse, (B, n_head, T))
         dqkv = np.empty_like(qkv)
         inputs = floats(dy), floats(y), floats(lse), floats(qkv)
-        self._table.attention_backward(floats(dqkv), *inputs, B, T, n_head, C // n_head, c_dropout(dropout))
+        sizes = B, T, n_head, C // n_head
+        self._table.attention_backward(floats(dqkv), *inputs, *sizes, causal, c_dropout(dropout))
         self._done()
         return dqkv
 
-    def attention_probabilities(self, lse: Floats, qkv: Floats, n_head: int) -> Floats:
+    def attention_probabilities(self, lse: Floats, qkv: Floats, n_head: int, causal: bool = True) -> Floats:
         lse, qkv = as_floats(lse), as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         expect_shape("lse", lse, (B, n_head, T))
         p = np.empty((B, n_head, T, T), np.float32)
-        self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), B, T, n_head, C // n_head)
+        self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), B, T, n_head, C // n_head, causal)
         self._done()
         return p
 

@@ -96,16 +96,25 @@ class ReferenceLayers(Layers):
     def rotary_backward(self, dqkv: Array, n_head: int) -> Array:
         return rotary.backward(dqkv, n_head)
 
-    def attention_forward(self, qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
-        return attention.forward(qkv, n_head, dropout)
+    def attention_forward(
+        self, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+    ) -> tuple[Array, Array]:
+        return attention.forward(qkv, n_head, dropout, causal)
 
     def attention_backward(
-        self, dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None
+        self,
+        dy: Array,
+        y: Array,
+        lse: Array,
+        qkv: Array,
+        n_head: int,
+        dropout: Dropout | None = None,
+        causal: bool = True,
     ) -> Array:
-        return attention.backward(dy, y, lse, qkv, n_head, dropout)
+        return attention.backward(dy, y, lse, qkv, n_head, dropout, causal)
 
-    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int) -> Array:
-        return attention.probabilities(lse, qkv, n_head)
+    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
+        return attention.probabilities(lse, qkv, n_head, causal)
 
     def gelu_forward(self, x: Array) -> Array:
         return gelu.forward(x)

@@ -1,11 +1,13 @@
-"""Causal multi-head self-attention (Vaswani et al. 2017, eq. 1 and section 3.2.2).
+"""Multi-head self-attention, causal or not (Vaswani et al. 2017, eq. 1 and section 3.2.2).
 
 For each sequence and head, with row t of the queries q, keys k and values v:
 
-    forward    S_tu = q_t·k_u / √HS  (u ≤ t, else −∞)      lse_t = log Σ_u exp(S_tu)      P_tu = exp(S_tu − lse_t)
+    forward    S_tu = q_t·k_u / √HS  (causal: −∞ for u > t)     lse_t = log Σ_u exp(S_tu)      P_tu = exp(S_tu − lse_t)
                y_t = Σ_u m_tu P_tu v_u                     m: dropout's factor, 1 without dropout
     backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
                dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t m_tu P_tu dy_t
+
+A causal model looks at what came before (GPT), another one at everything (BERT); nothing else differs.
 
 Only lse is kept, and P is computed again from it, as in FlashAttention-2 (Dao 2023, section 3.1). qkv holds the
 queries, keys and values of a position side by side, each with its heads side by side: (B,T,3,NH,HS) as (B,T,3C).
@@ -22,20 +24,22 @@ from .arrays import Array, log_sum_exp
 from .dropout import Dropout
 
 
-def forward(qkv: Array, n_head: int, dropout: Dropout | None = None) -> tuple[Array, Array]:
+def forward(qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True) -> tuple[Array, Array]:
     """qkv: (B,T,3C).  Returns y: (B,T,C) and lse: (B,NH,T), which backward needs."""
     q, k, v = split(qkv, n_head)
-    s = scores(q, k)
+    s = scores(q, k, causal)
     lse = log_sum_exp(s)
     p = np.exp(s - lse)
     y = dropout_layer.forward(p, dropout) @ v
     return merge(y), lse[..., 0]
 
 
-def backward(dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None) -> Array:
+def backward(
+    dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+) -> Array:
     """dy: (B,T,C); y, lse: from forward; qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
     q, k, v = split(qkv, n_head)
-    p = probabilities(lse, qkv, n_head)
+    p = probabilities(lse, qkv, n_head, causal)
     ds = scores_backward(dy, y, p, v, dropout)
     dq = ds @ k / math.sqrt(q.shape[-1])
     dk = ds.swapaxes(-1, -2) @ q / math.sqrt(q.shape[-1])
@@ -43,17 +47,16 @@ def backward(dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: 
     return np.concatenate([merge(dq), merge(dk), merge(dv)], axis=-1)
 
 
-def probabilities(lse: Array, qkv: Array, n_head: int) -> Array:
+def probabilities(lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
     """lse: (B,NH,T) from forward; qkv: (B,T,3C).  Returns P before dropout: (B,NH,T,T)."""
     q, k, _ = split(qkv, n_head)
-    return np.exp(scores(q, k) - lse[..., None])
+    return np.exp(scores(q, k, causal) - lse[..., None])
 
 
-def scores(q: Array, k: Array) -> Array:
-    """q, k: (B,NH,T,HS).  Returns S: (B,NH,T,T), −∞ where a key lies after its query."""
+def scores(q: Array, k: Array, causal: bool = True) -> Array:
+    """q, k: (B,NH,T,HS).  Returns S: (B,NH,T,T), where causal −∞ for a key that lies after its query."""
     s = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
-    causal = np.tri(s.shape[-1], dtype=bool)
-    return np.where(causal, s, s.dtype.type(-np.inf))
+    return np.where(np.tri(s.shape[-1], dtype=bool), s, s.dtype.type(-np.inf)) if causal else s
 
 
 def scores_backward(dy: Array, y: Array, p: Array, v: Array, dropout: Dropout | None = None) -> Array:

@@ -116,7 +116,7 @@ def forward(
         qkv = affine(f"{h}.attn.c_attn", y)
         if config.position_embedding == "rotary":
             qkv = keep(f"{h}.attn.rotary", ops.rotary_forward(qkv, config.n_head))
-        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, config.n_head, probabilities_drop)
+        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, config.n_head, probabilities_drop, config.causal)
         y = keep(f"{h}.attn.heads", y)
         y = affine(f"{h}.attn.c_proj", y)
         if config.resid_pdrop:
@@ -215,7 +215,8 @@ def backward(
         keep(f"{h}.attn.c_proj", dy)
         affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
         y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", attended(config)))
-        dqkv = ops.attention_backward(da[f"{h}.attn.heads"], y, lse, qkv, config.n_head, probabilities_drop)
+        dy, settings = da[f"{h}.attn.heads"], (config.n_head, probabilities_drop, config.causal)
+        dqkv = ops.attention_backward(dy, y, lse, qkv, *settings)
         keep(f"{h}.attn.{attended(config)}", dqkv)
         if config.position_embedding == "rotary":
             keep(f"{h}.attn.c_attn", ops.rotary_backward(da[f"{h}.attn.rotary"], config.n_head))

@@ -11,6 +11,7 @@ block of four elements in two words, and two words that say what the numbers are
     dropout           site, step
     initialisation    parameter's number in the table, 2³² − 1
     sampling          stream, 2³² − 2
+    masked tokens     stream, 2³² − 3
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Words = NDArray[np.uint32]
 
 INITIALISATION = 2**32 - 1
 SAMPLING = 2**32 - 2
+MASKING = 2**32 - 3
 
 _MULTIPLIER = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -53,6 +55,12 @@ def words(count: int, seed: int, c2: int, c3: int) -> Words:
     for part, block in _chunks(seed, c2, c3, len(values)):
         values[part] = block
     return values.reshape(-1)[:count]
+
+
+def blocks(count: int, first: int, seed: int, c2: int, c3: int) -> Words:
+    """Blocks first ... first + count - 1 of the stream that seed, c2 and c3 name, as in words(): (count,4)."""
+    index = np.arange(count, dtype=np.uint64) + np.uint64(first)
+    return philox4x32((index & _LOW, index >> _SHIFT, c2, c3), _key(seed))
 
 
 def normal(count: int, seed: int, stream: int) -> NDArray[np.float64]:

@@ -121,6 +121,14 @@ class TrainSettings:
     bias: bool = _setting(True, "model", "linear layers and LayerNorm have no biases", fixed=True)
     tie_word_embeddings: bool = _setting(True, "model", "the head has a matrix of its own", fixed=True)
 
+    objective: str = _setting(
+        "clm",
+        "model",
+        "what is predicted: clm: the next token, from those before it; mlm: masked tokens, from those on both sides",
+        choices=("clm", "mlm"),
+        fixed=True,
+    )
+
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
     max_iters: int = _setting(2000, "optimization", "steps of the whole run", low=1)

@@ -6,6 +6,7 @@ Each part raises UserError where the settings, the data and the model do not fit
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
 from pygpt.text import tokenizer
-from pygpt.text.batches import TokenDataset
+from pygpt.text.batches import Batch, TokenDataset
+from pygpt.text.masking import TRAINING, VALIDATION, masked
 from pygpt.text.prepare import ensure
 from pygpt.text.tokenizer import GPT2Tokenizer, Tokenizer
 from pygpt.training.settings import TrainSettings
 
-_SHAPE = ("n_layer", "n_head", "n_embd", *VARIATIONS)
+_SHAPE = ("n_layer", "n_head", "n_embd", *(name for name in VARIATIONS if name != "causal"))  # objective says that
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
@@ -33,6 +35,26 @@ class Data:
     train: TokenDataset
     val: TokenDataset
     tokenizer: Tokenizer
+
+    @property
+    def mask_token(self) -> int:
+        """That hides a token with objective mlm: the first which the tokenizer does not have."""
+        return self.tokenizer.vocab_size
+
+    def training_batch(self, first: int, settings: TrainSettings) -> Batch:
+        """Windows number first, first + 1, ...: tokens and targets, (B,T) each."""
+        batch = self.train.batch(first, settings.batch_size, settings.seq_len, settings.seed)
+        return self._masked(batch, first, settings.seed, TRAINING) if settings.objective == "mlm" else batch
+
+    def validation_batches(self, settings: TrainSettings) -> Iterator[Batch]:
+        """The same batches in every validation and run, however they are seeded."""
+        first = 0
+        for batch in self.val.validation_batches(settings.batch_size, settings.seq_len, settings.eval_iters):
+            yield self._masked(batch, first, 0, VALIDATION) if settings.objective == "mlm" else batch
+            first += len(batch[0])
+
+    def _masked(self, batch: Batch, first: int, seed: int, stream: int) -> Batch:
+        return masked(batch, first, seed, stream, self.tokenizer.vocab_size, self.mask_token)
 
     @property
     def fingerprint(self) -> str:
@@ -79,10 +101,12 @@ def model_config(settings: TrainSettings, given: frozenset[str], source: Path | 
 
     given: settings that somebody asked for, which the folder may not contradict.
     """
+    causal = settings.objective == "clm"
     dropout: dict[str, Any] = {} if settings.dropout is None else dict.fromkeys(_DROPOUTS, settings.dropout)
     if source is None:
         shape = {name: getattr(settings, name) for name in _SHAPE}
-        sizes = {"vocab_size": data.tokenizer.vocab_size, "n_positions": settings.seq_len, **shape}
+        vocab_size = data.tokenizer.vocab_size + (0 if causal else 1)  # the mask token
+        sizes = {"vocab_size": vocab_size, "n_positions": settings.seq_len, "causal": causal, **shape}
         eot = data.tokenizer.eot_token
         return GPT2Config(**sizes, **dropout, bos_token_id=eot, eos_token_id=eot)
     config = replace(checkpoint.read_config(source), **dropout)
@@ -90,12 +114,22 @@ def model_config(settings: TrainSettings, given: frozenset[str], source: Path | 
         asked, found = getattr(settings, name), getattr(config, name)
         if asked != found:
             raise UserError(f"{name} is {asked}, but the model in {source} has {found}; leave it out")
+    if config.causal != causal:
+        raise UserError(
+            f"objective is {settings.objective}, but the model in {source} has causal: {str(config.causal).lower()}, "
+            f"which goes with --objective {'clm' if config.causal else 'mlm'}"
+        )
     if "seq_len" in given and settings.seq_len > config.n_positions:
         raise UserError(f"seq_len is {settings.seq_len}, but the model in {source} has {config.n_positions} positions")
     if config.vocab_size < data.tokenizer.vocab_size:
         raise UserError(
             f"{settings.data}: has a vocabulary of {data.tokenizer.vocab_size} {data.tokenizer.name} tokens, "
             f"but the model in {source} has {config.vocab_size}"
+        )
+    if not causal and config.vocab_size == data.tokenizer.vocab_size:
+        raise UserError(
+            f"objective mlm takes one token more than the {config.vocab_size} of the tokenizer, for the mask, and the "
+            f"model in {source} has no more"
         )
     return config
 

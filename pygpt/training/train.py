@@ -118,8 +118,11 @@ class _Loop:
         self.folder, self.settings, self.data, self.model = folder, settings, data, model
         self.saved, self.watch = state, watch
         self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
-        self.tokens_per_byte = data.train.described.tokens_per_byte
-        self.val_tokens_per_byte = data.val.described.tokens_per_byte
+        self.tokens_per_byte: float | None = None  # where a loss is not one of all tokens
+        self.val_tokens_per_byte: float | None = None
+        if settings.objective == "clm":
+            self.tokens_per_byte = data.train.described.tokens_per_byte
+            self.val_tokens_per_byte = data.val.described.tokens_per_byte
         self.progress = Progress(self.state.step, settings.max_iters)
         self.interruption = Interruption(self._say_interrupted)
         self.unread: list[tuple[int, float, float, float]] = []  # step, loss, learning rate, norm of the gradient
@@ -178,7 +181,7 @@ class _Loop:
         self.model.zero_grad()
         for number in range(state.step * settings.grad_accum, (state.step + 1) * settings.grad_accum):
             first = state.windows
-            tokens, targets = self.data.train.batch(first, settings.batch_size, settings.seq_len, settings.seed)
+            tokens, targets = self.data.training_batch(first, settings)
             state.windows += settings.batch_size
             scale, dropout_step = 1 / settings.grad_accum, number % 2**32
             self.model.accumulate(tokens, targets, scale=scale, dropout_step=dropout_step)
@@ -233,12 +236,12 @@ class _Loop:
         self._read()
         settings, state = self.settings, self.state
         total, count = 0.0, 0
-        batches = self.data.val.validation_batches(settings.batch_size, settings.seq_len, settings.eval_iters)
-        for tokens, targets in batches:
+        for tokens, targets in self.data.validation_batches(settings):
             if self.interruption:
                 return
-            total += float(self.model.forward(tokens, targets) or 0.0) * targets.size
-            count += targets.size
+            counted = int((targets >= 0).sum())
+            total += float(self.model.forward(tokens, targets) or 0.0) * counted
+            count += counted
         loss = total / count
         self._check_finite("validation loss", loss, state.step)
         best = state.best_val_loss is None or loss < state.best_val_loss
@@ -279,7 +282,8 @@ class _Loop:
         folder, state = self.folder, self.state
         title = f"{folder.path.resolve().name}: {self.model.num_parameters:,} parameters"
         plot.loss_curve(folder.path / PLOT_FILE, folder.read_log(), title)
-        sample = self._sample() if self.settings.sample_tokens else None
+        causal = self.model.config.causal
+        sample = self._sample() if self.settings.sample_tokens and causal else None
         steps = state.step - self.first
         if steps:
             speed = steps * self._tokens_per_step() / self.seconds
@@ -293,8 +297,9 @@ class _Loop:
         best = loss_text(state.best_val_loss, self.val_tokens_per_byte)
         print(f"validation loss {best} at best, at step {state.best_step}: {folder.best}")
         print(f"latest model: {folder.last}; loss curve: {folder.path / PLOT_FILE}")
-        command = [*call("generate"), "PROMPT", "--model", str(folder.best)]
-        print(f"more text: {shlex.join(command)}")
+        if causal:
+            command = [*call("generate"), "PROMPT", "--model", str(folder.best)]
+            print(f"more text: {shlex.join(command)}")
 
     def _sample(self) -> str:
         """Write and save a text."""
