@@ -12,6 +12,7 @@ from typing import Any
 import backends
 import numpy as np
 import pytest
+from variations import VARIED
 
 import pygpt
 from pygpt.backends.numpy_layers import ReferenceLayers
@@ -96,7 +97,14 @@ def test_recorded_calls_have_the_names_of_activations() -> None:
     backward = [call.name for call in calls if call.direction == "backward"]
     assert forward[:3] == ["embd", "drop", "h.0.ln_1"] and forward[-2:] == ["ln_f", "losses"]
     assert sorted(backward) == sorted(forward) and backward[0] == "losses" and backward[-1] == "embd"
-    assert {call.layer for call in calls} == {name.rpartition("_")[0] for name in OUTPUTS}
+
+
+def test_every_layer_is_called_by_some_model() -> None:
+    called = set()
+    for fields in VARIED.values():
+        config = replace(CONFIGS["everywhere"], **fields)
+        called |= {call.layer for call in record(config, gpt2.zeros(config, np.float64), *batch(), DROP)}
+    assert called == {name.rpartition("_")[0] for name in OUTPUTS}
 
 
 def test_outputs_of_layers_have_the_documented_names() -> None:

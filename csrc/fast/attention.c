@@ -119,7 +119,7 @@ static void store_columns(float *y, int64_t stride, const float *sums, int64_t H
 }
 
 /* Queries up to `end` look at the keys before this one. */
-static int64_t keys_end(const Head *head, int64_t end) {
+static int64_t end_of_keys(const Head *head, int64_t end) {
     return head->causal ? end : head->T;
 }
 
@@ -240,7 +240,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     float *q = memory, *k = q + sizes.queries, *v = k + sizes.keys, *outputs = v + sizes.keys;
     float *scores = outputs + sizes.sums, *factors = scores + sizes.tile;
     float *largest = factors + sizes.tile, *sum = largest + QUERIES;
-    int64_t queries = min64(QUERIES, head->T - first), end = keys_end(head, first + queries), stride = head->stride;
+    int64_t queries = min64(QUERIES, head->T - first), end = end_of_keys(head, first + queries), stride = head->stride;
 
     pack_column_panels(head, q, head->q + first * stride, stride, queries);
     for (int64_t t = 0; t < QUERIES; t++) largest[t] = -INFINITY;
@@ -363,7 +363,7 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     int64_t stride = head->stride, HS = head->HS;
 
     for (int64_t first = 0; first < head->T; first += QUERIES) {
-        int64_t queries = min64(QUERIES, head->T - first), end = keys_end(head, first + queries);
+        int64_t queries = min64(QUERIES, head->T - first), end = end_of_keys(head, first + queries);
         const float *q_block = head->q + first * stride, *dy_block = dy + first * y_stride;
         if (head->causal || first == 0) {   // keys that no earlier query has seen
             zero_rows(head, dk + first * stride, end - first);

@@ -80,20 +80,20 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("csrc/layers/attention.c", "for (int64_t u = 0; u <= t; u++) row[u] = scale * dot(q, k + u * 3 * C, HS);"),
         (
             "cuda/layers/attention.cu",
-            "const float score = u <= t ? s.scale * dot(q, k + lane * 3 * C, s.HS) : -INFINITY;",
+            "const float score = u < end ? s.scale * dot(q, k + lane * 3 * C, s.HS) : -INFINITY;",
         ),
     ),
     "P": (
         ("pygpt/reference/attention.py", "p = np.exp(s - lse)"),
         ("csrc/layers/attention.c", "float p = row[u] / sum;"),
-        ("cuda/layers/attention.cu", "const float p = u <= t ? expf(score - larger) : 0.0f;"),
+        ("cuda/layers/attention.cu", "const float p = u < end ? expf(score - larger) : 0.0f;"),
     ),
     "y": (
         ("pygpt/reference/attention.py", "y = dropout_layer.forward(p, dropout) @ v"),
         ("csrc/layers/attention.c", "add_scaled(yt, p * factor_of(bh * T + t, u, T, dropout), v + u * 3 * C, HS);"),
         (
             "cuda/layers/attention.cu",
-            "add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, t + 1 - first)), s.HS);",
+            "add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);",
         ),
     ),
     "dP": (
@@ -114,7 +114,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("csrc/layers/attention.c", "add_scaled(dq, scale * ds, k, HS);"),
         (
             "cuda/layers/attention.cu",
-            "add_rows(dq, 1.0f, weights, k, 3 * C, static_cast<int>(min(int64_t{32}, t + 1 - first)), s.HS);",
+            "add_rows(dq, 1.0f, weights, k, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);",
         ),
     ),
     "dk": (
