@@ -186,7 +186,9 @@ def test_biases_that_the_model_lacks_are_zeros(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf", StoredModel(config, p, lambda: TOKENIZERS[0]))
     found = read_model(tmp_path / "model.gguf")
     assert found.config == CONFIG
-    assert_equal(found.parameters, {name: p.get(name, np.zeros(s)) for name, s in parameter_shapes(CONFIG).items()})
+    assert_equal(
+        found.parameters, {name: p.get(name, np.zeros(s, np.float32)) for name, s in parameter_shapes(CONFIG).items()}
+    )
 
 
 def test_a_variation_that_llamacpp_lacks(tmp_path: Path) -> None:
