@@ -304,14 +304,22 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         command.main(["trace", str(tmp_path), "abc"])
 
 
-def test_variations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """P is that of the turned queries and keys, and what has other formulas is refused."""
-    config = replace(CONFIG, position_embedding="rotary", bias=False, tie_word_embeddings=False)
-    model = make_model(config=config)
-    found = study.trace(model, tokens_of())
+VARIED = replace(CONFIG, position_embedding="rotary", bias=False, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_trace_and_lens_of_a_varied_model(causal: bool) -> None:
+    """P is that of the turned queries and keys that each query sees, and the lens has the head's own matrix."""
+    found = study.trace(make_model(config=replace(VARIED, causal=causal)), tokens_of())
     s, lse = (found.activations[f"h.1.attn.{name}"] for name in ("scores", "lse"))
     assert np.allclose(np.exp(s - lse[..., None]), found.activations["h.1.attn.probabilities"])
     assert np.allclose(np.exp(s - lse[..., None]).sum(-1), 1)
+    assert np.allclose(found.activation_gradients["h.1.attn.scores"].sum(-1), 0)
+    assert np.allclose(study.lens(found).arrays["losses"][-1], found.activations["losses"], rtol=1e-12)
+
+
+def test_variations_that_an_instrument_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(config=VARIED)
     model.save_pretrained(tmp_path)
     ByteTokenizer().save(tmp_path)
     assert "h.1.attn.scores" in call(capsys, "trace", tmp_path, TEXT)

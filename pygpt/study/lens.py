@@ -1,6 +1,6 @@
 """The logit lens: what the model would predict if it ended after each block (nostalgebraist 2020).
 
-    z_l = LayerNorm_f(x_l) wteᵀ
+    z_l = LayerNorm_f(x_l) headᵀ      head = wte unless it has its own
 
 x_0 is the embedding and x_L the stream after the last block, so z_L is the logits.
 """
@@ -39,8 +39,8 @@ def lens(found: Trace) -> Result:
 def lens_logits(found: Trace, name: str) -> Array:
     """The logits that an activation of the residual stream would give, in float64: (B,T,V)."""
     p, x = found.parameters, np.asarray(found.activations[name], np.float64)
-    y, _, _ = layernorm.forward(x, p["ln_f.weight"], p["ln_f.bias"], found.config.layer_norm_epsilon)
-    return classifier.logits(y, p["wte.weight"])
+    y, _, _ = layernorm.forward(x, p["ln_f.weight"], p.get("ln_f.bias"), found.config.layer_norm_epsilon)
+    return classifier.logits(y, p[found.config.head])
 
 
 def _at(found: Trace, name: str, counts: Array) -> dict[str, Array]:

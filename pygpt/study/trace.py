@@ -84,7 +84,7 @@ def run(
     dlosses = gpt2.mean_loss_backward(targets, 1.0, a["ln_f"].dtype)
     dp = {name: np.zeros_like(value) for name, value in p.items()}
     a["losses"], da = gpt2.backward(over, p, dp, a, config, tokens, targets, dlosses)
-    _add_logits(ops, p, a, da, targets)
+    _add_logits(ops, p[config.head], a, da, targets)
     for layer in range(config.n_layer):
         _add_attention(ops, a, da, f"h.{layer}.attn", config)
     loss = float(gpt2.mean_loss(np.asarray(a["losses"], np.float64), targets))
@@ -117,9 +117,9 @@ def summary(found: Trace) -> Result:
     return Result(title, columns, rows, {"loss": np.array(found.loss), **arrays}, panels)
 
 
-def _add_logits(ops: Layers, p: dict[str, Array], a: dict[str, Array], da: dict[str, Array], targets: Array) -> None:
+def _add_logits(ops: Layers, head: Array, a: dict[str, Array], da: dict[str, Array], targets: Array) -> None:
     x = a["ln_f"].reshape(-1, a["ln_f"].shape[-1])
-    logits = ops.matmul(x, p.get("lm_head.weight", p["wte.weight"]), transpose_b=True)
+    logits = ops.matmul(x, head, transpose_b=True)
     dlogits = ops.cross_entropy_backward(da["losses"].reshape(-1), logits, targets.reshape(-1))
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 
@@ -127,8 +127,8 @@ def _add_logits(ops: Layers, p: dict[str, Array], a: dict[str, Array], da: dict[
 def _add_attention(ops: Layers, a: dict[str, Array], da: dict[str, Array], name: str, config: GPT2Config) -> None:
     qkv, dy = a[f"{name}.{gpt2.attended(config)}"], da[f"{name}.heads"]
     q, k, v = attention.split(qkv, config.n_head)
-    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head)
-    a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k), p
+    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head, config.causal)
+    a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k, config.causal), p
     y = attention.merge(p @ v)  # of the head itself, if its output was changed
     da[f"{name}.scores"] = attention.scores_backward(dy, y, p, v)
     da[f"{name}.probabilities"] = attention.probabilities_backward(dy, v)

@@ -16,8 +16,8 @@ import numpy as np
 
 from pygpt.backends.sources import CHECKOUT
 from pygpt.errors import UserError
-from pygpt.reference import classifier, layernorm
 from pygpt.reference.arrays import Array, log_sum_exp
+from pygpt.study.lens import lens_logits
 from pygpt.study.page import sources
 from pygpt.study.page.errors import Errors
 from pygpt.study.page.stored import ACTIVATIONS, LINEAR, encode, tensors
@@ -221,14 +221,11 @@ def _updates(step: Step) -> list[dict[str, Any]]:
 def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, Any]:
     """What the head would read from the stream: for each token three words with probabilities, and the target's."""
     trace = step.before.trace
-    p, targets = trace.parameters, trace.targets[0]
+    targets = trace.targets[0]
     names = [f"h.{layer}.{name}" for layer in window.blocks for name in ("resid_mid", "resid_post")]
     found = {}
     for name in ["embd", *names]:
-        y, *_ = layernorm.forward(
-            trace.activations[name][0], p["ln_f.weight"], p["ln_f.bias"], trace.config.layer_norm_epsilon
-        )
-        z = classifier.logits(y, p["wte.weight"])
+        z = lens_logits(trace, name)[0]
         chances = np.exp(z - log_sum_exp(z))
         best = np.argpartition(chances, -min(3, chances.shape[-1]))[:, -3:]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(chances, best, -1), kind="stable"), -1)
