@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,9 @@ from pygpt.command import prepare as prepare_command
 from pygpt.errors import UserError
 from pygpt.reference import bpe as reference
 from pygpt.text import pieces, train_vocabulary
+from pygpt.text import prepare as prepare_module
 from pygpt.text.bpe import END_OF_TEXT, Vocabulary, to_text
+from pygpt.text.bpe_training import CUTS, train_merges, train_on
 from pygpt.text.meta import read_meta
 from pygpt.text.prepare import prepare
 from pygpt.text.tokenizer import GPT2Tokenizer, load_tokenizer
@@ -32,6 +33,10 @@ def draw_text(draw: random.Random, length: int) -> str:
     """Of a few of the atoms, so that many pairs occur equally often."""
     atoms = draw.sample(ATOMS, draw.randint(1, 8))
     return "".join(draw.choices(atoms, k=length))
+
+
+def count_words(texts: list[str]) -> Counter[str]:
+    return Counter(word.decode() for text in texts for word in reference.split(text))
 
 
 def small_tokenizer(merges: list[reference.Pair]) -> GPT2Tokenizer:
@@ -64,28 +69,46 @@ def test_a_pair_is_replaced_from_left_to_right() -> None:
     assert reference.train(["aaaaa"] * 2, 258) == [(b"a", b"a"), (b"aa", b"a")]
 
 
-def test_the_merges_are_those_of_the_library() -> None:
+def test_the_merges_are_those_of_the_reference() -> None:
     """The same in the same order, with as many ties as there can be, and as few when there is nothing left to merge."""
-    tokenizers = required.module("tokenizers")
     draw = random.Random(0)
     lengths = set()
     for _ in range(300):
         texts = [draw_text(draw, draw.randrange(100)) for _ in range(draw.randint(1, 5))]
         vocab_size = 257 + draw.randrange(40)
-        found = train_vocabulary._train(tokenizers, texts, vocab_size)
-        expected = reference.train(texts, vocab_size - 1)
-        assert found.merges == expected, texts
-        assert found.ranks == reference.number_tokens(expected)
-        assert found.special_tokens == {END_OF_TEXT: len(found.ranks)}
+        expected = reference.train(texts, vocab_size)
+        assert train_merges(count_words(texts), vocab_size) == expected, texts
         lengths.add(len(expected))
     assert {0, 39} <= lengths
 
 
-def test_the_merges_of_a_real_text_are_those_of_the_library() -> None:
-    tokenizers = required.module("tokenizers")
+def test_the_merges_of_a_real_text_are_those_of_the_reference() -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
     expected = reference.train(texts, 400)
-    assert train_vocabulary._train(tokenizers, texts, 401).merges == expected and len(expected) == 144
+    assert train_merges(count_words(texts), 400) == expected and len(expected) == 144
+
+
+def test_the_merges_are_those_of_the_library() -> None:
+    """tokenizers, which counts ties in the same way."""
+    tokenizers = required.module("tokenizers")
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+    byte_level = tokenizers.pre_tokenizers.ByteLevel
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1000, min_frequency=2, initial_alphabet=byte_level.alphabet(), show_progress=False
+    )
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = byte_level(add_prefix_space=False)
+    library.train_from_iterator(texts, trainer)
+    merges = train_merges(count_words(texts), 1000)
+    theirs = json.loads(library.to_str())["model"]["merges"]
+    assert [tuple(pair) for pair in theirs] == [(to_text(a), to_text(b)) for a, b in merges]
+
+
+def test_a_word_without_end_is_trained_on_quickly() -> None:
+    """Of a million characters: each merge costs no more than what it changes."""
+    draw = random.Random(0)
+    word = "".join(draw.choices("abcdefgh", k=1_000_000))
+    assert len(train_merges(Counter({word: 1, "a" * 100_000: 1}), 600)) == 344
 
 
 def test_the_encoding_is_tiktokens() -> None:
@@ -143,7 +166,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def vocabulary(here: Path) -> Path:
-    required.module("tokenizers")
     tokenizer.main(["text.txt", "--vocab-size", "290"])
     return Path("data/bpe-text-290")
 
@@ -162,30 +184,15 @@ def test_a_vocabulary_is_trained_on_what_is_trained_on(vocabulary: Path) -> None
 
 def test_cuts_and_end_of_text_change_no_merge(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text is read in pieces; the words for the end of a document are not learned."""
-    tokenizers = required.module("tokenizers")
     monkeypatch.setattr(pieces, "CHUNK", 100)
     text = Path("text.txt").read_text(encoding="utf-8")
     Path("docs.txt").write_text(text.replace("\n", f"\n{END_OF_TEXT}"), encoding="utf-8")
     files = [Path("docs.txt")]
-    (part,), _ = pieces.split_files(files, 0.1, train_vocabulary._CUTS)
+    (part,), _ = pieces.split_files(files, 0.1, CUTS)
     documents = part.read_text().split(END_OF_TEXT)
     assert len(documents) > 100
     found = train_vocabulary.train_vocabulary("docs.txt", 300)
-    assert load_tokenizer(found)._vocabulary == train_vocabulary._train(tokenizers, documents, 300)
     assert load_tokenizer(found)._vocabulary.merges == reference.train(documents, 299)
-
-
-def test_words_without_end_are_cut(tmp_path: Path) -> None:
-    """The library would take hours for a word of a million characters."""
-    longest = train_vocabulary._LONGEST_RUN
-    text = "x " * longest + "a" * 3 * longest + " " * 2 * longest + "b" * longest + "\n" + "日" * (longest + 1)
-    path = tmp_path / "text.txt"
-    path.write_text(text, encoding="utf-8")
-    piece = pieces.Piece(path, 0, path.stat().st_size)
-    parts = list(train_vocabulary._texts([piece], SimpleNamespace(update=lambda size: None)))
-    assert "".join(parts) == text
-    assert [len(part) for part in parts[1:]] == [longest, 2 * longest, 3 * longest + 1, 1]
-    assert max(len(word.decode()) for part in parts for word in reference.split(part)) <= longest + 1
 
 
 def test_transformers_opens_it(vocabulary: Path) -> None:
@@ -216,6 +223,31 @@ def test_from_text_to_text(vocabulary: Path, capsys: pytest.CaptureFixture[str])
     generate.main(["the cat", "--model", "out/best", "--max-new-tokens", "3", "--device", "numpy"])
     assert capsys.readouterr().out.startswith("the cat")
     assert load_tokenizer("out/best").fingerprint == meta.tokenizer.fingerprint
+
+
+def test_the_default_is_a_vocabulary_of_the_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained at the first use, kept with the data, and found again by a run that resumes."""
+    trained = []
+    monkeypatch.setattr(prepare_module, "train_on", lambda *asked: trained.append(asked[1]) or train_on(*asked))
+    monkeypatch.setattr(prepare_module, "VOCAB_SIZE", 300)
+    sizes = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--seq-len", "8", "--batch-size", "2"]
+    run = [*sizes, "--eval-interval", "2", "--sample-tokens", "5", "--device", "numpy"]
+    train.main(["--data", "text.txt", *run, "--max-iters", "2", "--out-dir", "out"])
+    data = Path("data/text-bpe")
+    (part,), _ = pieces.split_files([Path("text.txt")], 0.1, CUTS)
+    tokenizer_of_run = load_tokenizer("out/best")
+    assert isinstance(tokenizer_of_run, GPT2Tokenizer)
+    assert tokenizer_of_run.vocabulary.merges == reference.train([part.read_text()], 299)
+    assert read_meta(data).tokenizer.fingerprint == tokenizer_of_run.fingerprint
+    train.main(["--resume", "out", "--max-iters", "4"])
+    train.main(["--data", "text.txt", "--tokenizer", "bpe", *run, "--max-iters", "2", "--out-dir", "again"])
+    train.main(["--resume", "again", "--max-iters", "3"])
+    train.main(["--data", str(data), "--tokenizer", "bpe", *run, "--max-iters", "2", "--out-dir", "third"])
+    assert trained == [300] and [path.name for path in Path("data").iterdir()] == ["text-bpe"]
+    prepare("text.txt", "bpe", "with-ends", eot_in_text=True)
+    assert read_meta("with-ends").eot_in_text
+    Path("text.txt").write_text("low lower " * 100)
+    assert read_meta(prepare_module.ensure("text.txt", "bpe")).tokenizer.vocab_size < 300  # as many as the text gives
 
 
 def test_prepare_takes_a_folder_with_any_tokenizer(here: Path) -> None:
@@ -252,7 +284,6 @@ def test_prepare_takes_a_folder_with_any_tokenizer(here: Path) -> None:
 )
 def test_what_cannot_be_trained(here: Path, content: str, arguments: list[str], sentence: str) -> None:
     """Gets one sentence, and leaves nothing behind."""
-    required.module("tokenizers")
     Path("text.txt").write_text(content, encoding="utf-8")
     Path("there").mkdir()
     with pytest.raises(UserError, match=sentence) as raised:
@@ -263,15 +294,7 @@ def test_what_cannot_be_trained(here: Path, content: str, arguments: list[str], 
         tokenizer.main(["nowhere", "--vocab-size", "300"])
 
 
-def test_without_the_library(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match="trained by the package tokenizers: pip install tokenizers"):
-        tokenizer.main(["text.txt", "--vocab-size", "300"])
-
-
 def test_a_vocabulary_that_cannot_be_saved_leaves_no_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    required.module("tokenizers")
-
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 

@@ -155,7 +155,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pygpt train --device ", "auto cpu cuda cuda-emulated numpy"),
         ("pygpt generate --device ", "auto cpu cuda cuda-emulated numpy"),
         ("pygpt train --overwrite --dtype b", "bfloat16"),
-        ("pygpt prepare --tokenizer ", "byte char gpt2"),
+        ("pygpt prepare --tokenizer ", "bpe byte char gpt2"),
         ("pygpt study att", "attribution"),
         ("pygpt compare --se", "--seq-len --seed"),
         ("pygpt exercise s", "start"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError, generator_memory_needed, memory, memory_needed
+from pygpt.backends import devices
 from pygpt.backends.devices import DEVICES, resolve_device
 from pygpt.backends.interface import Device, Generator, Layers, Model
-from pygpt.backends.library import cpu_library
+from pygpt.backends.library import cpu_library, ffi
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.command import compare, generate
@@ -190,7 +192,7 @@ def run_generate(folder: str, device: str) -> None:
 
 
 def run_train(folder: str, device: str) -> None:
-    create_model(CONFIG, TrainSettings(device=device, threads=1), Path(folder))
+    create_model(CONFIG, TrainSettings(device=device, dtype="float32", threads=1), Path(folder))
 
 
 @pytest.mark.parametrize("device", PRESENT_DEVICES)
@@ -221,3 +223,21 @@ print(library._open_libraries)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("level", "dtype"), [("x86-64-v4", "float32"), ("x86-64-v4-bf16", "bfloat16")])
+def test_the_dtype_of_a_processor_follows_its_products(monkeypatch: pytest.MonkeyPatch, level: str, dtype: str) -> None:
+    monkeypatch.setattr(devices, "library_name", lambda library: level)
+    assert devices.resolve_dtype("auto", "cpu") == dtype
+    assert devices.resolve_dtype("auto", "numpy") == devices.resolve_dtype("auto", "cuda-emulated") == "float32"
+    assert devices.resolve_dtype("float64", "cpu") == "float64"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("7.5", "float32"), ("8.0", "bfloat16"), ("12.0", "bfloat16")])
+def test_the_dtype_of_a_gpu_follows_its_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
+) -> None:
+    text = ffi().new("char[]", f"NVIDIA X 3.1, compute capability {name}".encode())
+    library = SimpleNamespace(pygpt_processor=lambda: text)
+    monkeypatch.setitem(DEVICES, "cuda", replace(DEVICES["cuda"], check=lambda: library))
+    assert devices.resolve_dtype("auto", "cuda") == dtype

@@ -99,8 +99,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pygpt.GPT2(CONFIG).save_pretrained(folder / "out" / run / "best")
         ByteTokenizer().save(folder / "out" / run / "best")
     (folder / "out" / "stdlib" / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 5.3}) + "\n")
-    (folder / "data" / "stdlib-byte").mkdir(parents=True)
-    ByteTokenizer().save(folder / "data" / "stdlib-byte")
+    (folder / "data" / "stdlib-bpe").mkdir(parents=True)
+    ByteTokenizer().save(folder / "data" / "stdlib-bpe")
     return folder
 
 

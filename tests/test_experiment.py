@@ -210,7 +210,7 @@ def test_runs_of_other_settings_are_not_taken_for_those_that_are_asked_for() -> 
 
 def test_a_run_that_cannot_begin_is_named() -> None:
     Path("text.txt").write_text("too short")
-    with pytest.raises(UserError, match=r"^bytes, adamw, seed 0: data/text-byte: has \d+ train tokens"):
+    with pytest.raises(UserError, match=r"^bytes, adamw, seed 0: data/text-bpe: has \d+ train tokens"):
         experiment.main(["e.toml"])
 
 

@@ -574,7 +574,19 @@ def script(*arguments, cwd):
 
 
 def test_script(text_file, tmp_path):
-    done = script("--data", text_file, "--val-fraction", "0.2", "--shard-size", 9000, "--workers", 2, cwd=tmp_path)
+    done = script(
+        "--data",
+        text_file,
+        "--tokenizer",
+        "byte",
+        "--val-fraction",
+        "0.2",
+        "--shard-size",
+        9000,
+        "--workers",
+        2,
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     size = text_file.stat().st_size
     assert f"data/notes-byte: {size * 8 // 10:,} tokens for training and {size - size * 8 // 10:,} for" in done.stdout

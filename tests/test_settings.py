@@ -36,9 +36,22 @@ def refused(argv):
     return sentence
 
 
-def test_the_defaults_are_nanogpt_on_a_cpu():
+def test_the_defaults():
     settings = parse([]).settings
     assert settings == TrainSettings(out_dir="out/stdlib")
+    assert (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size) == (
+        2,
+        4,
+        128,
+        64,
+        12,
+    )
+    assert (settings.batch_size, settings.max_iters, settings.learning_rate) == (12, 1800, 4e-3)
+    assert settings.dtype == "auto"
+
+
+def test_the_preset_of_characters_is_nanogpt_on_a_cpu():
+    settings = parse(["--preset", "shakespeare-char"]).settings
     shape = (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size)
     assert shape == (4, 4, 128, 64, 12)
     assert (settings.max_iters, settings.learning_rate, settings.warmup) == (2000, 1e-3, 100)
@@ -131,7 +144,7 @@ def test_the_warm_up_of_a_preset_shrinks_with_the_run(file, preset, max_iters, w
 
 def test_fine_tuning_has_other_defaults(file, capsys):
     settings = parse(["--init-from", "gpt2"]).settings
-    assert (settings.learning_rate, settings.final_lr, settings.warmup, settings.seq_len) == (3e-5, 3e-6, 100, 256)
+    assert (settings.learning_rate, settings.final_lr, settings.warmup, settings.seq_len) == (3e-5, 3e-6, 90, 256)
     assert parse(["--config", file('init_from = "gpt2"')]).settings == settings
     assert "learning_rate = 3e-05\n" in format_settings(settings)
     asked = ["--learning-rate", "1e-4", "--seq-len", "32"]
@@ -143,7 +156,7 @@ def test_fine_tuning_has_other_defaults(file, capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])
     words = " ".join(capsys.readouterr().out.split())
-    assert "largest learning rate (default: 0.001, or 3e-05 with --init-from)" in words
+    assert "largest learning rate (default: 0.004, or 3e-05 with --init-from)" in words
     assert "(default: 64, or 256 with --init-from)" in words
 
 
@@ -154,7 +167,7 @@ def test_other_optimizers_have_other_defaults():
             assert settings.learning_rate == BY_OPTIMIZER[optimizer]["learning_rate"]
         assert parse(["--optimizer", optimizer, "--learning-rate", "0.3"]).settings.learning_rate == 0.3
     settings = parse(["--optimizer", "muon"]).settings
-    assert (settings.learning_rate, settings.used_muon_lr, settings.used_momentum) == (1e-3, 0.02, 0.95)
+    assert (settings.learning_rate, settings.used_muon_lr, settings.used_momentum) == (4e-3, 0.02, 0.95)
     assert parse(["--optimizer", "momentum"]).settings.used_momentum == 0.9
     assert parse(["--optimizer", "muon", "--momentum", "0", "--muon-lr", "1"]).settings.used_momentum == 0
 
@@ -227,10 +240,10 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--device", "gpu"], "--device is 'gpu', expected auto, cpu, cuda, cuda-emulated or numpy"),
         (["--data", ""], "--data is '', expected a text that is not empty"),
         (["--preset", "gpt3"], "--preset is 'gpt3', expected default, shakespeare-char, shakespeare-char-gpu or gpt2"),
-        (["--min-lr", "1"], "min_lr is 1.0, expected at most learning_rate, which is 0.001"),
+        (["--min-lr", "1"], "min_lr is 1.0, expected at most learning_rate, which is 0.004"),
         (["--warmup-iters", "9", "--max-iters", "5"], "warmup_iters is 9, expected at most max_iters, which is 5"),
         (["--decay-iters", "9"], "decay_iters belongs to lr_schedule wsd, and lr_schedule is cosine"),
-        (["--lr-schedule", "wsd", "--decay-iters", "2000"], "expected together at most max_iters, which is 2000"),
+        (["--lr-schedule", "wsd", "--decay-iters", "2000"], "expected together at most max_iters, which is 1800"),
         (["--momentum", "0.5"], "momentum belongs to optimizer momentum or muon, and optimizer is adamw"),
         (["--optimizer", "sgd", "--muon-lr", "1"], "muon_lr belongs to optimizer muon, and optimizer is sgd"),
         (["--optimizer", "adam"], "--optimizer is 'adam', expected adamw, sgd, momentum or muon"),
@@ -294,7 +307,7 @@ def test_a_resumed_run_starts_from_its_settings(tmp_path):
     (tmp_path / "settings.toml").write_text(format_settings(saved))
     request = parse(["--resume", str(tmp_path), "--max-iters", "3000", "--n-layer", "3"])
     assert request.resume
-    assert request.settings == dataclasses.replace(saved, max_iters=3000, warmup_iters=100, out_dir=str(tmp_path))
+    assert request.settings == dataclasses.replace(saved, max_iters=3000, warmup_iters=90, out_dir=str(tmp_path))
     assert parse(["--out-dir", str(tmp_path), "--resume"]).settings == parse(["--resume", str(tmp_path)]).settings
 
 

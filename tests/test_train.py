@@ -60,6 +60,7 @@ TINY = {
     "sample_tokens": 8,
     "threads": 1,
     "device": "numpy",
+    "dtype": "float32",
 }
 
 
@@ -71,8 +72,9 @@ def flags(**changes):
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """An empty folder to work in, with a text of 6000 letters."""
+    """An empty folder to work in, with a text of 6000 letters, whose tokens are bytes unless others are asked for."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_setup, "DEFAULT", "byte")
     words = ["the ", "cat ", "sat ", "on ", "a ", "mat.\n"]
     draw = random.Random(0)
     Path("text.txt").write_text("".join(draw.choices(words, k=2000))[:6000])
@@ -361,6 +363,16 @@ def test_the_log_is_on_the_disk_before_a_checkpoint_is(monkeypatch):
     assert seen == list(range(0, 13, 2))
 
 
+def test_a_run_keeps_the_dtype_that_it_began_with(monkeypatch):
+    """auto stands for what the machine is good at, and a resumed run may be on another one."""
+    monkeypatch.setattr(training, "resolve_dtype", lambda dtype, device: "bfloat16" if dtype == "auto" else dtype)
+    train.main(flags(out_dir="a", dtype=None, max_iters=2))
+    assert 'dtype = "bfloat16"\n' in Path("a/settings.toml").read_text()
+    monkeypatch.setattr(training, "resolve_dtype", lambda dtype, device: "float32" if dtype == "auto" else dtype)
+    train.main(["--resume", "a", "--max-iters", "3"])
+    assert 'dtype = "bfloat16"\n' in Path("a/settings.toml").read_text()
+
+
 def test_the_saved_settings_repeat_the_run():
     train.main(flags(out_dir="a", dropout=0.1, seed=3))
     train.main(["--config", "a/settings.toml", "--out-dir", "b"])
@@ -629,7 +641,7 @@ def start(*argv):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits():
-    settings = flags(max_iters=60, checkpoint_interval=1, sample_tokens=0)
+    settings = flags(tokenizer="byte", max_iters=60, checkpoint_interval=1, sample_tokens=0)
     assert train.main([*settings, "--out-dir", "whole"]) == 0
     draw = random.Random(os.environ.get("PYGPT_TEST_SEED", 0))
     process = start(*settings, "--out-dir", "killed")
@@ -874,7 +886,7 @@ def test_a_run_is_resumed_from_another_folder_and_when_its_data_has_moved(monkey
 
 
 def test_a_longer_run_does_not_warm_up_again():
-    train.main(flags(out_dir="a", max_iters=40))
+    train.main(flags(out_dir="a", max_iters=40, learning_rate=1e-3))
     assert train.main(["--resume", "a", "--max-iters", "60"]) == 0
     assert train.main(["--resume", "a", "--max-iters", "80"]) == 0
     rates = [record["lr"] for record in log("a") if "lr" in record]

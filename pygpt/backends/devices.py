@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from pygpt.backends.interface import Device
 from pygpt.backends.library import (
+    compute_capability,
     cpu_library,
     cpu_library_path,
     cuda_library,
@@ -57,6 +58,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The dtype that a name stands for on a device: "auto" is bfloat16 where it multiplies that, otherwise float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if DEVICES[device].multiplies_bfloat16() else "float32"
+
+
 def native(library: Callable[[], Any], path: Callable[[], Path]) -> Device:
     """The device of a library with the functions of pygpt.h: how it is opened, and where it is."""
     return Device(
@@ -82,11 +90,15 @@ def _cpu_model(config: GPT2Config, dtype: str, kernels: str, recompute: str) -> 
     return NativeGPT2(config, cpu_library(), dtype, kernels, recompute)
 
 
+def _cpu_multiplies_bfloat16() -> bool:
+    return library_name(cpu_library()).endswith("bf16")
+
+
 @cache
 def _warn_if_converted() -> None:
     """Says, once, that bfloat16 saves no time where the processor, or PYGPT_ISA, has no products of bfloat16."""
-    level = library_name(cpu_library())
-    if not level.endswith("bf16"):
+    if not _cpu_multiplies_bfloat16():
+        level = library_name(cpu_library())
         sentence = f"{level} has no bfloat16 products: operands are rounded to bfloat16 and multiplied in float32"
         warnings.warn(sentence, stacklevel=4)
 
@@ -119,10 +131,16 @@ def _numpy_dtype(dtype: str) -> DTypeLike:
 
 
 DEVICES: dict[str, Device] = {
-    "cpu": replace(native(cpu_library, cpu_library_path), model=_cpu_model, has_threads=True),
+    "cpu": replace(
+        native(cpu_library, cpu_library_path),
+        model=_cpu_model,
+        has_threads=True,
+        multiplies_bfloat16=_cpu_multiplies_bfloat16,
+    ),
     "cuda": replace(
         _cuda("cuda", "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it"),
         in_host_memory=False,
+        multiplies_bfloat16=lambda: compute_capability(DEVICES["cuda"].check()) >= 8,
         preferred=True,
     ),
     "cuda-emulated": _cuda("cuda-emulated", "with a C++ compiler installed, `pip install .` builds it"),

@@ -284,4 +284,5 @@ class Device:
     recomputes: bool = True
     has_threads: bool = False  # whether pygpt.set_threads decides how many it has
     stores_bfloat16: bool = False  # with dtype bfloat16: tensors too, not only the operands of products
+    multiplies_bfloat16: Callable[[], bool] = lambda: False  # whether dtype "auto" is bfloat16
     preferred: bool = False  # whether "auto" takes it where it can be used

@@ -28,7 +28,7 @@ OK, MEMORY, DEVICE = 0, 2, 3  # as in pygpt.h
 
 HEADER = "pygpt.h"
 
-# How often a thread that waits at a barrier looks before it sleeps. On two cores a step of the default model took, in
+# How often a thread that waits at a barrier looks before it sleeps. On two cores a step of the character model took, in
 # milliseconds, alone and beside a program that wants one core: with 1,000 28 and 67, with 10,000 27 and 112, with
 # 30,000 27 and 390, with 300,000 29 and over 1,200. GNU OpenMP's own number is larger still.
 SPIN_COUNT = 1000
@@ -102,6 +102,12 @@ def device_memory(library: Any) -> tuple[int, int]:
     free, total = ffi().new("int64_t *"), ffi().new("int64_t *")
     check(library, library.pygpt_device_memory(free, total))
     return int(free[0]), int(total[0])
+
+
+def compute_capability(library: Any) -> float:
+    """Of a CUDA device that can be used, such as 8.0."""
+    found = re.search(r"compute capability ([\d.]+)$", ffi().string(library.pygpt_processor()).decode())
+    return float(found[1]) if found else 0.0
 
 
 def library_name(library: Any) -> str:

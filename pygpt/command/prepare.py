@@ -8,8 +8,7 @@ from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.programs import call
 from pygpt.text.meta import read_meta
-from pygpt.text.prepare import SHARD_SIZE, VAL_FRACTION, prepare
-from pygpt.text.tokenizer import NAMES
+from pygpt.text.prepare import CHOICES, DEFAULT, SHARD_SIZE, VAL_FRACTION, VOCAB_SIZE, prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,7 +39,10 @@ def make_parser() -> Parser:
         "--data", default="stdlib", metavar="NAME|PATH", help="stdlib, shakespeare, or a file or folder of text"
     )
     parser.add_argument(
-        "--tokenizer", default="byte", metavar="|".join(NAMES), help="or a folder that holds one (default: byte)"
+        "--tokenizer",
+        default=DEFAULT,
+        metavar="|".join(CHOICES),
+        help=f"or a folder that holds one (default: {DEFAULT}, {VOCAB_SIZE} tokens trained on the text)",
     )
     parser.add_argument("--vocab", metavar="FOLDER", help="with GPT-2's vocabulary, so that no download is needed")
     parser.add_argument("--from", dest="from_file", metavar="FILE", help="a copy of what would be downloaded")

@@ -10,7 +10,7 @@ Sennrich, Haddow & Birch 2016, algorithm 1; on bytes, as in Radford et al. 2019,
     encode    In the bytes of a word, the pair that makes the token of the smallest number becomes this token; of
               several, the leftmost. And so on, until no pair makes a token.
 
-The library `tokenizers` trains the same vocabulary, and tiktoken encodes the same tokens; both do less work for it
+pygpt/text/bpe_training.py trains the same vocabulary, and tiktoken encodes the same tokens; both do less work for it
 (docs/bpe.md).
 """
 

@@ -18,6 +18,7 @@ from pygpt.command.programs import call
 from pygpt.errors import UserError
 from pygpt.files.atomic import write_files
 from pygpt.text import meta
+from pygpt.text.bpe_training import CUTS, train_on
 from pygpt.text.corpora import NAMES as NAMED_CORPORA
 from pygpt.text.corpora import TINY_SHAKESPEARE, Corpus, fetch, find_corpus
 from pygpt.text.encoding import Encoder, characters, cuts_for, progress
@@ -36,6 +37,9 @@ from pygpt.text.tokenizer import (
 )
 
 VAL_FRACTION = 0.1
+VOCAB_SIZE = 4096  # of "bpe", at most
+CHOICES = ("bpe", *NAMES)
+DEFAULT = "bpe"  # of the programs
 SHARD_SIZE = 10**8  # tokens
 
 _LLMC_VAL_TOKENS = 32768
@@ -46,6 +50,7 @@ def ensure(
     tokenizer: str | Tokenizer | None = None,
     root: str | Path = "data",
     *,
+    default: str = "byte",
     vocab: str | Path | None = None,
     from_file: str | Path | None = None,
     eot_in_text: bool = False,
@@ -53,22 +58,25 @@ def ensure(
     """The folder with the tokens of a data set, prepared in `root` unless it has been.
 
     data: the name of a corpus, a file or folder of text, or a folder of token files, which is returned as it is.
-    tokenizer: "byte", "char", "gpt2", or one that exists, such as a model's; None: that of the token files, or "byte".
+    tokenizer: one of CHOICES, or one that exists, such as a model's; None: that of the token files, or `default`.
     vocab, from_file, eot_in_text: as for prepare().
     Raises UserError as prepare() does, and when the token files were made in another way than is asked for.
     """
     if meta.is_token_folder(data):
         found = meta.read_meta(data)
-        if tokenizer is not None and _name(tokenizer) != found.tokenizer.name:
+        if tokenizer is not None and kind_of(tokenizer) != found.tokenizer.name:
             raise UserError(f"{data}: holds {found.tokenizer.name} tokens, but {_name(tokenizer)} tokens are asked for")
         if eot_in_text and not found.eot_in_text:
             raise UserError(f"{data}: holds tokens that were prepared without --eot-in-text; give the text's path")
         return Path(data)
-    tokenizer = tokenizer or "byte"
+    tokenizer = tokenizer or default
     if vocab is not None:
         tokenizer = _open_tokenizer(tokenizer, vocab) or tokenizer
     corpus = find_corpus(data)
     folder = _default_folder(corpus, tokenizer, Path(root))
+    own = _default_folder(corpus, "bpe", Path(root))  # of which a model's tokenizer may be
+    if isinstance(tokenizer, Tokenizer) and _is_prepared(own, corpus, tokenizer, eot_in_text):
+        return own
     if not _is_prepared(folder, corpus, tokenizer, eot_in_text):
         prepare(data, tokenizer, folder, root=root, from_file=from_file, eot_in_text=eot_in_text)
     return folder
@@ -90,7 +98,8 @@ def prepare(
     """Write the tokens of a text, with meta.json and the tokenizer, into a folder: everything or nothing.
 
     data: the name of a corpus, or a file or folder of text.
-    tokenizer: "byte", "char" (its vocabulary is what the text holds), "gpt2", a folder that holds one, or one itself.
+    tokenizer: "bpe" (VOCAB_SIZE tokens of byte pair encoding, trained on the text's part for training, or as many as it
+    gives), "byte", "char" (its vocabulary is what the text holds), "gpt2", a folder that holds one, or one itself.
     out_dir: the folder, by default ROOT/NAME-TOKENIZER; token files that it holds are replaced.
     root: also where downloads are kept.
     vocab: a folder with GPT-2's vocabulary; from_file: a copy of what would be downloaded.
@@ -114,15 +123,19 @@ def prepare(
         )
     known = _open_tokenizer(tokenizer, vocab)
     kind = _name(known or tokenizer)
-    if eot_in_text and (known is None or known.eot_token is None):
+    if eot_in_text and tokenizer != "bpe" and (known is None or known.eot_token is None):
         raise UserError(f"--eot-in-text needs an end-of-text token, as gpt2 has; {kind} tokens have none")
     folder = _default_folder(corpus, tokenizer, Path(root)) if out_dir is None else Path(out_dir)
     advice = f"{' '.join(call('prepare'))} --data {corpus.name} --tokenizer {_name(tokenizer)} --from FILE takes a copy"
     files = fetch(corpus, Path(root) / "download", from_file, advice)
     files = select_texts(files, corpus.source, corpus.left_out, any_bytes=kind == "byte")
-    parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, cuts_for(known))
+    cuts = CUTS if tokenizer == "bpe" else cuts_for(known)
+    parts = split_files(files, VAL_FRACTION if val_fraction is None else val_fraction, cuts)
     workers = workers or os.cpu_count() or 1
-    chosen = known or _char_tokenizer(corpus, parts, workers)
+    if known is not None:
+        chosen = known
+    else:
+        chosen = _bpe_tokenizer(corpus, parts[0]) if tokenizer == "bpe" else _char_tokenizer(corpus, parts, workers)
     if chosen.vocab_size > LARGEST_VOCAB:
         raise UserError(f"a vocabulary of {chosen.vocab_size} tokens is too large for token files ({LARGEST_VOCAB})")
 
@@ -140,7 +153,7 @@ def prepare(
             source=corpus.source,
             source_digest=corpus.digest,
             licence=corpus.licence,
-            tokenizer=meta.TokenizerMeta(kind, chosen.vocab_size, chosen.fingerprint),
+            tokenizer=meta.TokenizerMeta(chosen.name, chosen.vocab_size, chosen.fingerprint),
             train=_write_split(ShardWriter(saving, f"{corpus.name}_train", shard_size), train, chosen, corpus),
             val=_write_split(ShardWriter(saving, f"{corpus.name}_val", shard_size), val, chosen, corpus),
             eot_in_text=eot_in_text,
@@ -163,15 +176,20 @@ def _name(tokenizer: str | Tokenizer) -> str:
     return tokenizer if isinstance(tokenizer, str) else tokenizer.name
 
 
+def kind_of(tokenizer: str | Tokenizer) -> str:
+    """The name of the tokenizer that this one is, or will be."""
+    return GPT2Tokenizer.name if tokenizer == "bpe" else _name(tokenizer)
+
+
 def _open_tokenizer(tokenizer: str | Tokenizer, vocab: str | Path | None) -> Tokenizer | None:
-    """The tokenizer of this name, or in this folder; None for "char", which needs the text."""
+    """The tokenizer of this name, or in this folder; None for "bpe" and "char", which need the text."""
     if vocab is not None and tokenizer != "gpt2":
         raise UserError(f"--vocab is for gpt2 tokens, but {_name(tokenizer)} tokens are asked for")
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
-    if tokenizer not in NAMES:
+    if tokenizer not in CHOICES:
         if not holds_tokenizer(tokenizer):
-            names = ", ".join(NAMES)
+            names = ", ".join(CHOICES)
             raise UserError(f"{tokenizer}: there is no tokenizer of this name ({names}), and no folder that holds one")
         return load_tokenizer(tokenizer)
     if tokenizer == "byte":
@@ -183,7 +201,7 @@ def _open_tokenizer(tokenizer: str | Tokenizer, vocab: str | Path | None) -> Tok
 
 def _default_folder(corpus: Corpus, tokenizer: str | Tokenizer, root: Path) -> Path:
     """ROOT/NAME-TOKENIZER; with a digest in the name where this holds another text that has the same name."""
-    label = _name(tokenizer) if _name(tokenizer) in NAMES else Path(_name(tokenizer)).resolve().name
+    label = _name(tokenizer) if _name(tokenizer) in CHOICES else Path(_name(tokenizer)).resolve().name
     folder = root / f"{corpus.name}-{label}"
     found = _try_meta(folder)
     if corpus.name in NAMED_CORPORA or found is None or found.source == corpus.source:
@@ -200,7 +218,7 @@ def _is_prepared(folder: Path, corpus: Corpus, tokenizer: str | Tokenizer, eot_i
         return False
     if isinstance(tokenizer, Tokenizer):
         return found.tokenizer.fingerprint == tokenizer.fingerprint
-    return found.tokenizer.name == tokenizer
+    return found.tokenizer.name == kind_of(tokenizer)
 
 
 def _try_meta(folder: Path) -> meta.Meta | None:
@@ -214,6 +232,12 @@ def _shard_files(folder: Path) -> set[str]:
     """The token files that an earlier preparation left in a folder."""
     found = _try_meta(folder) if (folder / meta.FILE_NAME).is_file() else None
     return {shard.file for split in (found.train, found.val) for shard in split.shards} if found else set()
+
+
+def _bpe_tokenizer(corpus: Corpus, pieces: Sequence[Piece]) -> GPT2Tokenizer:
+    """The tokenizer of a vocabulary trained on the text."""
+    with progress(f"{corpus.name}: vocabulary", sum(piece.size for piece in pieces)) as bar:
+        return GPT2Tokenizer(train_on(pieces, VOCAB_SIZE, bar))
 
 
 def _char_tokenizer(corpus: Corpus, parts: Iterable[Sequence[Piece]], workers: int) -> CharTokenizer:

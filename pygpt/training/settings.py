@@ -27,7 +27,8 @@ from pygpt.config import MODEL_SIZES, VARIATIONS
 from pygpt.errors import UserError, alternatives, reading, show
 from pygpt.reference import adamw, muon, sgd
 from pygpt.text.corpora import NAMES as CORPORA
-from pygpt.text.tokenizer import NAMES as TOKENIZERS
+from pygpt.text.prepare import CHOICES as TOKENIZERS
+from pygpt.text.prepare import DEFAULT as DEFAULT_TOKENIZER
 from pygpt.training.schedule import SCHEDULES
 
 if sys.version_info >= (3, 11):
@@ -75,7 +76,7 @@ class TrainSettings:
     tokenizer: str | None = _setting(
         None,
         "data",
-        "kind of tokens (default: byte, or that of prepared tokens or --init-from)",
+        f"kind of tokens (default: {DEFAULT_TOKENIZER}, or that of prepared tokens or --init-from)",
         choices=TOKENIZERS,
         fixed=True,
     )
@@ -89,7 +90,7 @@ class TrainSettings:
     init_from: str | None = _setting(
         None, "model", "fine-tune this model: a model folder or a name on the Hugging Face hub", fixed=True, path=True
     )
-    n_layer: int = _setting(4, "model", "blocks", low=1, fixed=True)
+    n_layer: int = _setting(2, "model", "blocks", low=1, fixed=True)
     n_head: int = _setting(4, "model", "attention heads", low=1, fixed=True)
     n_embd: int = _setting(128, "model", "channels", low=1, fixed=True)
     seq_len: int = _setting(
@@ -131,7 +132,7 @@ class TrainSettings:
 
     batch_size: int = _setting(12, "optimization", "sequences in a batch", low=1)
     grad_accum: int = _setting(1, "optimization", "batches whose gradients make one step", low=1)
-    max_iters: int = _setting(2000, "optimization", "steps of the whole run", low=1)
+    max_iters: int = _setting(1800, "optimization", "steps of the whole run", low=1)
     optimizer: str = _setting(
         "adamw",
         "optimization",
@@ -139,7 +140,7 @@ class TrainSettings:
         choices=OPTIMIZERS,
         fixed=True,
     )
-    learning_rate: float = _setting(1e-3, "optimization", "largest learning rate", above=0, fine_tuning=3e-5)
+    learning_rate: float = _setting(4e-3, "optimization", "largest learning rate", above=0, fine_tuning=3e-5)
     min_lr: float | None = _setting(
         None, "optimization", "last learning rate (default: a tenth of --learning-rate)", low=0
     )
@@ -188,7 +189,12 @@ class TrainSettings:
     device: str = _setting(
         "auto", "machine", "auto: cuda where it can be used, otherwise cpu", choices=("auto", *DEVICES)
     )
-    dtype: str = _setting("float32", "machine", "operands of matrix products", choices=DTYPES)
+    dtype: str = _setting(
+        "auto",
+        "machine",
+        "operands of matrix products; auto: bfloat16 where the device multiplies it, otherwise float32",
+        choices=("auto", *DTYPES),
+    )
     kernels: str = _setting("fast", "machine", "plain: the code to read and step through", choices=KERNELS)
     recompute: str = _setting(
         "cheap", "machine", "activations computed again in the backward pass, to save memory", choices=RECOMPUTE
@@ -259,12 +265,15 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "momentum": {"learning_rate": 0.05},
 }
 
+_NANOGPT = {"n_layer": 4, "max_iters": 2000, "learning_rate": 1e-3, "dtype": "float32"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # nanoGPT's character model on a CPU: published validation loss 1.88
-    "shakespeare-char": {"data": "shakespeare", "tokenizer": "char", "eval_iters": 100},
+    "shakespeare-char": {**_NANOGPT, "data": "shakespeare", "tokenizer": "char", "eval_iters": 100},
     # ... and on a GPU: published validation loss 1.4697
     "shakespeare-char-gpu": {
+        **_NANOGPT,
         "data": "shakespeare",
         "tokenizer": "char",
         "n_layer": 6,
@@ -443,7 +452,7 @@ def make_parser() -> Parser:
     """The flags of the command train."""
     parser = Parser(
         prog=" ".join(call("train")),
-        description="Train a GPT-2. Without flags: a small byte-level one on the sources of Python's standard library.",
+        description="Train a GPT-2. Without flags: a small one on the sources of Python's standard library.",
         epilog="Later wins: defaults, --preset, --config, flags. See docs/training.md.",
         argument_default=argparse.SUPPRESS,
         words_for="--data",

@@ -20,7 +20,7 @@ from pygpt.model import GPT2, memory_needed, set_threads
 from pygpt.text import tokenizer
 from pygpt.text.batches import Batch, TokenDataset
 from pygpt.text.masking import TRAINING, VALIDATION, masked
-from pygpt.text.prepare import ensure
+from pygpt.text.prepare import DEFAULT, ensure, kind_of
 from pygpt.text.tokenizer import GPT2Tokenizer, Tokenizer
 from pygpt.training.settings import TrainSettings
 
@@ -70,10 +70,10 @@ def open_data(settings: TrainSettings, source: Path | None) -> Data:
     own = source is not None and tokenizer.holds_tokenizer(source)
     if source is not None and (own or chosen is None):
         chosen = tokenizer.load_tokenizer(source)
-        if settings.tokenizer not in (None, chosen.name):
+        if settings.tokenizer is not None and kind_of(settings.tokenizer) != chosen.name:
             raise UserError(f"tokenizer is {settings.tokenizer}, but the model in {source} has {chosen.name} tokens")
     vocab = None if isinstance(chosen, Tokenizer) else settings.vocab
-    folder = ensure(settings.data, chosen, vocab=vocab, eot_in_text=settings.eot_in_text)
+    folder = ensure(settings.data, chosen, default=DEFAULT, vocab=vocab, eot_in_text=settings.eot_in_text)
     data = Data(
         TokenDataset(folder, "train"),
         TokenDataset(folder, "val"),

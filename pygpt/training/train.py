@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from pygpt.backends.devices import resolve_device
+from pygpt.backends.devices import resolve_device, resolve_dtype
 from pygpt.command.programs import call
 from pygpt.errors import DeviceError, DivergedError, UserError
 from pygpt.files.atomic import write_file
@@ -58,7 +58,8 @@ def train(request: Request, watch: Callable[[int], object] = lambda step: None) 
         events.check_available()
     with _open_folder(request) as folder:
         state = folder.load_state() if request.resume else None
-        settings = replace(request.settings, device=resolve_device(request.settings.device))
+        device = resolve_device(request.settings.device)
+        settings = replace(request.settings, device=device, dtype=resolve_dtype(request.settings.dtype, device))
         source = None  # where weights come from, if not from the seed
         if state is not None:
             source = folder.last

@@ -19,7 +19,7 @@ from benchmarks.worker import Side, Timing, Worker, take_turns
 from pygpt.config import GPT2Config
 from pygpt.memory import available_memory, gigabytes
 from pygpt.text.prepare import prepare
-from pygpt.training.settings import TrainSettings
+from pygpt.training.settings import PRESETS, TrainSettings
 
 BATCHES = ((4, 64), (4, 256), (4, 1024))
 TORCH_MEMORY = 0.9  # of what this library takes with recompute "none", to judge beforehand whether it will fit
@@ -34,8 +34,8 @@ def measure_steps(session: Session) -> list[dict[str, Any]]:
 
 
 def measure_character(session: Session) -> list[dict[str, Any]]:
-    """The default model of scripts/train.py, in which each iteration takes another batch from token files."""
-    settings = TrainSettings()
+    """nanoGPT's character model, over bytes, in which each iteration takes another batch from token files."""
+    settings = TrainSettings(**PRESETS["shakespeare-char"])
     B, T = (2, 8) if session.quick else (settings.batch_size, settings.seq_len)
     sizes: dict[str, Any] = {"n_layer": settings.n_layer, "n_head": settings.n_head, "n_embd": settings.n_embd}
     config = GPT2Config(vocab_size=256, n_positions=T, **sizes)
