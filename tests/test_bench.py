@@ -57,7 +57,7 @@ def test_quick_run_has_every_section_and_finite_numbers(tmp_path: Path) -> None:
         "layers of a training step, float32, 2 x 8",
         "layers of a training step, bfloat16, 2 x 8",
         "training step, ",
-        "training iteration, default character model",
+        "training iteration, preset bytes",
         "peak resident memory of a training process, float32",
         "cost of a token as work grows, bfloat16",
     ):

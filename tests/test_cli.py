@@ -189,7 +189,7 @@ def test_bash_completes(line: str, expected: str, completion: Path) -> None:
 def test_other_shells_complete(shell: str, registration: str) -> None:
     script = run_pygpt("--print-completion", shell)
     assert (script.returncode, script.stderr) == (0, "")
-    assert registration in script.stdout and "default shakespeare-char shakespeare-char-gpu gpt2" in script.stdout
+    assert registration in script.stdout and "default bytes shakespeare-char shakespeare-char-gpu gpt2" in script.stdout
 
 
 def test_faults_of_the_program_keep_their_traceback():

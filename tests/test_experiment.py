@@ -133,6 +133,7 @@ def test_wrong_files_get_a_sentence(text: str, expected: str) -> None:
 def test_the_experiments_of_the_documents_are_understood(name: str) -> None:
     plan = read_plan(ROOT / "docs" / f"{name}.toml")
     assert {run.seed for run in plan.runs} == {0, 1, 2}
+    assert {(run.settings.n_layer, run.settings.dtype) for run in plan.runs} == {(4, "float32")}  # nanoGPT's model
 
 
 # ---- the runs ----

@@ -39,19 +39,17 @@ def refused(argv):
 def test_the_defaults():
     settings = parse([]).settings
     assert settings == TrainSettings(out_dir="out/stdlib")
-    assert (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size) == (
-        2,
-        4,
-        128,
-        64,
-        12,
-    )
-    assert (settings.batch_size, settings.max_iters, settings.learning_rate) == (12, 1800, 4e-3)
-    assert settings.dtype == "auto"
+    shape = (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size)
+    assert shape == (2, 4, 128, 64, 12)
+    assert (settings.max_iters, settings.learning_rate, settings.dtype) == (1800, 4e-3, "auto")
 
 
-def test_the_preset_of_characters_is_nanogpt_on_a_cpu():
-    settings = parse(["--preset", "shakespeare-char"]).settings
+@pytest.mark.parametrize(
+    ("preset", "data", "tokenizer"), [("bytes", "stdlib", "byte"), ("shakespeare-char", "shakespeare", "char")]
+)
+def test_presets_that_are_nanogpt_on_a_cpu(preset, data, tokenizer):
+    settings = parse(["--preset", preset]).settings
+    assert (settings.data, settings.tokenizer, settings.dtype) == (data, tokenizer, "float32")
     shape = (settings.n_layer, settings.n_head, settings.n_embd, settings.seq_len, settings.batch_size)
     assert shape == (4, 4, 128, 64, 12)
     assert (settings.max_iters, settings.learning_rate, settings.warmup) == (2000, 1e-3, 100)
@@ -239,7 +237,10 @@ def test_the_preset_gpt2_is_the_small_model():
         (["--beta2", "1"], "--beta2 is 1.0, expected a number of at least 0 and below 1"),
         (["--device", "gpu"], "--device is 'gpu', expected auto, cpu, cuda, cuda-emulated or numpy"),
         (["--data", ""], "--data is '', expected a text that is not empty"),
-        (["--preset", "gpt3"], "--preset is 'gpt3', expected default, shakespeare-char, shakespeare-char-gpu or gpt2"),
+        (
+            ["--preset", "gpt3"],
+            "--preset is 'gpt3', expected default, bytes, shakespeare-char, shakespeare-char-gpu or gpt2",
+        ),
         (["--min-lr", "1"], "min_lr is 1.0, expected at most learning_rate, which is 0.004"),
         (["--warmup-iters", "9", "--max-iters", "5"], "warmup_iters is 9, expected at most max_iters, which is 5"),
         (["--decay-iters", "9"], "decay_iters belongs to lr_schedule wsd, and lr_schedule is cosine"),

@@ -265,10 +265,11 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "momentum": {"learning_rate": 0.05},
 }
 
-_NANOGPT = {"n_layer": 4, "max_iters": 2000, "learning_rate": 1e-3, "dtype": "float32"}
+_NANOGPT = {"n_layer": 4, "max_iters": 2000, "learning_rate": 1e-3, "dtype": "float32"}  # its model for a CPU
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "bytes": {**_NANOGPT, "tokenizer": "byte"},
     # nanoGPT's character model on a CPU: published validation loss 1.88
     "shakespeare-char": {**_NANOGPT, "data": "shakespeare", "tokenizer": "char", "eval_iters": 100},
     # ... and on a GPU: published validation loss 1.4697

@@ -1,4 +1,4 @@
-"""Whole training steps against torch: GPT-2 124M, and the default character model."""
+"""Whole training steps against torch: GPT-2 124M, and the model of the preset bytes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def measure_steps(session: Session) -> list[dict[str, Any]]:
 
 
 def measure_character(session: Session) -> list[dict[str, Any]]:
-    """nanoGPT's character model, over bytes, in which each iteration takes another batch from token files."""
-    settings = TrainSettings(**PRESETS["shakespeare-char"])
+    """The model of the preset bytes, in which each iteration takes another batch from token files."""
+    settings = TrainSettings(**PRESETS["bytes"])
     B, T = (2, 8) if session.quick else (settings.batch_size, settings.seq_len)
     sizes: dict[str, Any] = {"n_layer": settings.n_layer, "n_head": settings.n_head, "n_embd": settings.n_embd}
     config = GPT2Config(vocab_size=256, n_positions=T, **sizes)
@@ -120,7 +120,7 @@ def steps_table(session: Session, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def character_table(session: Session, rows: Sequence[dict[str, Any]]) -> str:
-    return _table(session, "training iteration, default character model", rows, digits=2)
+    return _table(session, "training iteration, preset bytes", rows, digits=2)
 
 
 def _table(session: Session, what: str, rows: Sequence[dict[str, Any]], digits: int) -> str:

@@ -28,7 +28,7 @@ Operands = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 LAYERS = ((768, 2304), (768, 768), (768, 3072), (3072, 768), (768, 50257))
 ROWS = (256, 1024, 4096)
-CHARACTER_LAYER = (768, 128, 384)  # the character model's queries, keys and values
+CHARACTER_LAYER = (768, 128, 384)  # queries, keys and values of the preset bytes
 LARGE_ROWS = 1024  # from here on a product is large
 HEAD = 50257
 FORMS = ("y", "dx", "dw")
