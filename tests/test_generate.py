@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import re
 import runpy
@@ -19,6 +20,7 @@ from test_tokenizer import BYTES, write_vocabulary
 import pygpt
 import pygpt.command.generate
 from pygpt.backends.interface import CACHES, WEIGHTS
+from pygpt.command import colour
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import save_parameters
@@ -443,6 +445,34 @@ def test_half_a_character_at_the_end_is_shown_as_such():
     assert stream.text == "\ufffd"
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "cut"),
+    [
+        ("ab", [], [(0, "a"), (1, "b")]),
+        ("né!", [], [(0, "n"), (2, "é"), (3, "!")]),
+        ("one END", ["END"], [(0, "o"), (1, "n"), (2, "e"), (3, " ")]),
+        ("one EN", ["END"], [(0, "o"), (1, "n"), (2, "e"), (3, " "), (4, "E"), (5, "N")]),
+    ],
+)
+def test_a_text_is_cut_where_its_tokens_meet(text, stop, cut):
+    stream, shown, whole = TextStream(ByteTokenizer(), stop), 0, []
+    assert list(stream.pieces()) == []
+    for token in ByteTokenizer().encode(text):
+        stream.add(int(token))
+        whole += stream.pieces(shown)
+        shown = len(stream.text)
+    stream.end()
+    assert whole + list(stream.pieces(shown)) == list(stream.pieces()) == cut
+
+
+def test_half_a_character_at_the_end_belongs_to_the_last_token():
+    stream = TextStream(ByteTokenizer())
+    stream.add(ord("a"))
+    stream.add(0xC3)
+    stream.end()
+    assert list(stream.pieces()) == [(0, "a"), (1, "\ufffd")]
+
+
 def test_what_stands_before_a_text_without_prompt():
     assert start_token(ByteTokenizer(), None) == ord("\n")
     assert start_token(ByteTokenizer(), 3) == 3
@@ -517,6 +547,56 @@ def test_the_script_prints_json(script, folder):
         assert text["tokens"] == [one.token for one in drawn]
         assert text["text"] == ByteTokenizer().decode(text["tokens"])
         np.testing.assert_allclose(text["log_probabilities"], [one.log_probability for one in drawn], atol=1e-5)
+
+
+def test_colours_tell_how_likely_the_tokens_are(script, folder, monkeypatch):
+    tokens = b"one tE"
+    probabilities = (1.0, 0.49, 0.126, 0.124, 0.04, 0.001)
+
+    def drawn(*_, **settings):
+        found = [Drawn(token, math.log(p)) for token, p in zip(tokens, probabilities, strict=True)]
+        for step in (found[:4], found[4:]):  # several tokens at a time, as with --lookup
+            for one in step:
+                settings["ends"](0, one.token)
+            yield [step]
+
+    monkeypatch.setattr(pygpt.command.generate, "generate_samples", drawn)
+    flags = ("ab", "--model", folder, "--device", "numpy", "--stop", "END")
+    assert script(*flags, "--colour", "always")[:2] == (
+        0,
+        b"ab\x1b[32mo\x1b[39m\x1b[36mn\x1b[39m\x1b[36me\x1b[39m\x1b[33m \x1b[39m\x1b[33mt\x1b[39m\x1b[31mE\x1b[39m\n",
+    )
+    assert script(*flags)[:2] == script(*flags, "--colour", "auto")[:2] == (0, b"abone tE\n")
+
+
+def test_colours_change_no_text(script, folder):
+    flags = ("ab", "--model", folder, "--device", "numpy", "--num-samples", 2, "--lookup", 3, "--max-new-tokens", 30)
+    plain, coloured = script(*flags)[1], script(*flags, "--colour", "always")[1]
+    assert re.sub(rb"\x1b\[\d\dm", b"", coloured) == plain
+    assert coloured.count(b"\x1b[39m") > 20
+
+
+@pytest.mark.parametrize(
+    ("when", "terminal", "no_color", "wanted"),
+    [
+        ("auto", True, None, True),
+        ("auto", True, "", True),
+        ("auto", True, "1", False),
+        ("auto", False, None, False),
+        ("always", False, "1", True),
+        ("never", True, None, False),
+    ],
+)
+def test_where_colours_are_shown(monkeypatch, when, terminal, no_color, wanted):
+    class Out(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    if no_color is None:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    else:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    assert colour.is_wanted(when, Out()) == wanted
 
 
 def test_a_text_ends_before_a_stop_string(script, folder):
@@ -701,6 +781,8 @@ def test_what_standard_output_cannot_show_is_replaced(folder, environment):
         (["a", "--prompt-file", "b.txt"], "there is a prompt, 'a', and --prompt-file b.txt: expected one of them"),
         (["a", "--interactive"], "--interactive asks for prompts"),
         (["--json", "--interactive"], "--interactive asks for prompts"),
+        (["--json", "--colour", "auto"], "--colour is auto, and --json has no colours: leave one out"),
+        (["--colour", "red"], "--colour: invalid choice: 'red'"),
         (["--seed", "-1"], "seed is -1, expected"),
         (["--device", "gpu"], "--device: invalid choice: 'gpu'"),
     ],

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pygpt.backends.interface import CACHES, Generator
-from pygpt.command import programs
+from pygpt.command import colour, programs
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     def samples(prompt: str, tokens: list[int]) -> _Samples:
         return _Samples(generator, tokenizer, prompt, tokens, flags, sampling, stop)
 
+    if flags.json and flags.colour != "never":
+        raise UserError(f"--colour is {flags.colour}, and --json has no colours: leave one out")
     if flags.interactive:
         if flags.prompt or flags.prompt_file or flags.json:
             raise UserError("--interactive asks for prompts and writes texts: it goes without a prompt and --json")
@@ -76,6 +78,12 @@ def make_parser() -> Parser:
         help="ask for prompts until the input ends (Ctrl-D); Ctrl-C ends a text",
     )
     parser.add_argument("--json", action="store_true", help="print tokens, texts and log-probabilities (nats) as JSON")
+    parser.add_argument(
+        "--colour",
+        choices=colour.WHEN,
+        default="never",
+        help=f"show how likely each token is; {colour.LEGEND}; auto: only in a terminal, and not with NO_COLOR",
+    )
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, metavar="N", help="length of a sample")
     parser.add_argument("--num-samples", type=positive_int, default=1, metavar="N", help="samples, computed together")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="0: always the likeliest token")
@@ -150,6 +158,7 @@ class _Samples:
         stop: int | Sequence[int] | None,
     ) -> None:
         self.prompt, self.prompt_tokens = prompt, tokens
+        self.coloured = colour.is_wanted(flags.colour, sys.stdout)
         self.streams = [TextStream(tokenizer, flags.stop) for _ in range(flags.num_samples)]
         self.drawn: list[list[Drawn]] = [[] for _ in self.streams]
         self._steps = generate_samples(
@@ -165,19 +174,17 @@ class _Samples:
             ends=lambda sample, token: self.streams[sample].add(token),
         )
 
-    def grow(self) -> Iterator[str]:
-        """Write all samples; yields what becomes of the first one's text."""
-        text, shown = self.streams[0], 0
+    def grow(self) -> Iterator[None]:
+        """Write all samples; yields when their texts may have grown."""
         self._times = [time.perf_counter()]
         for step in self._steps:
             self._times.append(time.perf_counter())
             for drawn, more in zip(self.drawn, step, strict=True):
                 drawn.extend(more)
-            yield text.text[shown:]
-            shown = len(text.text)
+            yield
         for stream in self.streams:
             stream.end()
-        yield text.text[shown:]
+        yield
 
     def say_speed(self) -> None:
         """On standard error.  The first tokens come with the prompt, which is computed at once."""
@@ -191,12 +198,15 @@ class _Samples:
 
 def _print(samples: _Samples) -> None:
     """Print the first sample as it comes, and the others, which came with it, after it."""
-    for number, stream in enumerate(samples.streams, start=1):
+    for number, (stream, drawn) in enumerate(zip(samples.streams, samples.drawn, strict=True), start=1):
         if len(samples.streams) > 1:
             print(f"---- sample {number} of {len(samples.streams)}")
         _write(samples.prompt)
-        for piece in samples.grow() if number == 1 else [stream.text]:
-            _write(piece)
+        shown = 0
+        for _ in samples.grow() if number == 1 else [None]:
+            for token, piece in stream.pieces(shown):
+                _write(piece, drawn[token].log_probability if samples.coloured else None)
+            shown = len(stream.text)
         print(flush=True)
     samples.say_speed()
 
@@ -238,5 +248,7 @@ def _converse(samples: Callable[[str], _Samples]) -> None:
             print()
 
 
-def _write(text: str) -> None:
-    print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+def _write(text: str, log_probability: float | None = None) -> None:
+    """log_probability: of the token, which is shown as a colour; None: it is not."""
+    shown = printable(text) if sys.stdout.isatty() else text
+    print(shown if log_probability is None else colour.paint(shown, log_probability), end="", flush=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 from pygpt.errors import UserError
 from pygpt.text.tokenizer import StreamDecoder, Tokenizer
@@ -22,15 +23,30 @@ class TextStream:
         self.stopped = False
         self._decoder, self._stop = StreamDecoder(tokenizer), stop
         self._held = ""
+        self._borders: list[int] = []  # characters up to the end of each token, those held back or cut off included
 
     def add(self, token: int) -> bool:
         """Returns whether a stop string is complete, after which nothing is added any more."""
-        return self._add(self._decoder.add(token))
+        piece = self._decoder.add(token)
+        self._borders.append(len(self.text) + len(self._held) + len(piece))
+        return self._add(piece)
 
     def end(self) -> None:
         """No token follows: what was held back belongs to the text, and half a character is U+FFFD."""
         self._add(self._decoder.end())
         self.text, self._held = self.text + self._held, ""
+
+    def pieces(self, begin: int = 0) -> Iterator[tuple[int, str]]:
+        """The text from a character on, cut where tokens meet: each token's number, from 0, and its characters.
+
+        A character of several tokens belongs to the one that completes it.
+        """
+        last = len(self._borders) - 1
+        for number in range(bisect_right(self._borders, begin, hi=max(last, 0)), last + 1):
+            end = min(self._borders[number], len(self.text)) if number < last else len(self.text)
+            if end > begin:
+                yield number, self.text[begin:end]
+                begin = end
 
     def _add(self, piece: str) -> bool:
         if self.stopped:
