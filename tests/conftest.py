@@ -1,7 +1,10 @@
 """What every test may ask for."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import required
@@ -18,3 +21,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         required.skip("data", f"needs the data folder {folder} (set PYGPT_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Debian's browser, started."""
+    path = shutil.which("chromium") or required.skip("browser", "needs chromium")
+    sync_api = required.module("playwright.sync_api", "browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import pytest
-import required
+from browser import Watched
 from numpy.typing import NDArray
 
 import pygpt
@@ -189,42 +188,6 @@ def test_the_command_writes_a_page(folder: Path, tmp_path: Path, capsys: pytest.
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = shutil.which("chromium") or required.skip("browser", "needs chromium")
-    sync_api = required.module("playwright.sync_api", "browser")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A page that may ask for nothing and complain of nothing."""
-
-    def __init__(self, chromium: Any, address: str, width: int = 1440, allowed: str = "file:") -> None:
-        self.page = chromium.new_context(
-            offline=allowed == "file:", viewport={"width": width, "height": 900}
-        ).new_page()
-        self.trouble: list[str] = []
-        self.page.on("console", lambda message: self.trouble.append(f"console: {message.text}"))
-        self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
-        self.page.on("request", self._asked)
-        self.allowed = allowed
-        self.page.goto(address)
-
-    def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.allowed, "data:")):
-            self.trouble.append(f"request: {request.url}")
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *failure: object) -> None:
-        self.page.context.close()
-        assert self.trouble == []
 
 
 @pytest.fixture(scope="module")
