@@ -101,6 +101,54 @@ def mlp_backward(dy: Array, x: Array, w1: Array, b1: Array, w2: Array, b2: Array
     return dx, dw1, db1, dw2, db2
 
 
+def batchnorm(
+    x: Array, w: Array, b: Array, running_mean: Array, running_var: Array, momentum: float, eps: float
+) -> Array:
+    mean, var = x.mean(0), x.var(0)
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (var - running_var)
+    return batchnorm_evaluate(x, w, b, mean, var, eps)
+
+
+def batchnorm_evaluate(x: Array, w: Array, b: Array, running_mean: Array, running_var: Array, eps: float) -> Array:
+    return (x - running_mean) / np.sqrt(running_var + eps) * w + b
+
+
+def batchnorm_backward(dy: Array, x: Array, w: Array, eps: float) -> tuple[Array, ...]:
+    r = 1 / np.sqrt(x.var(0) + eps)
+    x_hat, u = (x - x.mean(0)) * r, w * dy
+    return r * (u - u.mean(0) - x_hat * (u * x_hat).mean(0)), (dy * x_hat).sum(0), dy.sum(0)
+
+
+def factor(n_layer: int) -> float:
+    return (2 * n_layer) ** -0.5
+
+
+def normalised(x: Array) -> tuple[Array, Array, Array]:
+    return ops.layernorm_forward(x, np.ones(x.shape[1]), np.zeros(x.shape[1]))
+
+
+def states(x: Array, weights: Array, g: float) -> list[Array]:
+    found = [x]
+    for w in weights:
+        found.append(found[-1] + g * normalised(found[-1])[0] @ w)
+    return found
+
+
+def stream(x: Array, weights: Array, g: float) -> tuple[Array, Array]:
+    found = states(x, weights, g)
+    return found[-1], np.array([x.std() for x in found])
+
+
+def stream_backward(dy: Array, x: Array, weights: Array, g: float) -> tuple[Array, Array]:
+    dx, dweights = dy, np.empty_like(weights)
+    for k, (state, w) in reversed(list(enumerate(zip(states(x, weights, g), weights, strict=False)))):
+        y, mean, rstd = normalised(state)
+        dweights[k] = g * y.T @ dx
+        dx = dx + ops.layernorm_backward(g * dx @ w.T, state, np.ones(x.shape[1]), mean, rstd)[0]
+    return dx, dweights
+
+
 def activations(x: Array, p: dict[str, Array], n_head: int) -> dict[str, Any]:
     """Of a block, each under the name of its layer; the statistics of a LayerNorm follow its output."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,22 +77,37 @@ def _layers(path: Path, names: Iterable[str]) -> NativeLayers:
 
 def _compile_cuda(source: Path, library: Path) -> bool:
     """The library of device cuda-emulated with this layer alone.  The others are looked for only when called."""
-    cuda = CHECKOUT / "cuda"
-    if not (cuda / "emulation").is_dir():
+    if not (CHECKOUT / "cuda" / "emulation").is_dir():
         raise UserError(f"{source}: exercises in CUDA need cuda/ of a checkout, which is not in {CHECKOUT}")
-    includes = [word for folder in ("emulation", "layers", ".") for word in ("-I", str(cuda / folder))]
-    flags = ["-std=c++17", "-ffp-contract=off", "-Wno-unknown-pragmas", "-DPYGPT_EMULATION", *includes]
-    own, objects = str(library.with_suffix(".o")), []
-    if not _compile("CXX", "c++", [*flags, "-x", "c++", "-c", str(source), "-o", own]):
+    own = library.with_suffix(".o")
+    if not _compile_object(source, own):
         return False
-    for name in ("arguments", "error", "threads"):
-        objects.append(str(library.with_name(f"{name}.o")))
-        if not _compile("CC", "cc", ["-c", str(CHECKOUT / "csrc" / f"{name}.c"), "-o", objects[-1]]):
-            return False
-    beside = [cuda / "kernels.cu", cuda / "library.cu", cuda / "layers" / "queue.cu", *cuda.glob("emulation/*.cpp")]
     linking = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-Wl,-z,lazy"]
-    sources = ["-x", "c++", *map(str, beside), "-x", "none", own, *objects]
-    return _compile("CXX", "c++", [*flags, "-shared", *linking, *sources, "-o", str(library)])
+    return _compile("CXX", "c++", ["-shared", *linking, str(own), *map(str, _emulation()), "-o", str(library)])
+
+
+@cache
+def _emulation() -> list[Path]:
+    """The objects that every layer in CUDA is linked with: compiled once in a process, and deleted at its end."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    cuda = CHECKOUT / "cuda"
+    sources = [cuda / "kernels.cu", cuda / "library.cu", cuda / "layers" / "queue.cu", *cuda.glob("emulation/*.cpp")]
+    sources += [CHECKOUT / "csrc" / f"{name}.c" for name in ("arguments", "error", "threads")]
+    objects = [folder / f"{source.name}.o" for source in sources]
+    for source, made in zip(sources, objects, strict=True):
+        if not _compile_object(source, made):
+            raise UserError(f"{source} does not compile: the compiler's messages are above")
+    return objects
+
+
+def _compile_object(source: Path, made: Path) -> bool:
+    files = ["-c", str(source), "-o", str(made)]
+    if source.suffix == ".c":
+        return _compile("CC", "cc", files)
+    flags = ["-std=c++17", "-ffp-contract=off", "-Wno-unknown-pragmas", "-DPYGPT_EMULATION", "-x", "c++"]
+    includes = [word for folder in ("emulation", "layers", ".") for word in ("-I", str(CHECKOUT / "cuda" / folder))]
+    return _compile("CXX", "c++", [*flags, *includes, *files])
 
 
 def _compile(variable: str, usual: str, arguments: list[str]) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.config import GPT2Config
-from pygpt.reference import attention, cross_entropy, embedding, gelu, gpt2, linear
+from pygpt.parameters import parameter_table
+from pygpt.reference import attention, cross_entropy, embedding, gelu, gpt2, layernorm, linear
 from pygpt.reference.arrays import Array
 
 STEP = 1e-30
@@ -49,6 +50,49 @@ def mlp_backward(
     return found["x"], found["w1"], found["b1"], found["w2"], found["b2"]
 
 
+def batchnorm(
+    x: Array, w: Array, b: Array, running_mean: Array, running_var: Array, momentum: float, eps: float
+) -> Array:
+    """y: (N,C), in training; the running statistics are changed in place."""
+    running_mean += momentum * (x.mean(0) - running_mean)
+    running_var += momentum * (x.var(0) - running_var)
+    return _normalised(x.T, eps).T * w + b
+
+
+def batchnorm_evaluate(x: Array, w: Array, b: Array, running_mean: Array, running_var: Array, eps: float) -> Array:
+    """y: (N,C), by the running statistics: a linear layer whose matrix is diagonal."""
+    r = 1 / np.sqrt(running_var + eps)
+    return linear.forward(x, np.diag(w * r), b - running_mean * r * w)
+
+
+def batchnorm_backward(dy: Array, x: Array, w: Array, eps: float) -> tuple[Array, Array, Array]:
+    """dx: (N,C), dw, db: (C,)."""
+    tensors = {"x": x, "w": w, "b": np.zeros_like(w)}
+    found = _gradients(lambda t: _normalised(t["x"].T, eps).T * t["w"] + t["b"], dy, tensors)
+    return found["x"], found["w"], found["b"]
+
+
+def factor(n_layer: int) -> float:
+    """What fresh projections onto the stream are multiplied by."""
+    config = GPT2Config(vocab_size=1, n_positions=1, n_embd=1, n_layer=n_layer, n_head=1)
+    std = {parameter.name: parameter.std for parameter in parameter_table(config)}
+    return std["h.0.mlp.c_proj.weight"] / std["h.0.mlp.c_fc.weight"]
+
+
+def stream(x: Array, weights: Array, g: float) -> tuple[Array, Array]:
+    """x_n: (N,C), and the standard deviations of x_0 ... x_n."""
+    found = [x]
+    for w in weights:
+        found.append(found[-1] + g * linear.forward(_normalised(found[-1], 1e-5), w, None))
+    return found[-1], np.array([x.std() for x in found])
+
+
+def stream_backward(dy: Array, x: Array, weights: Array, g: float) -> tuple[Array, Array]:
+    """dx: (N,C), dweights: (n,C,C)."""
+    found = _gradients(lambda t: stream(t["x"], t["weights"], g)[0], dy, {"x": x, "weights": weights})
+    return found["x"], found["weights"]
+
+
 def block(x: Array, p: Mapping[str, Array], n_head: int) -> Array:
     """A block of the Transformer, (B,T,C): a model of one block, whose table holds the rows of x."""
     B, T, C = x.shape
@@ -74,6 +118,11 @@ def attend(qkv: Array, keys: Array, values: Array, n_head: int) -> tuple[Array, 
     y, _ = attention.forward(rows, n_head)
     _, keys, values = attention.split(rows, n_head)
     return y[0, -len(qkv) :], keys[0], values[0]
+
+
+def _normalised(x: Array, eps: float) -> Array:
+    """LayerNorm without weight and bias; of the transpose, it is BatchNorm."""
+    return layernorm.forward(x, np.ones(x.shape[-1]), None, eps)[0]
 
 
 def _gradients(f: Callable[[Mapping[str, Array]], Array], dy: Array, tensors: Mapping[str, Array]) -> dict[str, Array]:

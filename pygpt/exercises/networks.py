@@ -106,6 +106,17 @@ def _initialisation() -> Iterator[Call]:
         yield Call("init_weights", inputs, changed=("parameters",))
 
 
+def _batchnorm() -> Iterator[Call]:
+    rng = np.random.default_rng(8)
+    for N, C in ((2, 1), (5, 3), (33, 2)):
+        x, w, b = floats(rng, N, C, mean=2, std=3), floats(rng, C, mean=1), floats(rng, C)
+        running = {"running_mean": floats(rng, C), "running_var": floats(rng, C) ** 2}
+        inputs = {"x": x, "w": w, "b": b, **running, "momentum": 0.1, "eps": 1e-5}
+        yield Call("batchnorm", inputs, ("y",), tuple(running))
+        yield Call("batchnorm_evaluate", {"x": x, "w": w, "b": b, **running, "eps": 1e-2}, ("y",))
+        yield Call("batchnorm_backward", {"dy": floats(rng, N, C), "x": x, "w": w, "eps": 1e-2}, ("dx", "dw", "db"))
+
+
 def _layernorm() -> Iterator[Call]:
     rng = np.random.default_rng(7)
     for rows, C in (((1,), 8), ((4,), 3), ((2, 3), 33)):
@@ -115,6 +126,16 @@ def _layernorm() -> Iterator[Call]:
         _, mean, rstd = layernorm.forward(x.astype(np.float64), w, b)
         inputs = {"dy": floats(rng, *rows, C), "x": x, "w": w, "mean": mean, "rstd": rstd}
         yield Call("backward", inputs, ("dx", "dw", "db"))
+
+
+def _residual_scaling() -> Iterator[Call]:
+    for n_layer in (1, 12):
+        yield Call("factor", {"n_layer": n_layer}, ("g",))
+    rng = np.random.default_rng(9)
+    for n, N, C, g in ((1, 1, 3, 1.0), (4, 3, 5, 0.5)):
+        tensors = {"x": floats(rng, N, C), "weights": floats(rng, n, C, C, std=C**-0.5)}
+        yield Call("stream", {**tensors, "g": g}, ("y", "stds"))
+        yield Call("stream_backward", {"dy": floats(rng, N, C), **tensors, "g": g}, ("dx", "dweights"))
 
 
 EXERCISES = [
@@ -186,11 +207,25 @@ EXERCISES = [
         TEACHER_FORCED["float32"],  # the project rounds to float32
     ),
     Exercise(
+        "batchnorm",
+        mathematics,
+        _batchnorm,
+        "Backward, with u = w ⊙ dy: dx = r (u − ⟨u⟩ − x̂ ⟨u ⊙ x̂⟩), where ⟨·⟩ is the mean over rows: LayerNorm's, along "
+        "the other axis. running_mean += changes the array, running_mean = only names a new one.",
+    ),
+    Exercise(
         "layernorm",
         layernorm,
         _layernorm,
         "x̂ depends on x through x, μ and r. dx̂ = u; the path through μ gives −r ⟨u⟩, and the one through r "
         "gives −r x̂ ⟨u ⊙ x̂⟩. dw and db are summed over every axis but the last.",
         project_file(layernorm),
+    ),
+    Exercise(
+        "residual_scaling",
+        mathematics,
+        _residual_scaling,
+        "Keep every x_k. Backward, from the last branch: dW_k = g LN(x_k)ᵀ dx, then dx += the backward pass of LN, as "
+        "in the exercise layernorm, of g dx W_kᵀ.",
     ),
 ]
