@@ -11,6 +11,8 @@
     #include "../emulation/avx512.h"
 #elif defined(__x86_64__)
     #include <immintrin.h>
+#elif defined(__ARM_NEON)
+    #include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
@@ -70,6 +72,8 @@ INLINE int any(Ints mask) {
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #elif defined(SIMD_AVX2)
     return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif defined(__ARM_NEON)
+    return vmaxvq_u32((uint32x4_t)mask) != 0;
 #else
     int32_t all = 0;
     for (int i = 0; i < LANES; i++) all |= mask[i];
@@ -145,6 +149,9 @@ INLINE void store_first(float *p, Floats x, int64_t n) {
 INLINE Ints load_int8(const void *p) {
 #if defined(WIDEN)
     return (Ints)WIDEN(epi8, p);
+#elif defined(__ARM_NEON)
+    int8x8_t four = vreinterpret_s8_u32(vld1_dup_u32(p));
+    return (Ints)vmovl_s16(vget_low_s16(vmovl_s8(four)));
 #else
     Ints x;
     for (int i = 0; i < LANES; i++) x[i] = ((const int8_t *)p)[i];
@@ -152,19 +159,11 @@ INLINE Ints load_int8(const void *p) {
 #endif
 }
 
-INLINE Words load_uint8(const void *p) {
-#if defined(WIDEN)
-    return (Words)WIDEN(epu8, p);
-#else
-    Words x;
-    for (int i = 0; i < LANES; i++) x[i] = ((const uint8_t *)p)[i];
-    return x;
-#endif
-}
-
 INLINE Floats load_bf16(const void *p) {
 #if defined(WIDEN)
     return (Floats)((Words)WIDEN_HALVES(p) << 16);
+#elif defined(__ARM_NEON)
+    return (Floats)vshll_n_u16(vld1_u16(p), 16);
 #else
     uint16_t halves[LANES];
     memcpy(halves, p, sizeof halves);
@@ -193,6 +192,16 @@ INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
     }
     return (Ints)OF_VECTOR(madd_epi16)(sum, OF_VECTOR(set1_epi16)(1));
     #undef OF_VECTOR
+#elif defined(__ARM_NEON)
+    int16x8_t low = vdupq_n_s16(0), high = low;   // lanes 0 and 1, lanes 2 and 3: at most 8 · 15 · 127
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        int8x8_t word = vreinterpret_s8_u32(vld1_dup_u32((const uint32_t *)(b + 4 * i)));
+        int8x16_t bytes = (int8x16_t)a[i];
+        low = vmlal_s8(low, vget_low_s8(bytes), word);
+        high = vmlal_s8(high, vget_high_s8(bytes), word);
+    }
+    return (Ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
 #else
     Ints sum = {0};
     for (int i = 0; i < 32; i++) sum += (Ints)(a[i / 4] >> (i % 4 * 8) & 255) * (int32_t)b[i];
@@ -296,6 +305,12 @@ INLINE void multiply_words(Words *high, Words *low, Words a, uint32_t m) {
     __m256i even = _mm256_mul_epu32(x, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
     *high = (Words)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
     *low = (Words)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+#elif defined(__ARM_NEON)
+    uint32x4_t x = (uint32x4_t)a;
+    uint32x4_t first = vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(x), m));
+    uint32x4_t second = vreinterpretq_u32_u64(vmull_n_u32(vget_high_u32(x), m));
+    *high = (Words)vuzp2q_u32(first, second);
+    *low = (Words)vuzp1q_u32(first, second);
 #else
     for (int i = 0; i < LANES; i++) {
         uint64_t product = (uint64_t)a[i] * m;

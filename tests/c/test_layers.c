@@ -352,17 +352,21 @@ static void test_exact_gelu_values(void) {
     for (int i = 0; i < 6; i++) CHECK_NEAR("exact_gelu", y[i], expected[i], 2e-6 * fabs(expected[i]));
 }
 
-static void test_dropout_rate(void) {
+/* The rate, and the same numbers from every set of kernels. */
+static void test_dropout_mask(void) {
     enum { N = 20000 };
     Dropout dropout = {.p = 0.3f, .site = 1, .step = 2, .seed = 3};
-    float *x = floats(N), *y = floats(N);
+    float *x = floats(N), *y = floats(N), *plain = floats(N);
     double dropped = 0.0;
     for (int i = 0; i < N; i++) x[i] = 1.0f;
     k->dropout_forward(y, x, N, &dropout);
+    pygpt_kernels(PYGPT_PLAIN, PYGPT_FLOAT32)->dropout_forward(plain, x, N, &dropout);
+    CHECK(memcmp(y, plain, N * sizeof(float)) == 0);
     for (int i = 0; i < N; i++) dropped += y[i] == 0.0f;
     CHECK_NEAR("dropout's rate", dropped / N, 0.3, 5.0 * sqrt(0.3 * 0.7 / N));   // five standard deviations
     free(x);
     free(y);
+    free(plain);
 }
 
 /* ---- cross-entropy and the head ---- */
@@ -559,7 +563,7 @@ static void test_set(const Kernels *kernels, const Kernels *bf16) {
     test_elementwise(103, &dropout);
     test_gelu_values();
     test_exact_gelu_values();
-    test_dropout_rate();
+    test_dropout_mask();
     test_cross_entropy(6, 11, 16);
     test_cross_entropy(3, 2, 2);
     test_extreme_logits();
