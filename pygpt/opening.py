@@ -38,13 +38,16 @@ def open_model(
     seq_len: int | None = None,
     extra_memory: int = 0,
     advice: str = "take a smaller batch or a smaller model",
+    causal: bool = True,
 ) -> GPT2:
     """The model in a folder, for batches of (batch_size, seq_len), by default as long as it has positions.
 
-    extra_memory: bytes on its device that are needed besides it; advice: what helps where there is not enough.
+    extra_memory: bytes on its device that are needed besides it; advice: what helps where there is not enough; causal:
+    whether the model is to predict the next token, and so must not see it.
     Raises UserError when it cannot be opened, or does not fit into memory.
     """
-    check_causal(config, "predicts the next token of a text")
+    if causal:
+        check_causal(config, "predicts the next token of a text")
     options = {"device": resolve_device(device), "dtype": dtype, "kernels": kernels}
     seq_len = seq_len or config.n_positions
     needed = memory_needed(config, training=False, batch_size=batch_size, seq_len=seq_len, **options) + extra_memory

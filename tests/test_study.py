@@ -318,13 +318,31 @@ def test_trace_and_lens_of_a_varied_model(causal: bool) -> None:
     assert np.allclose(study.lens(found).arrays["losses"][-1], found.activations["losses"], rtol=1e-12)
 
 
-def test_variations_that_an_instrument_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = make_model(config=VARIED)
-    model.save_pretrained(tmp_path)
-    ByteTokenizer().save(tmp_path)
-    assert "h.1.attn.scores" in call(capsys, "trace", tmp_path, TEXT)
-    with pytest.raises(UserError, match="position_embedding is 'rotary', expected 'learned': lens is for GPT-2's own"):
-        command.main(["lens", str(tmp_path), TEXT])
+def save_varied(folder: Path, **fields: Any) -> None:
+    make_model(config=replace(VARIED, **fields)).save_pretrained(folder)
+    ByteTokenizer().save(folder)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in command.VERBS if verb != "page"])
+def test_instruments_read_a_varied_model(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_varied(tmp_path)
+    text = [TEXT] if command.VERBS[verb].text else []
+    found = call(capsys, verb, tmp_path, *text, *NEEDED.get(verb, []), "--json", "-")
+    assert "NaN" not in found and json.loads(found)["arrays"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "sentence"),
+    [
+        ("page", "position_embedding is 'rotary', expected 'learned': page has no formulas for it"),
+        ("heads", "the model has causal: false, and only one with causal: true has attention that only looks back"),
+        ("sink", "the model has causal: false, and only one with causal: true has attention that only looks back"),
+    ],
+)
+def test_variations_that_an_instrument_lacks(verb: str, sentence: str, tmp_path: Path) -> None:
+    save_varied(tmp_path, causal=False)
+    with pytest.raises(UserError, match=sentence):
+        command.main([verb, str(tmp_path), *([TEXT] if command.VERBS[verb].text else [])])
 
 
 def test_the_package_does_not_import_the_instruments() -> None:

@@ -28,6 +28,14 @@ from pygpt.training.settings import TrainSettings
 Array = NDArray[Any]
 
 
+VARIED = {
+    "GPT-2": CONFIG,
+    "rotary, its own head": replace(CONFIG, position_embedding="rotary", tie_word_embeddings=False),
+    "sinusoidal, no biases": replace(CONFIG, position_embedding="sinusoidal", bias=False),
+    "no positions, both sides": replace(CONFIG, position_embedding="none", causal=False, activation_function="relu"),
+}
+
+
 def cell(result: study.Result, name: str, column: str) -> Any:
     """What stands in the row that begins with the name."""
     return next(row for row in result.rows if row[0] == name)[result.columns.index(column)]
@@ -245,8 +253,11 @@ def test_neighbours_made_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("position", "a", "b"), [(None, None, None), (4, 65, 99), (0, 3, 200)])
-def test_parts_add_up_to_the_difference(position: int | None, a: int | None, b: int | None) -> None:
-    found = study.trace(make_model(), tokens_of())
+@pytest.mark.parametrize("config", VARIED.values(), ids=VARIED)
+def test_parts_add_up_to_the_difference(
+    position: int | None, a: int | None, b: int | None, config: pygpt.GPT2Config
+) -> None:
+    found = study.trace(make_model(config=config), tokens_of())
     arrays = study.attribution(found, position, a, b).arrays
     logits = found.activations["logits"][0, -1 if position is None else position]
     ordered = np.argsort(-logits)
@@ -302,8 +313,8 @@ def test_a_step_is_that_of_the_model(steps: int) -> None:
     for name, value in model.parameters.items():
         assert np.allclose(taken.after.parameters[name], value, rtol=1e-12, atol=1e-14), name
         assert np.allclose(taken.updates[name], value - before[name], atol=1e-14), name
-        assert np.allclose(taken.first_moments[name], model.first_moments[name], atol=1e-14)
-        assert np.allclose(taken.second_moments[name], model.second_moments[name], atol=1e-14)
+        assert np.allclose(taken.moments.first[name], model.first_moments[name], atol=1e-14)
+        assert np.allclose(taken.moments.second[name], model.second_moments[name], atol=1e-14)
     assert taken.after.loss == pytest.approx(model.forward(*batch), rel=1e-12)
 
 
@@ -387,7 +398,7 @@ def test_a_step_from_a_checkpoint_has_its_moments(tmp_path: Path, capsys: pytest
     command.main(["step", str(path / LAST), TEXT])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("wte.weight"))
     expected = study.step(model, tokens)
-    assert float(row.split()[4]) == pytest.approx(np.linalg.norm(expected.first_moments["wte.weight"]), rel=1e-3)
+    assert float(row.split()[4]) == pytest.approx(np.linalg.norm(expected.moments.first["wte.weight"]), rel=1e-3)
     (path / "settings.toml").write_text('optimizer = "muon"\n')
     with pytest.raises(UserError, match=r"was trained with muon, and step takes AdamW apart: take .*best"):
         command.main(["step", str(path / LAST), TEXT])
@@ -406,6 +417,15 @@ def test_gradients_of_every_backend_are_right(backend: backends.Backend) -> None
     assert not result.failed, result.table()
     exact = study.gradcheck(make_model(), tokens_of())
     assert not exact.failed and len(exact.rows) == len(result.rows) == 2 + 2 * (2 * 3 + 4 * 3 + 1 + 1 + 2 * 2) + 3 + 2
+
+
+@pytest.mark.parametrize("config", list(VARIED.values())[1:], ids=list(VARIED)[1:])
+def test_gradients_of_a_varied_model_are_right(config: pygpt.GPT2Config) -> None:
+    result = study.gradcheck(make_model(config=config), tokens_of())
+    names = {(row[1], row[2]) for row in result.rows}
+    assert not result.failed and ("embedding", "dwpe") not in names
+    assert (("linear", "dbias") in names) == config.bias
+    assert (("rotary", "dx") in names) == (config.position_embedding == "rotary")
 
 
 @pytest.mark.parametrize("operation", ["linear_backward", "gelu_backward", "layernorm_backward", "attention_backward"])

@@ -28,8 +28,9 @@ from pygpt.comparing.compare import perturb
 from pygpt.errors import UserError
 from pygpt.study.page import build, sources
 from pygpt.study.page.errors import measure
-from pygpt.study.page.training import Settings, Step, first_step, next_step
 from pygpt.study.page.window import choose
+from pygpt.study.step import Step, next_step
+from pygpt.study.step import step as take_step
 from pygpt.text.tokenizer import ByteTokenizer
 
 Array = NDArray[Any]
@@ -47,8 +48,8 @@ def make_model(config: pygpt.GPT2Config = CONFIG) -> pygpt.GPT2:
 
 
 def make_step(config: pygpt.GPT2Config = CONFIG, text: str = TEXT) -> Step:
-    tokens = ByteTokenizer().encode(text).astype(np.int64)[None]
-    return first_step(config, dict(make_model(config).parameters), tokens[:, :-1], tokens[:, 1:], Settings())
+    tokens = ByteTokenizer().encode(text)
+    return take_step(make_model(config), tokens[:-1], tokens[1:])
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def label(token: int) -> str:
 
 def write_page(path: Path, step: Step, channels: int | None = None, words: Callable[[int], str] = label) -> str:
     window = build.fitting_window(step, channels, None)
-    about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step.before.trace))
+    about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step.before))
     path.write_bytes(build.build_page(step, window, words, about))
     return path.as_uri()
 
@@ -75,16 +76,16 @@ def write_page(path: Path, step: Step, channels: int | None = None, words: Calla
 
 def test_a_step_is_what_the_model_takes() -> None:
     model, tokens = make_model(), ByteTokenizer().encode(TEXT)
-    step = next_step(make_step())
+    step = next_step(make_model(), make_step())
     for _ in range(2):
         model.zero_grad()
         model.forward_backward(tokens[None, :-1], tokens[None, 1:])
         norm = model.clip_grad_norm(1.0)
         model.adamw_step(lr=1e-3)
-    assert step.before.number == 2 and step.norm == pytest.approx(norm, rel=1e-12)
+    assert step.number == 2 and step.norm == pytest.approx(norm, rel=1e-12)
     for name, value in model.parameters.items():
-        assert np.allclose(step.after.trace.parameters[name], value, rtol=1e-12, atol=1e-14), name
-        assert np.allclose(step.after.first_moments[name], model.first_moments[name], rtol=1e-12, atol=1e-14), name
+        assert np.allclose(step.after.parameters[name], value, rtol=1e-12, atol=1e-14), name
+        assert np.allclose(step.moments.first[name], model.first_moments[name], rtol=1e-12, atol=1e-14), name
 
 
 @pytest.mark.parametrize("name", sources.LINES)
@@ -105,8 +106,8 @@ def test_a_line_that_was_edited_is_found_nowhere() -> None:
 
 def test_the_window_keeps_the_channels_of_the_largest_gradients() -> None:
     step = make_step()
-    window = choose(step.before.trace, 5, [0, 1])
-    squares = np.square(step.before.trace.activation_gradients["h.1.mlp.c_fc"][0]).sum(0)
+    window = choose(step.before, 5, [0, 1])
+    squares = np.square(step.before.activation_gradients["h.1.mlp.c_fc"][0]).sum(0)
     inner = window.inner[1]
     assert inner is not None and set(inner) == set(np.argsort(-squares)[:5])
     heads, qkv = window.heads[0], window.qkv[0]
@@ -119,7 +120,7 @@ def test_a_page_that_would_be_too_large_offers_a_window(monkeypatch: pytest.Monk
 
     def limit(channels: int | None) -> None:
         """To a byte less than these channels take."""
-        monkeypatch.setattr(build, "LARGEST", build.page_size(step, choose(step.before.trace, channels, [0, 1])) - 1)
+        monkeypatch.setattr(build, "LARGEST", build.page_size(step, choose(step.before, channels, [0, 1])) - 1)
 
     limit(None)
     window = build.fitting_window(step, None, None)
@@ -177,7 +178,7 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 def test_a_model_that_is_not_gpt2(tmp_path: Path) -> None:
     make_model(replace(CONFIG, activation_function="relu")).save_pretrained(tmp_path)
     ByteTokenizer().save(tmp_path)
-    with pytest.raises(UserError, match="activation_function is 'relu', expected 'gelu_new', whose formulas"):
+    with pytest.raises(UserError, match="activation_function is 'relu', expected 'gelu_new': page has no formulas"):
         command.main(["page", str(tmp_path), TEXT])
 
 
@@ -208,7 +209,7 @@ def whole(step: Step, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def exact_values(step: Step) -> dict[str, Array]:
     """Every tensor by the page's name, from the trace alone."""
-    trace, after = step.before.trace, step.after.trace
+    trace, after = step.before, step.after
     found: dict[str, Array] = {}
     for name in trace.activation_gradients:
         if name.endswith((".scores", ".probabilities")):
@@ -397,7 +398,7 @@ def test_the_lines_on_the_page_are_those_of_the_files(chromium: Any, whole: str)
 def test_markup_in_the_text_is_text(chromium: Any, step: Step, tmp_path: Path) -> None:
     address = write_page(tmp_path / "page.html", step, words=lambda token: f"</script><em>{label(token)}</em>&amp;")
     with Watched(chromium, address) as page:
-        shown = [f"</script><em>{label(token)}</em>&amp;" for token in step.before.trace.tokens[0].tolist()]
+        shown = [f"</script><em>{label(token)}</em>&amp;" for token in step.before.tokens[0].tolist()]
         assert page.locator("#tokens .w").all_inner_texts() == shown
         cells = [("h.1.attn.P.0", 9, 3), ("probs", 3, 5), ("d:h.0.attn.c_attn", 4, 30), ("d:wte.weight", 116, 2)]
         for name, i, j in cells:
@@ -443,9 +444,9 @@ def test_a_served_page_answers_only_what_it_must(served: tuple[str, Any]) -> Non
     kind = {"Content-Type": "application/json"}
     assert ask(address, "POST", "/step", {"text": TEXT}, **kind)[0] == 400
     second = json.loads(ask(address, "POST", "/step", {"text": TEXT, "number": 2}, **kind)[1])
-    step = next_step(make_step())
+    step = next_step(make_model(), make_step())
     assert second["study"]["step"]["n"] == 2
-    assert second["study"]["step"]["loss_after"] == pytest.approx(step.after.trace.loss, rel=1e-4)
+    assert second["study"]["step"]["loss_after"] == pytest.approx(step.after.loss, rel=1e-4)
     assert (
         "expected 2 to 64"
         in json.loads(ask(address, "POST", "/step", {"text": "x" * 65, "number": 1}, **kind)[1])["error"]

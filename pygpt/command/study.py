@@ -13,7 +13,6 @@ from pygpt.backends.interface import DTYPES, KERNELS
 from pygpt.command import programs, study_page
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
-from pygpt.config import VARIATIONS
 from pygpt.errors import UserError
 from pygpt.files.json_file import json_text, save_json
 from pygpt.model import GPT2
@@ -42,14 +41,13 @@ from pygpt.text.tokenizer import holds_tokenizer
 from pygpt.training.run_folder import BEST, OPTIMIZER_FILE, RunFolder
 from pygpt.training.settings import SETTINGS_FILE, read_settings
 
-LEARNING_RATE = 1e-3
-
 
 @dataclass(frozen=True)
 class Verb:
     summary: str
     run: Callable[[argparse.Namespace, Subject], Result]
     text: bool = True  # whether it needs one
+    exact: bool = False  # whether it computes in numpy in float64 only, and measures the backends beside that
     flags: tuple[str, ...] = ()  # that not all of them take
 
 
@@ -65,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{flags.text}: {make(flags.model, flags.text)!r}...")
         return 0
     machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels", "threads")}
-    subject = Subject(flags.model, **machine)
-    _check_variations(flags.verb, subject)
-    result = verb.run(flags, subject)
+    if verb.exact:
+        machine |= {"device": "numpy", "dtype": "float64"}
+    result = verb.run(flags, Subject(flags.model, **machine))
     if flags.json != "-":
         print(result.table())
     if flags.plot is not None:
@@ -118,7 +116,7 @@ def make_parser() -> Parser:
     add("tensor", "only this matrix, such as wte.weight or h.0.head.0.qk", metavar="NAME")
     add("length", f"random tokens (default: as many as fit twice, up to {LONGEST})", type=positive_int, metavar="N")
     add("count", "how many (default: 5)", type=positive_int, metavar="N")
-    add("learning-rate", f"(default: {LEARNING_RATE:g})", type=float, metavar="X")
+    add("learning-rate", f"(default: {study_page.LEARNING_RATE:g})", type=float, metavar="X")
     add("output", f"the file to write (default: {study_page.OUTPUT})", "-o", metavar="FILE")
     add("layers", "blocks whose maps are stored, such as 0,3-5 (default: all)", metavar="LIST")
     add("channels", "how many of a map are stored (default: as many as fit)", type=positive_int, metavar="N")
@@ -144,21 +142,17 @@ def _check(flags: argparse.Namespace, verb: Verb | None) -> None:
         if getattr(flags, name) is not None and name not in taken:
             takers = " and ".join(other for other, about in VERBS.items() if name in about.flags)
             raise UserError(f"--{name.replace('_', '-')} is for {takers}, and {flags.verb} is asked for")
+    for name in ("device", "dtype"):
+        if verb is not None and verb.exact and getattr(flags, name) is not None:
+            raise UserError(
+                f"--{name} is given, but {flags.verb} computes in numpy in float64 and measures all that is here"
+            )
     if verb is None and flags.text is None:
         raise UserError(f"the file is missing: {flags.verb} {flags.model} writes one, whose name comes after it")
     if verb is not None and verb.text and flags.text is None:
         raise UserError(f"the text is missing: {flags.verb} needs one after the folder")
     if verb is not None and not verb.text and flags.text is not None:
         raise UserError(f"{flags.verb} takes no text, and {flags.text!r} is given")
-
-
-def _check_variations(verb: str, subject: Subject) -> None:
-    """Whether the formulas of the verb are those of the model; trace has only what every graph has."""
-    if verb == "trace":
-        return
-    for name, value in subject.config.variations.items():
-        if name != "activation_function":
-            raise UserError(f"{name} is {value!r}, expected {VARIATIONS[name][0]!r}: {verb} is for GPT-2's own graph")
 
 
 def _given(flags: argparse.Namespace, **names: str) -> dict[str, object]:
@@ -244,7 +238,7 @@ def _memory(flags: argparse.Namespace, subject: Subject) -> Result:
 
 
 def _rate(flags: argparse.Namespace) -> float:
-    return LEARNING_RATE if flags.learning_rate is None else float(flags.learning_rate)
+    return study_page.LEARNING_RATE if flags.learning_rate is None else float(flags.learning_rate)
 
 
 def _landscape(flags: argparse.Namespace, subject: Subject) -> Result:
@@ -255,7 +249,7 @@ def _landscape(flags: argparse.Namespace, subject: Subject) -> Result:
 
 VERBS: dict[str, Verb] = {
     "trace": Verb("every activation and its gradient", lambda flags, subject: summary(_traced(flags, subject))),
-    "page": Verb("a page on which every number explains itself", study_page.page, flags=study_page.FLAGS),
+    "page": Verb("a page on which every number explains itself", study_page.page, exact=True, flags=study_page.FLAGS),
     "patch": Verb(
         "an activation set to 0, to another text's, or moved; and what becomes of the predictions",
         _patch,

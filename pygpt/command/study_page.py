@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pygpt.config import VARIATIONS
 from pygpt.errors import UserError, check_integer
 from pygpt.files.atomic import write_file
 from pygpt.memory import check_memory
-from pygpt.reference.arrays import Array
 from pygpt.study.opening import Subject
 from pygpt.study.page.build import About, build_page, fitting_window, link_root, page_data, token_label
 from pygpt.study.page.errors import Errors, measure
 from pygpt.study.page.serve import serve
-from pygpt.study.page.training import Settings, Step, first_step, next_step
 from pygpt.study.page.window import Window
 from pygpt.study.result import Curves, Result
+from pygpt.study.step import Step, next_step, step
+from pygpt.study.variations import check_variations
 
+LEARNING_RATE = 1e-3
 OUTPUT = "page.html"
 PORT = 8000
 FLAGS = ("output", "layers", "channels", "learning_rate", "serve", "port")
@@ -40,31 +40,26 @@ def page(flags: argparse.Namespace, subject: Subject) -> Result:
 
     The result is a table of the backends' errors; arrays: loss, (2,): before and after the step, and the errors.
     """
-    for name in ("device", "dtype"):
-        if getattr(flags, name) is not None:
-            raise UserError(f"--{name} is given, but page computes in numpy in float64 and measures all that is here")
     if flags.port is not None and not flags.serve:
         raise UserError("--port is given without --serve")
     if flags.serve and flags.output is not None:
         raise UserError("--serve and --output are given: expected one of them")
-    for name, value in subject.config.variations.items():
-        expected = VARIATIONS[name][0]
-        raise UserError(f"{name} is {value!r}, expected {expected!r}, whose formulas are those that page explains")
+    check_variations(subject.config, "page", ())
     studio = _Studio(flags, subject)
-    step = studio.step(flags.text, 1)
+    first = studio.step(flags.text, 1)
     if flags.serve:
-        return studio.serve(step, PORT if flags.port is None else flags.port)
+        return studio.serve(first, PORT if flags.port is None else flags.port)
     path = Path(flags.output or OUTPUT)
-    errors = measure(step.before.trace)
-    about = studio.about(step, flags.text, link_root(path), errors)
-    data = build_page(step, studio.window(step), studio.word, about)
+    errors = measure(first.before)
+    about = studio.about(first, flags.text, link_root(path), errors)
+    data = build_page(first, studio.window(first), studio.word, about)
     with write_file(path) as file:
         file.write(data)
-    return _result(f"{path}: {len(data) / 1e6:.1f} MB", step, errors)
+    return _result(f"{path}: {len(data) / 1e6:.1f} MB", first, errors)
 
 
 def _result(title: str, step: Step, errors: Sequence[Errors]) -> Result:
-    before, after = step.before.trace.loss, step.after.trace.loss
+    before, after = step.before.loss, step.after.loss
     rows = [(e.name, max(e.forward.values()), max(e.backward.values()), e.bound) for e in errors]
     columns = ("largest relative error of a layer", "forward", "backward", "bound")
     title = f"{title}; loss {before:.4f}, after the step {after:.4f}"
@@ -88,24 +83,21 @@ class _Studio:
         rate = flags.learning_rate
         if rate is not None and not 0 < rate < math.inf:
             raise UserError(f"--learning-rate is {rate:g}, expected a positive number")
-        self._settings = Settings() if rate is None else Settings(lr=rate)
-        self._parameters: dict[str, Array] = {}
+        self._rate = LEARNING_RATE if rate is None else rate
         self._text: str | None = None
         self._steps: list[Step] = []
 
     def step(self, text: str, number: int) -> Step:
         """A step on a text, from the model in the folder on; those before it are taken too."""
         if text != self._text:
-            tokens = self._subject.tokens(text).astype(np.int64)[None]
+            tokens, model = self._subject.tokens(text), self._subject.model
             self._room()
-            self._load()
-            config = self._subject.model.config
+            self._steps = [step(model, tokens[:-1], tokens[1:], lr=self._rate)]
             self._text = text
-            self._steps = [first_step(config, self._parameters, tokens[:, :-1], tokens[:, 1:], self._settings)]
         check_integer("number", number, 1, MOST_STEPS)
         while len(self._steps) < number:
             self._room()
-            self._steps.append(next_step(self._steps[-1]))
+            self._steps.append(next_step(self._subject.model, self._steps[-1]))
         return self._steps[number - 1]
 
     def window(self, step: Step) -> Window:
@@ -124,13 +116,13 @@ class _Studio:
         """What the page says of itself."""
         config, rate = self._subject.config, step.settings.lr
         sizes = f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, {config.vocab_size} tokens"
-        heading = f"{self._subject.folder.name}: {sizes}; a text of {step.before.trace.tokens.size} tokens"
+        heading = f"{self._subject.folder.name}: {sizes}; a text of {step.before.tokens.size} tokens"
         made = f"By pygpt: forward, backward and AdamW (learning rate {rate:g}) in float64."
         return About(heading, made, text, root, errors)
 
     def serve(self, step: Step, port: int) -> Result:
         """The page of this step, and of other texts and further steps, until Ctrl-C."""
-        errors = measure(step.before.trace)
+        errors = measure(step.before)
 
         def numbers(text: str, number: int) -> bytes:
             found = self.step(text, number)
@@ -141,11 +133,6 @@ class _Studio:
         first = self.about(step, self._text, "", errors)
         serve(build_page(step, self.window(step), self.word, first, served=True), numbers, port, _announce)
         return _result("served", step, errors)
-
-    def _load(self) -> None:
-        if not self._parameters:
-            held = self._subject.model.parameters
-            self._parameters = {name: np.array(value, np.float64) for name, value in held.items()}
 
     def _room(self) -> None:
         check_memory(8 * COPIES * self._subject.config.num_parameters, "take a smaller model, or fewer steps")

@@ -3,9 +3,10 @@
 The stream at the end is a sum, x = wte[token] + wpe[t] + Σ heads + Σ neurons + biases, and with the last LayerNorm's
 scale r = rstd held as it is, the difference between the logits of tokens a and b is linear in it:
 
-    z_a − z_b = ⟨x, d⟩ + ⟨bias_f, u⟩      u = wte[a] − wte[b]      d = r (w_f ⊙ u − mean(w_f ⊙ u))
+    z_a − z_b = ⟨x, d⟩ + ⟨bias_f, u⟩      u = head[a] − head[b]      d = r (w_f ⊙ u − mean(w_f ⊙ u))
 
-A head writes y_h W_o[its rows], a neuron act_j W_proj[j]. The parts add up to the difference exactly.
+head is wte unless the model has its own. A head of attention writes y_h W_o[its rows], a neuron act_j W_proj[j]. The
+parts add up to the difference exactly; where a model has no biases, or adds no positions, their parts are 0.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Callable
 import numpy as np
 
 from pygpt.errors import UserError
+from pygpt.reference import positions
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Map, Result
 from pygpt.study.trace import Trace
+from pygpt.study.variations import SUM, check_variations
 
 SHOWN = 20
 
@@ -32,8 +35,10 @@ def attribution(
     """At a position, the last if not given, of the first row; a, b: the two most likely tokens there, if not given.
 
     Arrays: embedding, (2,): of token and position; heads, (L,NH); neurons, (L,n_inner); biases, (L,2): of attention and
-    feed-forward; last_bias; difference.  Raises UserError for a position or token that is not there.
+    feed-forward; last_bias; difference.  Raises UserError for a position or token that is not there, and for a model
+    whose stream is not such a sum.
     """
+    check_variations(found.config, "attribution", SUM)
     config, T = found.config, found.tokens.shape[1]
     t = T - 1 if position is None else position
     if not 0 <= t < T:
@@ -45,17 +50,25 @@ def attribution(
         if not 0 <= token < config.vocab_size:
             raise UserError(f"token {token} is outside the vocabulary, expected 0 to {config.vocab_size - 1}")
     p = {name: np.asarray(value, np.float64) for name, value in found.parameters.items()}
-    u = p["wte.weight"][a] - p["wte.weight"][b]
+    u = p[config.head][a] - p[config.head][b]
     d = p["ln_f.weight"] * u
     d = float(found.activations["ln_f.rstd"][0, t]) * (d - d.mean())
+    wpe = positions.added_to_embedding(p, config)
+
+    def of_bias(name: str, direction: Array) -> float:
+        return float(p[name] @ direction) if name in p else 0.0
+
     arrays = {
-        "embedding": np.array([p["wte.weight"][found.tokens[0, t]] @ d, p["wpe.weight"][t] @ d]),
+        "embedding": np.array([p["wte.weight"][found.tokens[0, t]] @ d, 0.0 if wpe is None else wpe[t] @ d]),
         "heads": np.stack([_heads(found, p, layer, t, d) for layer in range(config.n_layer)]),
         "neurons": np.stack([_neurons(found, p, layer, t, d) for layer in range(config.n_layer)]),
         "biases": np.array(
-            [[p[f"h.{layer}.{part}.c_proj.bias"] @ d for part in ("attn", "mlp")] for layer in range(config.n_layer)]
+            [
+                [of_bias(f"h.{layer}.{part}.c_proj.bias", d) for part in ("attn", "mlp")]
+                for layer in range(config.n_layer)
+            ]
         ),
-        "last_bias": np.array(p["ln_f.bias"] @ u),
+        "last_bias": np.array(of_bias("ln_f.bias", u)),
     }
     parts = sorted(_named(arrays), key=lambda part: -abs(part[1]))
     rest = float(sum(value for _, value in parts[SHOWN:]))

@@ -69,9 +69,10 @@ def _errors(
     gradients = LayerCall(backward.operation, inputs, OUTPUTS[backward.operation]).run(ops, dtype)
     arguments = _inputs(found, forward)
     for output, g in gradients.items():
-        if output == "losses":
+        if output not in backward.outputs:  # losses, and gradients of biases or positions that the model does not have
             continue
-        name, g = output.removeprefix("d"), np.asarray(g, np.float64)
+        name = "qkv" if forward.layer == "rotary" else output.removeprefix("d")
+        g = np.asarray(g, np.float64)
         v = _direction(g, arguments[name], rng)
         ends = []
         for sign in (1, -1):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pygpt.config import check_causal
 from pygpt.errors import UserError
 from pygpt.model import GPT2
 from pygpt.reference.arrays import Array
@@ -27,8 +28,9 @@ def heads(
     """vocabulary: the tokens to draw from, all if not given; length: n, if not given as many as fit, up to 32.
 
     Arrays: previous, first, duplicate and induction, (L,NH), and losses, (2n−1,), the mean over the batch.
-    Raises UserError where the model has fewer than 4 positions or than 2n.
+    Raises UserError where the model has fewer than 4 positions or than 2n, and for one that is not causal.
     """
+    check_causal(model.config, "has attention that only looks back")
     positions = model.config.n_positions
     n = min(LONGEST, positions // 2) if length is None else length
     if not 2 <= n <= positions // 2:

@@ -13,14 +13,16 @@ from pygpt.reference import classifier, layernorm
 from pygpt.reference.arrays import Array, log_sum_exp
 from pygpt.study.result import Map, Result
 from pygpt.study.trace import Trace
+from pygpt.study.variations import SUM, check_variations
 
 
 def lens(found: Trace) -> Result:
     """Of each x_l, the mean over the batch.
 
     Arrays, (L+1,B,T): losses (0 where there is no target), entropy in nats, divergence KL(model ‖ lens), and top, the
-    most likely token.
+    most likely token.  Raises UserError for a model whose last LayerNorm is not the head's.
     """
+    check_variations(found.config, "lens", SUM)
     counts = found.targets >= 0
     arrays = dict.fromkeys(("losses", "entropy", "divergence", "top"), np.zeros(0))
     depths = [_at(found, name, counts) for name in found.stream]

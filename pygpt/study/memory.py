@@ -19,7 +19,8 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
     of a step about lr in each number that has a gradient at all, however small; so the third column says what of the
     loss's fall a group was expected to bring.
 
-    Arrays: text and other, (2,T) and (2,T'): losses of each token before and after; wte and wpe: ‖Δ‖ of each row.
+    Arrays: text and other, (2,T) and (2,T'): losses of each token before and after; wte, and wpe where the model has
+    one: ‖Δ‖ of each row.
     """
     taken = step(model, tokens, lr=lr, weight_decay=weight_decay)
     before, after, ops = taken.before, taken.after, layers(model.device, model.dtype, model.kernels)
@@ -34,6 +35,7 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
         ("wpe.weight", "positions of the text", of_position < T),
         ("wpe.weight", "positions after it", of_position >= T),
     ]
+    groups = [group for group in groups if group[0] in taken.updates]
     changes = {name: np.linalg.norm(np.asarray(taken.updates[name], np.float64), axis=1) for name, _, _ in groups}
     rows: list[tuple[object, ...]] = []
     for name, what, part in groups:
@@ -59,7 +61,7 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
         for name, pair in losses.items()
     ]
     columns = ("tensor", "rows", "number", "mean ‖Δ row‖, or ‖Δw‖", "expected fall")
-    arrays: dict[str, Array] = {**losses, "wte": changes["wte.weight"], "wpe": changes["wpe.weight"]}
+    arrays = losses | {name.removesuffix(".weight"): value for name, value in changes.items()}
     return Result(f"one step of AdamW on {T} tokens", columns, rows, arrays, panels, notes)
 
 

@@ -6,13 +6,13 @@ import contextlib
 from functools import cached_property
 from typing import Any
 
-from pygpt.backends.devices import DEVICES, resolve_device
+from pygpt.backends.devices import resolve_device
 from pygpt.errors import UserError
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.memory import check_memory
-from pygpt.model import GPT2, memory_needed, set_threads
-from pygpt.opening import open_tokenizer
+from pygpt.model import GPT2, memory_needed
+from pygpt.opening import open_model, open_tokenizer
 from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import Tokenizer
 
@@ -45,11 +45,9 @@ class Subject:
 
     @cached_property
     def model(self) -> GPT2:
-        """Raises UserError where the folder is damaged."""
-        self.check_memory(1, 1)
-        if DEVICES[self.machine["device"]].has_threads:
-            set_threads(self._threads)
-        return GPT2.from_pretrained(self.folder, config=self.config, **self.machine)
+        """Raises UserError where the folder is damaged, or the model does not fit into memory."""
+        settings: dict[str, Any] = {**self.machine, "threads": self._threads, "batch_size": 1, "seq_len": 1}
+        return open_model(self.folder, self.config, **settings, causal=False)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -77,7 +75,7 @@ class Subject:
         return repr(data)
 
     def check_memory(self, batch_size: int, seq_len: int) -> None:
-        """Raises UserError when model and trace do not fit; numpy's figure has logits and attention whole."""
+        """Raises UserError when a trace does not fit; numpy's figure has logits and attention whole."""
         sizes: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "training": True}
         dtype = self.machine["dtype"] if self.machine["device"] == "numpy" else "float32"
         needed = memory_needed(self.config, device="numpy", dtype=dtype, **sizes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pygpt.config import check_causal
 from pygpt.reference import attention
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Map, Result
@@ -18,7 +19,11 @@ from pygpt.study.trace import Trace
 
 
 def sink(found: Trace) -> Result:
-    """Arrays, (L,NH), means over the batch: mass, entropy, keys, values; and stream, (L+1,), ‖x_0‖ as such a ratio."""
+    """Arrays, (L,NH), means over the batch: mass, entropy, keys, values; and stream, (L+1,), ‖x_0‖ as such a ratio.
+
+    Raises UserError for a model that is not causal.
+    """
+    check_causal(found.config, "has attention that only looks back")
     p = np.asarray(found.attention("probabilities"), np.float64)
     T = p.shape[-1]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,11 +7,14 @@ the loss is expected to fall by −⟨g, Δw⟩, to first order; by how much it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pygpt.backends.interface import Layers
 from pygpt.model import GPT2, layers
 from pygpt.parameters import parameter_table
 from pygpt.reference import adamw, clipping
@@ -21,22 +24,58 @@ from pygpt.study.trace import Trace, run, trace
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Those of AdamW; max_norm: to which gradients are clipped, 0 for not at all."""
+
+    lr: float = 1e-3
+    beta1: float = adamw.BETA1
+    beta2: float = adamw.BETA2
+    eps: float = adamw.EPS
+    weight_decay: float = adamw.WEIGHT_DECAY
+    max_norm: float = 1.0
+
+
+class Moments(NamedTuple):
+    """AdamW's moments of each parameter, by name."""
+
+    first: dict[str, Array]
+    second: dict[str, Array]
+
+
+@dataclass(frozen=True)
 class Step:
     """before.gradients are those before clipping; parameters by name in the others, too."""
 
     before: Trace
     after: Trace  # of the same tokens; its parameters are the new ones
+    moments_before: Moments
+    moments: Moments  # after the step
+    number: int  # from 1
+    settings: Settings
     norm: float  # of all gradients together, before clipping
-    clipped: dict[str, Array]
-    first_moments: dict[str, Array]  # after the step
-    second_moments: dict[str, Array]
-    updates: dict[str, Array]  # new minus old parameters
+    clip: float  # the factor that clipping gives them
+
+    @cached_property
+    def clipped(self) -> dict[str, Array]:
+        """The gradients that AdamW gets."""
+        return {name: self.clip * g for name, g in self.before.gradients.items()}
+
+    @cached_property
+    def updates(self) -> dict[str, Array]:
+        """New minus old parameters."""
+        return {name: self.change(name) for name in self.before.parameters}
 
     @property
     def expected_fall(self) -> dict[str, float]:
         """−⟨g, Δw⟩ of each tensor, in nats."""
         gradients = self.before.gradients
         return {name: -_product(gradients[name], update) for name, update in self.updates.items()}
+
+    def change(self, name: str) -> Array:
+        """Δ of a parameter or an activation."""
+        if name in self.before.parameters:
+            return self.after.parameters[name] - self.before.parameters[name]
+        return self.after.activations[name] - self.before.activations[name]
 
 
 def step(
@@ -57,20 +96,33 @@ def step(
     if not isinstance(model, GPT2):
         model = GPT2.from_pretrained(model, device="numpy", dtype="float64")
     before = trace(model, tokens, targets)
-    ops = layers(model.device, model.dtype, model.kernels)
-    clipped = {name: g.copy() for name, g in before.gradients.items()}
-    norm = float(clipping.clip(clipped.values(), max_norm))
-    p = {name: w.copy() for name, w in before.parameters.items()}
-    m, v = (
-        {name: np.array(held[name]) if model.steps else np.zeros_like(w) for name, w in p.items()}
+    first, second = (
+        {name: np.array(held[name]) if model.steps else np.zeros_like(w) for name, w in before.parameters.items()}
         for held in (model.first_moments, model.second_moments)
     )
-    for parameter in parameter_table(model.config):
-        name, decay = parameter.name, weight_decay if parameter.weight_decay else 0.0
-        ops.adamw_step(p[name], m[name], v[name], clipped[name], lr, *betas, eps, decay, model.steps + 1)
+    settings = Settings(lr, *betas, eps, weight_decay, max_norm)
+    return _take(_layers(model), before, Moments(first, second), model.steps + 1, settings)
+
+
+def next_step(model: GPT2, taken: Step) -> Step:
+    """The step after this one, on the same batch with the same settings; model: the one of the first."""
+    return _take(_layers(model), taken.after, taken.moments, taken.number + 1, taken.settings)
+
+
+def _layers(model: GPT2) -> Layers:
+    return layers(model.device, model.dtype, model.kernels)
+
+
+def _take(ops: Layers, before: Trace, moments: Moments, number: int, settings: Settings) -> Step:
+    norm = float(clipping.global_norm(before.gradients.values()))
+    clip = settings.max_norm / norm if 0 < settings.max_norm < norm else 1.0
+    p, m, v = ({name: x.copy() for name, x in tensors.items()} for tensors in (before.parameters, *moments))
+    rates = settings.lr, settings.beta1, settings.beta2, settings.eps
+    for parameter in parameter_table(before.config):
+        name, decay = parameter.name, settings.weight_decay if parameter.weight_decay else 0.0
+        ops.adamw_step(p[name], m[name], v[name], clip * before.gradients[name], *rates, decay, number)
     after = run(ops, before.config, p, before.tokens, before.targets)
-    updates = {name: w - before.parameters[name] for name, w in p.items()}
-    return Step(before, after, norm, clipped, m, v, updates)
+    return Step(before, after, moments, Moments(m, v), number, settings, norm, clip)
 
 
 def summary(taken: Step) -> Result:
@@ -84,13 +136,13 @@ def summary(taken: Step) -> Result:
     columns = ("tensor", "‖w‖", "‖g‖", "clipped", "‖m‖", "rms √v", "‖Δw‖", "‖Δw‖/‖w‖", "expected fall")
     rows = []
     for name, update in taken.updates.items():
-        norms = [_norm(x) for x in (w[name], g[name], taken.clipped[name], taken.first_moments[name])]
+        norms = [_norm(x) for x in (w[name], g[name], taken.clipped[name], taken.moments.first[name])]
         size = _norm(update)
-        root = float(np.sqrt(np.mean(taken.second_moments[name], dtype=np.float64)))
+        root = float(np.sqrt(np.mean(taken.moments.second[name], dtype=np.float64)))
         rows.append((name, *norms, root, size, size / norms[0] if norms[0] else "", fall[name]))
     before, after = taken.before.loss, taken.after.loss
     expected = sum(fall.values())
-    clip = "not clipped" if taken.norm == _norm_of_all(taken.clipped) else "clipped"
+    clip = "not clipped" if taken.clip == 1 else "clipped"
     notes = [
         f"norm of all gradients {taken.norm:.4g}, {clip}",
         f"loss {before:.6f} -> {after:.6f}: fell by {before - after:.4g}, expected {expected:.4g} to first order",
@@ -99,8 +151,8 @@ def summary(taken: Step) -> Result:
     for label, tensors in (
         ("d ", g),
         ("clipped d ", taken.clipped),
-        ("m ", taken.first_moments),
-        ("v ", taken.second_moments),
+        ("m ", taken.moments.first),
+        ("v ", taken.moments.second),
         ("update ", taken.updates),
     ):
         arrays |= {label + name: value for name, value in tensors.items()}
@@ -111,10 +163,6 @@ def summary(taken: Step) -> Result:
 
 def _norm(x: Array) -> float:
     return float(np.linalg.norm(np.asarray(x, np.float64)))
-
-
-def _norm_of_all(tensors: dict[str, Array]) -> float:
-    return float(clipping.global_norm(tensors.values()))
 
 
 def _product(x: Array, y: Array) -> float:

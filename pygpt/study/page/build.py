@@ -21,8 +21,8 @@ from pygpt.study.lens import lens_logits
 from pygpt.study.page import sources
 from pygpt.study.page.errors import Errors
 from pygpt.study.page.stored import ACTIVATIONS, LINEAR, encode, tensors
-from pygpt.study.page.training import Step
 from pygpt.study.page.window import Window, choose
+from pygpt.study.step import Step
 
 LARGEST = 10_000_000
 """Bytes of a page."""
@@ -73,9 +73,9 @@ def fitting_window(step: Step, channels: int | None, blocks: Sequence[int] | Non
 
     blocks: None for all.  Raises UserError, with a way on, where none fits.
     """
-    config = step.before.trace.config
+    config = step.before.config
     at = range(config.n_layer) if blocks is None else blocks
-    windows = [choose(step.before.trace, count, at) for count in ((channels,) if channels else CHANNELS)]
+    windows = [choose(step.before, count, at) for count in ((channels,) if channels else CHANNELS)]
     fits = [window for window in windows if page_size(step, window) <= LARGEST]
     if fits:
         return fits[0]
@@ -89,10 +89,10 @@ def _way_on(step: Step, channels: int | None, blocks: Sequence[int]) -> str:
     """The flags with which a page would fit."""
     fewer = [c for c in CHANNELS if c is not None and (channels is None or c < channels)]
     for count in fewer:
-        if page_size(step, choose(step.before.trace, count, blocks)) <= LARGEST:
+        if page_size(step, choose(step.before, count, blocks)) <= LARGEST:
             return f"--channels {count} fits"
     for most in range(len(blocks) - 1, 0, -1):
-        if page_size(step, choose(step.before.trace, CHANNELS[-1], blocks[:most])) <= LARGEST:
+        if page_size(step, choose(step.before, CHANNELS[-1], blocks[:most])) <= LARGEST:
             layers = f"{blocks[0]}-{blocks[most - 1]}" if most > 1 else f"{blocks[0]}"
             return f"--layers {layers} --channels {CHANNELS[-1]} fits"
     return "take a shorter text"
@@ -116,7 +116,7 @@ def build_page(step: Step, window: Window, words: Callable[[int], str], about: A
 
 def page_data(step: Step, window: Window, words: Callable[[int], str], about: About) -> tuple[str, dict[int, str]]:
     """The JSON of a page, in which < is escaped, and its blocks in base64."""
-    trace, settings = step.before.trace, step.settings
+    trace, settings = step.before, step.settings
     table, windows, blocks = encode(list(tensors(step, window)))
     shown = range(trace.config.vocab_size) if window.words is None else window.words.tolist()
     data = {
@@ -132,11 +132,11 @@ def page_data(step: Step, window: Window, words: Callable[[int], str], about: Ab
         "words": {token: words(token) for token in shown},
         "step": {
             **asdict(settings),
-            "n": step.before.number,
+            "n": step.number,
             "total": step.norm,
             "clip": step.clip,
             "loss": trace.loss,
-            "loss_after": step.after.trace.loss,
+            "loss_after": step.after.loss,
             "promise": sum(update["promise"] for update in _updates(step)),
         },
         "tensors": table,
@@ -185,7 +185,7 @@ def _layer_names(n_layer: int) -> list[str]:
 
 def _sizes(step: Step) -> dict[str, dict[str, float]]:
     """The norm of each layer's output a token, in each direction: √(Σ x² / T)."""
-    trace = step.before.trace
+    trace = step.before
     of: Mapping[str, Callable[[str], Array]] = {
         "forward": trace.activations.__getitem__,
         "backward": trace.activation_gradients.__getitem__,
@@ -202,7 +202,7 @@ def _sizes(step: Step) -> dict[str, dict[str, float]]:
 
 def _updates(step: Step) -> list[dict[str, Any]]:
     """What the step did to each tensor, in the order of what its gradient promised."""
-    trace = step.before.trace
+    trace = step.before
     rows = []
     for name, gradient in trace.gradients.items():
         change = step.change(name)
@@ -220,7 +220,7 @@ def _updates(step: Step) -> list[dict[str, Any]]:
 
 def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, Any]:
     """What the head would read from the stream: for each token three words with probabilities, and the target's."""
-    trace = step.before.trace
+    trace = step.before
     targets = trace.targets[0]
     names = [f"h.{layer}.{name}" for layer in window.blocks for name in ("resid_mid", "resid_post")]
     found = {}
@@ -242,7 +242,7 @@ def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, 
 
 def _spectra(step: Step, window: Window) -> dict[str, Any]:
     """The singular values of each matrix on show, and the root mean square of its entries."""
-    p = step.before.trace.parameters
+    p = step.before.parameters
     names = [f"h.{layer}.{name}.weight" for layer in window.blocks for name in LINEAR]
     return {
         name: {

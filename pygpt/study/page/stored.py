@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pygpt.reference.arrays import Array, log_sum_exp
-from pygpt.study.page.training import Step
 from pygpt.study.page.window import Rows, Window
+from pygpt.study.step import Step
 
 ACTIVATIONS = (
     "ln_1",
@@ -63,7 +63,7 @@ class Stored:
 
 def tensors(step: Step, window: Window) -> Iterator[Stored]:
     """All that a page stores."""
-    config = step.before.trace.config
+    config = step.before.config
     for layer in window.blocks:
         h = f"h.{layer}"
         for name in ACTIVATIONS:
@@ -115,7 +115,7 @@ def encode(stored: list[Stored]) -> tuple[dict[str, Any], list[list[int]], dict[
 
 
 def _activation(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:
-    trace = step.before.trace
+    trace = step.before
     columns = None if name == "losses" else window.axes(name, trace.config)[1]
     values = {"": trace.activations[name], "d:": trace.activation_gradients[name], "D:": step.change(name)}
     for prefix, value in values.items():
@@ -123,7 +123,7 @@ def _activation(step: Step, window: Window, name: str, block: int) -> Iterator[S
 
 
 def _attention(step: Step, name: str, block: int) -> Iterator[Stored]:
-    before, after = step.before.trace, step.after.trace
+    before, after = step.before, step.after
     S, S_after = (trace.activations[f"{name}.scores"][0] for trace in (before, after))
     dP = before.activation_gradients[f"{name}.probabilities"][0]
     for head in range(len(S)):
@@ -135,7 +135,7 @@ def _attention(step: Step, name: str, block: int) -> Iterator[Stored]:
 
 def _norm(step: Step, name: str, x: str, block: int, window: Window) -> Iterator[Stored]:
     """mean and rstd of each row, and the means ⟨u⟩ and ⟨u x̂⟩ of the backward pass, u = w ⊙ dy."""
-    trace = step.before.trace
+    trace = step.before
     mean, rstd = (trace.activations[f"{name}.{part}"][0][:, None] for part in ("mean", "rstd"))
     u = trace.parameters[f"{name}.weight"] * trace.activation_gradients[name][0]
     x_hat = (trace.activations[x][0] - mean) * rstd
@@ -147,11 +147,11 @@ def _norm(step: Step, name: str, x: str, block: int, window: Window) -> Iterator
 
 
 def _parameter(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:
-    trace = step.before.trace
+    trace = step.before
     rows, columns = window.axes(name, trace.config)
     values = {"": trace.parameters[name], "d:": trace.gradients[name], "D:": step.change(name)}
-    if step.before.number > 1:
-        values |= {"m:": step.before.first_moments[name], "v:": step.before.second_moments[name]}
+    if step.number > 1:
+        values |= {"m:": step.moments_before.first[name], "v:": step.moments_before.second[name]}
     if name == "wpe.weight":  # no other position has a gradient
         rows = np.arange(trace.tokens.shape[1])
     for prefix, value in values.items():
@@ -160,7 +160,7 @@ def _parameter(step: Step, window: Window, name: str, block: int) -> Iterator[St
 
 def _lse(step: Step) -> tuple[Array, Array]:
     """log Σ_v exp(z_v) of each row, (T,1), and its change."""
-    before, after = (log_sum_exp(state.trace.activations["logits"][0]) for state in (step.before, step.after))
+    before, after = (log_sum_exp(trace.activations["logits"][0]) for trace in (step.before, step.after))
     return before, after - before
 
 
