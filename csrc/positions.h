@@ -17,7 +17,7 @@ static inline int adds_positions(const GPT2Config *c) {
     return c->position_embedding == PYGPT_LEARNED || c->position_embedding == PYGPT_SINUSOIDAL;
 }
 
-/* Rows to add to the embedding in place of wpe: sin θ_ti in channel 2i, cos θ_ti in channel 2i + 1. */
+/* Rows to add to the embedding in place of wpe: sin θ_ti / √C in channel 2i, cos θ_ti / √C in channel 2i + 1. */
 void fill_sinusoidal(float *wpe, int64_t positions, int64_t C);   // (positions,C)
 
 /* Turns so many heads side by side, of one position, in rows that lie `stride` floats apart; layers/rotary.c. y may be x. */

@@ -428,10 +428,10 @@ def test_turns_keep_lengths_and_the_first_position() -> None:
 
 
 def test_angles_are_those_of_the_papers() -> None:
-    """Channel i of 4 turns by t and t / 100; the table of Vaswani et al. has sine and cosine side by side."""
+    """Channel i of 4 turns by t and t / 100; the table of Vaswani et al. has sine and cosine side by side, over √4."""
     assert relative_l2(positions.angles([0, 3], 4), np.array([[0, 0], [3, 0.03]])) <= 1e-15
-    expected = [[0, 1, 0, 1], [np.sin(1), np.cos(1), np.sin(0.01), np.cos(0.01)]]
-    assert relative_l2(positions.sinusoidal(2, 4), np.array(expected)) <= 1e-15
+    expected = np.array([[0, 1, 0, 1], [np.sin(1), np.cos(1), np.sin(0.01), np.cos(0.01)]]) / 2
+    assert relative_l2(positions.sinusoidal(2, 4), expected) <= 1e-15
     assert positions.sinusoidal(5, 3).shape == (5, 3)
 
 

@@ -1,10 +1,13 @@
 """How a model without learned positions tells them apart: angles that grow with the position.
 
     θ_ti = t / 10000^(2i/n)                                                  n channels, i < n/2
-    sinusoidal    P_t,2i = sin θ_ti      P_t,2i+1 = cos θ_ti      added to the embedding in place of wpe
+    sinusoidal    P_t,2i = sin θ_ti / √C      P_t,2i+1 = cos θ_ti / √C       added to the embedding in place of wpe
 
 (Vaswani et al. 2017, section 3.5).  P_t+s is a rotation of P_t by angles that depend on s alone. rotary.py turns
 queries and keys by the same angles.
+
+The paper adds sin θ_ti to √C times the embedding (section 3.4). LayerNorm, which reads the sum, takes no notice of a
+common factor.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ def angles(positions: ArrayLike, channels: int) -> NDArray[np.float64]:
 def sinusoidal(positions: int, channels: int) -> NDArray[np.float64]:
     """The rows of positions 0 to positions - 1: (positions,channels)."""
     theta = angles(np.arange(positions), channels)
-    return np.stack([np.sin(theta), np.cos(theta)], -1).reshape(positions, -1)[:, :channels]
+    rows = np.stack([np.sin(theta), np.cos(theta)], -1).reshape(positions, -1)[:, :channels]
+    return rows / np.sqrt(channels)
 
 
 def added_to_embedding(p: Mapping[str, Array], config: GPT2Config) -> Array | None:
