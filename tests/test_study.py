@@ -220,7 +220,7 @@ def test_changes_that_do_not_fit(change: Change, sentence: str) -> None:
 # ---- the command ----
 
 
-NEEDED = {"patch": ["--name", "h.0.mlp.act"], "memory": ["--other", "xyz"]}
+NEEDED = {"patch": ["--name", "h.0.mlp.act"], "memory": ["--other", "xyz"], "answers": ["--task", "addition"]}
 """What some instruments cannot do without."""
 
 
@@ -264,6 +264,11 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
         (["memory", "M", "abc"], "--other is missing"),
         (["attribution", "M", "abc", "--position", "3"], "position is 3, expected 0 to 2"),
         (["landscape", "M", "abc", "--points", "4"], "points is 4, expected an odd number"),
+        (["budget", "M", "abc", "--device", "cpu"], "--device is given, but budget computes in numpy in float64"),
+        (["budget", "M", "abc", "--threads", "9999"], "threads is 9999, expected at most"),
+        (["answers", "M"], "--task is missing: answers needs one, sorting or addition"),
+        (["answers", "M", "--task", "sort"], "'sort' is no task, expected sorting, addition; did you mean sorting?"),
+        (["answers", "M", "--task", "sorting"], "the model has 16 positions, expected at least 19 for sorting"),
         (["make", "induction"], "the file is missing"),
         (["make", "sort", "no.txt"], "'sort' is no task, expected induction, sorting, addition; did you mean sorting?"),
         (["make", "sorting", "M/config.json"], "config.json: is there already, expected a new file"),

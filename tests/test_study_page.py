@@ -22,12 +22,14 @@ from browser import Watched
 from numpy.typing import NDArray
 
 import pygpt
+from pygpt import study
 from pygpt.backends.sources import CHECKOUT
 from pygpt.command import study as command
 from pygpt.comparing.compare import perturb
 from pygpt.errors import UserError
 from pygpt.study.page import build, sources
 from pygpt.study.page.errors import measure
+from pygpt.study.page.stored import LINEAR
 from pygpt.study.page.window import choose
 from pygpt.study.step import Step, next_step
 from pygpt.study.step import step as take_step
@@ -36,6 +38,7 @@ from pygpt.text.tokenizer import ByteTokenizer
 Array = NDArray[Any]
 
 CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=24, n_layer=2, n_head=3, n_inner=40)
+VARIED = replace(CONFIG, bias=False, tie_word_embeddings=False)
 TEXT = 'the <b>cat</b> & "sat"'
 T = len(TEXT) - 1
 ROOT = Path(__file__).parents[1]
@@ -66,7 +69,7 @@ def label(token: int) -> str:
 
 def write_page(path: Path, step: Step, channels: int | None = None, words: Callable[[int], str] = label) -> str:
     window = build.fitting_window(step, channels, None)
-    about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step.before))
+    about = build.About("a model", "Made by a test.", TEXT, build.link_root(path), measure(step))
     path.write_bytes(build.build_page(step, window, words, about))
     return path.as_uri()
 
@@ -207,6 +210,11 @@ def whole(step: Step, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_page(tmp_path_factory.mktemp("whole") / "page.html", step)
 
 
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_page(tmp_path_factory.mktemp("varied") / "page.html", make_step(VARIED))
+
+
 def exact_values(step: Step) -> dict[str, Array]:
     """Every tensor by the page's name, from the trace alone."""
     trace, after = step.before, step.after
@@ -233,28 +241,72 @@ def exact_values(step: Step) -> dict[str, Array]:
     return found
 
 
-def test_numbers_are_those_of_the_trace(chromium: Any, address: str, step: Step) -> None:
+def compare_numbers(page: Any, step: Step) -> None:
+    """A sample of every tensor, forward, backward and of the step, with the trace; and each with its own sum."""
     exact, rng = exact_values(step), np.random.default_rng(0)
+    for name, values in exact.items():
+        held = page.evaluate("n => { const m = pageOfNumbers.tensor(n); return m && [m.rows, m.cols]; }", name)
+        assert held is not None, name
+        lower = re.search(r"\.[SP]\.\d+$", name)
+        cells = [(int(rng.choice(held[0])), int(rng.choice(held[1]))) for _ in range(6)]
+        cells = [(max(i, j), min(i, j)) if lower else (i, j) for i, j in cells]
+        shown = page.evaluate(
+            "([n, cells]) => cells.map(c => pageOfNumbers.explain(n, ...c)).map(e => [e.value, e.calc])",
+            [name, cells],
+        )
+        scale = max(1e-12, float(np.abs(values).max()))
+        for (i, j), (value, sum_of_terms) in zip(cells, shown, strict=True):
+            assert value == pytest.approx(values[i, j], rel=1e-5, abs=3e-7 * scale), (name, i, j)
+            assert sum_of_terms == pytest.approx(values[i, j], rel=1e-4, abs=1e-5 * scale), (name, i, j)
+    assert len(exact) > 150
+    checked = page.evaluate("pageOfNumbers.selfCheck()")
+    assert checked["cells"] > 1000 and checked["worst"] < 1e-6, checked
+
+
+def test_numbers_are_those_of_the_trace(chromium: Any, address: str, step: Step) -> None:
     with Watched(chromium, address) as page:
-        compared = 0
-        for name, values in exact.items():
-            held = page.evaluate("n => { const m = pageOfNumbers.tensor(n); return m && [m.rows, m.cols]; }", name)
-            assert held is not None, name
-            lower = re.search(r"\.[SP]\.\d+$", name)
-            cells = [(int(rng.choice(held[0])), int(rng.choice(held[1]))) for _ in range(6)]
-            cells = [(max(i, j), min(i, j)) if lower else (i, j) for i, j in cells]
-            shown = page.evaluate(
-                "([n, cells]) => cells.map(c => pageOfNumbers.explain(n, ...c)).map(e => [e.value, e.calc])",
-                [name, cells],
-            )
-            scale = max(1e-12, float(np.abs(values).max()))
-            for (i, j), (value, sum_of_terms) in zip(cells, shown, strict=True):
-                assert value == pytest.approx(values[i, j], rel=1e-5, abs=3e-7 * scale), (name, i, j)
-                assert sum_of_terms == pytest.approx(values[i, j], rel=1e-4, abs=1e-5 * scale), (name, i, j)
-                compared += 1
-        assert compared > 1000
-        checked = page.evaluate("pageOfNumbers.selfCheck()")
-        assert checked["cells"] > 1000 and checked["worst"] < 1e-6, checked
+        compare_numbers(page, step)
+
+
+def test_numbers_of_a_varied_model_are_those_of_its_trace(chromium: Any, varied: str) -> None:
+    with Watched(chromium, varied) as page:
+        compare_numbers(page, make_step(VARIED))
+        for name, formula in (
+            ("h.0.ln_1", "y_c = w_c x̂_c"),
+            ("h.0.attn.c_attn", "y_{to} = Σ_i x_{ti} W_{io}"),
+            ("d:lm_head.weight", "dhead_{vc} = Σ_t dz_{tv} x_{tc}"),
+            ("d:wte.weight", "dwte_{vc} = Σ_{t: token = v} dx_{tc}^{embd}"),
+        ):
+            assert page.evaluate("n => pageOfNumbers.explain(n, 3, 2).sym", name).endswith(formula)
+        labels = page.evaluate("n => pageOfNumbers.explain(n, 116, 2).terms.map(t => t.k)", "d:wte.weight")
+        assert labels == [f"input, t {t}" for t in range(T) if TEXT[t] == "t"]
+
+
+def test_gradients_on_the_page_are_slopes_of_the_loss(chromium: Any, whole: str, step: Step) -> None:
+    """A sample of what it shows, against central differences of the loss with that number moved."""
+    exact, rng, model, size = exact_values(step), np.random.default_rng(1), make_model(), 1e-5
+    batch = step.before.tokens, step.before.targets
+
+    def loss(name: str, place: tuple[int, int], move: float) -> float:
+        if name not in step.before.parameters:
+            return study.trace(model, *batch, changes=[study.Change(name, move, (0, *place), add=True)]).loss
+        moved, w = make_model(), step.before.parameters[name].copy()
+        np.atleast_2d(w)[place] += move
+        moved.set_parameter(name, w)
+        return study.trace(moved, *batch).loss
+
+    names = ["embd", "ln_f", *(f"h.1.{name}" for name in (*LINEAR, "ln_2", "attn.heads", "resid_mid"))]
+    names += ["wte.weight", "wpe.weight", "h.0.ln_1.bias", *(f"h.0.{name}.weight" for name in (*LINEAR, "ln_2"))]
+    with Watched(chromium, whole) as page:
+        for name in names:
+            gradient = exact[f"d:{name}"]
+            for columns in np.array_split(np.arange(gradient.shape[1]), 3):  # of queries, keys and values, for one
+                large = np.argsort(-abs(gradient[:, columns]), axis=None)[: gradient.size // 12 or 1]
+                row, column = divmod(int(rng.choice(large)), len(columns))
+                place = row, int(columns[column])
+                shown = page.evaluate("c => pageOfNumbers.explain(...c).calc", [f"d:{name}", *place])
+                slope = (loss(name, place, size) - loss(name, place, -size)) / (2 * size)
+                assert shown == pytest.approx(slope, rel=1e-4, abs=1e-8), (name, place)
 
 
 def number(text: str) -> float:
@@ -270,6 +322,19 @@ def test_what_is_shown_is_the_number(chromium: Any, address: str, step: Step) ->
             page.evaluate("c => show(c)", {"n": name, "i": i, "j": j})
             assert number(page.inner_text("#explain .value")) == pytest.approx(exact[name][i, j], rel=1e-4)
             assert "NaN" not in page.inner_text("#explain") and "undefined" not in page.inner_text("#explain")
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "step"])
+def test_errors_of_backends_are_shown_in_each_direction(chromium: Any, whole: str, step: Step, direction: str) -> None:
+    found = measure(step)
+    assert {e.name for e in found} >= {"numpy", "C, plain", "C, fast"}
+    for error in found:
+        assert 0 < max(getattr(error, direction).values()) < error.bound, (error.name, direction)
+    assert set(found[0].step) == {"embd", "ln_f"} | {name.rpartition(".")[0] for name in step.updates if "h." in name}
+    with Watched(chromium, f"{whole}#mode={direction}") as page:
+        place = "column(layers.findIndex(n => n.id === 'h.1.mlp.c_fc'))"
+        shown = page.evaluate(f"views.find(v => v.name === 'error').value(1, {place})")
+        assert shown == pytest.approx(getattr(found[1], direction)["h.1.mlp.c_fc"] / found[1].unit)
 
 
 def test_rows_sum_to_what_they_must(chromium: Any, address: str) -> None:
@@ -310,9 +375,9 @@ SMALL = """() => {
 }"""
 
 
-@pytest.mark.parametrize("width", [1440, 1100, 360])
-def test_every_map_can_be_chosen_from(chromium: Any, whole: str, width: int) -> None:
-    with Watched(chromium, whole, width) as page:
+@pytest.mark.parametrize(("kind", "width"), [("whole", 1440), ("whole", 1100), ("whole", 360), ("varied", 1440)])
+def test_every_map_can_be_chosen_from(chromium: Any, kind: str, width: int, request: pytest.FixtureRequest) -> None:
+    with Watched(chromium, request.getfixturevalue(kind), width) as page:
         ids = page.evaluate("pageOfNumbers.layers().map(n => n.id)")
         assert len(ids) == 4 + 10 * CONFIG.n_layer
         for mode in ("forward", "backward", "step"):
@@ -407,6 +472,37 @@ def test_markup_in_the_text_is_text(chromium: Any, step: Step, tmp_path: Path) -
         for layer in page.evaluate("pageOfNumbers.layers().map(n => n.id)"):
             page.evaluate("l => { setMode('forward', true); ui.layer = l; render(); }", layer)
             assert page.locator("em").count() == 0, layer
+
+
+# ---- a page as large as they come ----
+
+
+LARGE = replace(CONFIG, n_embd=96, n_layer=12, n_head=12, n_inner=384)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 layers of 12 heads and 64 tokens, in a window that fills the page as one of 768 channels does."""
+    path = tmp_path_factory.mktemp("large") / "page.html"
+    tokens = np.random.default_rng(0).integers(0, 256, 65)
+    step = take_step(make_model(LARGE), tokens[:-1], tokens[1:])
+    about = build.About("a large model", "Made by a test.", "")
+    path.write_bytes(build.build_page(step, build.fitting_window(step, None, None), label, about))
+    return path
+
+
+def test_a_large_page_is_small_enough_and_soon_there(chromium: Any, large: Path) -> None:
+    size = large.stat().st_size
+    assert 0.6 * build.LARGEST < size <= build.LARGEST
+    with Watched(chromium, large.as_uri()) as page:
+        ready = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+        assert ready < 10_000  # ms; on a machine that does nothing else it is a fifth of the 2 s that it may be
+        for key in "bsf":
+            before = page.evaluate("performance.now()")
+            page.keyboard.press(key)
+            assert page.evaluate("performance.now()") - before < 2_000
+        assert page.evaluate("pageOfNumbers.layers().length") == 4 + 10 * 12
+        assert page.evaluate("pageOfNumbers.selfCheck().worst") < 1e-5
 
 
 # ---- served ----

@@ -15,15 +15,17 @@ from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.errors import UserError
 from pygpt.files.json_file import json_text, save_json
-from pygpt.model import GPT2
+from pygpt.model import GPT2, set_threads
 from pygpt.reference.arrays import Array
+from pygpt.study.answers import answers
 from pygpt.study.attribution import attribution
+from pygpt.study.budget import budget
 from pygpt.study.changes import Change
 from pygpt.study.gradcheck import gradcheck
 from pygpt.study.heads import LONGEST, heads
 from pygpt.study.landscape import DIRECTIONS, landscape
 from pygpt.study.lens import lens
-from pygpt.study.make import TASKS, make
+from pygpt.study.make import QUESTIONS, TASKS, make
 from pygpt.study.memory import memory
 from pygpt.study.neighbours import neighbours
 from pygpt.study.norms import norms
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = {name: getattr(flags, name) for name in ("device", "dtype", "kernels", "threads")}
     if verb.exact:
         machine |= {"device": "numpy", "dtype": "float64"}
+        set_threads(flags.threads)  # of the backends beside it
     result = verb.run(flags, Subject(flags.model, **machine))
     if flags.json != "-":
         print(result.table())
@@ -113,6 +116,7 @@ def make_parser() -> Parser:
     add("layer", "whose head it is", type=_index, metavar="N")
     add("head", "a head, from 0 on", type=_index, metavar="N")
     add("position", "a position in the text, from 0 on", type=_index, metavar="N")
+    add("task", f"{' or '.join(QUESTIONS)}, as make writes them", metavar="NAME")
     add("tensor", "only this matrix, such as wte.weight or h.0.head.0.qk", metavar="NAME")
     add("length", f"random tokens (default: as many as fit twice, up to {LONGEST})", type=positive_int, metavar="N")
     add("count", "how many (default: 5)", type=positive_int, metavar="N")
@@ -202,6 +206,12 @@ def _heads(flags: argparse.Namespace, subject: Subject) -> Result:
     return heads(subject.model, known, flags.length)
 
 
+def _answers(flags: argparse.Namespace, subject: Subject) -> Result:
+    if flags.task is None:
+        raise UserError(f"--task is missing: answers needs one, {' or '.join(QUESTIONS)}")
+    return answers(subject.model, subject.tokenizer, flags.task)
+
+
 def _neighbours(flags: argparse.Namespace, subject: Subject) -> Result:
     tokens = subject.tokenizer.encode(flags.text)
     return neighbours(subject.model, tokens, flags.count or 5, subject.word, subject.tokenizer.known_tokens())
@@ -266,6 +276,7 @@ VERBS: dict[str, Verb] = {
         lambda flags, subject: thermo(_traced(flags, subject), flags.layer, flags.head),
         flags=("layer", "head"),
     ),
+    "answers": Verb("questions of a task, asked one by one", _answers, text=False, flags=("task",)),
     "spectrum": Verb(
         "singular values, beside those of random matrices",
         lambda flags, subject: spectrum(subject.model, flags.tensor),
@@ -282,6 +293,11 @@ VERBS: dict[str, Verb] = {
     "gradcheck": Verb(
         "gradients of the device's layers against finite differences",
         lambda flags, subject: gradcheck(subject.model, subject.tokens(flags.text)),
+    ),
+    "budget": Verb(
+        "errors of every backend's layers, beside what rounding explains",
+        lambda flags, subject: budget(_traced(flags, subject)),
+        exact=True,
     ),
 }
 """By their names."""

@@ -44,13 +44,13 @@ def page(flags: argparse.Namespace, subject: Subject) -> Result:
         raise UserError("--port is given without --serve")
     if flags.serve and flags.output is not None:
         raise UserError("--serve and --output are given: expected one of them")
-    check_variations(subject.config, "page", ())
+    check_variations(subject.config, "page", ("bias", "tie_word_embeddings"))
     studio = _Studio(flags, subject)
     first = studio.step(flags.text, 1)
     if flags.serve:
         return studio.serve(first, PORT if flags.port is None else flags.port)
     path = Path(flags.output or OUTPUT)
-    errors = measure(first.before)
+    errors = measure(first)
     about = studio.about(first, flags.text, link_root(path), errors)
     data = build_page(first, studio.window(first), studio.word, about)
     with write_file(path) as file:
@@ -60,12 +60,13 @@ def page(flags: argparse.Namespace, subject: Subject) -> Result:
 
 def _result(title: str, step: Step, errors: Sequence[Errors]) -> Result:
     before, after = step.before.loss, step.after.loss
-    rows = [(e.name, max(e.forward.values()), max(e.backward.values()), e.bound) for e in errors]
-    columns = ("largest relative error of a layer", "forward", "backward", "bound")
+    directions = ("forward", "backward", "step")
+    rows = [(e.name, *(max(getattr(e, direction).values()) for direction in directions), e.bound) for e in errors]
+    columns = ("largest relative error of a layer", *directions, "bound")
     title = f"{title}; loss {before:.4f}, after the step {after:.4f}"
     arrays = {"loss": np.array([before, after])}
     panels = []
-    for direction in ("forward", "backward"):
+    for direction in directions:
         found = {error.name: np.array(list(getattr(error, direction).values())) for error in errors}
         arrays |= {f"{direction} error, {name}": values for name, values in found.items()}
         layers = np.arange(max(map(len, found.values())))
@@ -122,7 +123,7 @@ class _Studio:
 
     def serve(self, step: Step, port: int) -> Result:
         """The page of this step, and of other texts and further steps, until Ctrl-C."""
-        errors = measure(step.before)
+        errors = measure(step)
 
         def numbers(text: str, number: int) -> bytes:
             found = self.step(text, number)

@@ -1,6 +1,8 @@
 """Instruments to look inside a model: docs/study.md."""
 
+from pygpt.study.answers import answers
 from pygpt.study.attribution import attribution
+from pygpt.study.budget import budget
 from pygpt.study.changes import Change
 from pygpt.study.gradcheck import gradcheck
 from pygpt.study.heads import heads
@@ -23,7 +25,9 @@ __all__ = [
     "Result",
     "Step",
     "Trace",
+    "answers",
     "attribution",
+    "budget",
     "gradcheck",
     "heads",
     "landscape",

@@ -44,10 +44,10 @@ function backwards(e, b, o, i, j) {
     e.calc = (val('probs', i, j) - hit) / T;
     if (tensor('logits').whole) e.checks = [['row of dz sums to', row(tensor('d:logits'), i), 0]];
   } else if (b === 'ln_f') {
-    e.sym = 'dx_{tc} = Σ_v dz_{tv} wte_{vc}';
+    e.sym = inHead('dx_{tc} = Σ_v dz_{tv} wte_{vc}');
     e.where = 'dlnf';
-    e.head = ['v', 'dz', 'wte'];
-    e.terms = many(V, v => term(wordOf(v), R('d:logits', i, v), R('wte.weight', v, j)));
+    e.head = ['v', 'dz', inHead('wte')];
+    e.terms = many(V, v => term(wordOf(v), R('d:logits', i, v), R(HEAD, v, j)));
   } else if (hn) {
     const q = o.ins[0],
       n = +hn[2],
@@ -138,16 +138,18 @@ function backwards(e, b, o, i, j) {
 
 function gradient(e, b, o, i, j) {
   e.slope = true;
-  if (b === 'wte.weight') {
-    e.sym = 'dwte_{vc} = Σ_t dz_{tv} x_{tc} + Σ_{t: token = v} dx_{tc}^{embd}';
-    e.where = 'dwte';
-    e.head = ['from', 'dz', 'x'];
-    e.terms = [
-      ...many(T, t => term(`head, t ${t}`, R('d:logits', t, i), R('ln_f', t, j))),
-      ...many(T, t => t)
+  if (b === HEAD || b === 'wte.weight') {
+    const ofHead = 'Σ_t dz_{tv} x_{tc}',
+      ofInput = 'Σ_{t: token = v} dx_{tc}^{embd}',
+      parts = [b === HEAD && ofHead, b === 'wte.weight' && ofInput].filter(Boolean);
+    e.sym = `d${b === HEAD ? inHead('wte') : 'wte'}_{vc} = ${parts.join(' + ')}`;
+    e.where = b === HEAD ? 'dwte' : 'dembd';
+    e.head = ['from', b === HEAD ? 'dz' : 'dx', b === HEAD ? 'x' : ''];
+    const heads = many(T, t => term(`head, t ${t}`, R('d:logits', t, i), R('ln_f', t, j))),
+      inputs = many(T, t => t)
         .filter(t => tokens[t] === i)
-        .map(t => term(`input, t ${t}`, R('d:embd', t, j))),
-    ];
+        .map(t => term(`input, t ${t}`, R('d:embd', t, j)));
+    e.terms = [...(b === HEAD ? heads : []), ...(b === 'wte.weight' ? inputs : [])];
   } else if (b === 'wpe.weight') {
     e.sym = 'dwpe_{tc} = dx_{tc}^{embd}';
     e.where = 'dwpe';

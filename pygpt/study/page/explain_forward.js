@@ -12,16 +12,16 @@ function forwards(e, b, o, i, j) {
     const mu = val(b + '.mean', i, 0),
       r = val(b + '.rstd', i, 0),
       h = (val(x, i, j) - mu) * r;
-    e.sym = 'x̂_c = r (x_c − μ)      y_c = w_c x̂_c + b_c';
+    e.sym = withBias('x̂_c = r (x_c − μ)      y_c = w_c x̂_c', ' + b_c');
     e.where = 'ln';
     e.lines = [line`μ = ⟨x⟩ = ${mu}`, line`r = 1/√(σ² + ε) = ${r}`, line`x̂ = ${r} × (${R(x, i, j)} − ${mu}) = ${h}`];
     e.head = ['part', 'w', 'x̂'];
-    e.terms = [term('w x̂', R(W, 0, j), K(h)), term('b', R(B, 0, j))];
+    e.terms = [term('w x̂', R(W, 0, j), K(h)), ...bias('b', B, j)];
   } else if (o.kind === 'lin') {
-    e.sym = 'y_{to} = Σ_i x_{ti} W_{io} + b_o';
+    e.sym = withBias('y_{to} = Σ_i x_{ti} W_{io}', ' + b_o');
     e.where = 'lin';
     e.head = ['i', 'x', 'W'];
-    e.terms = [...many(tensor(x).c, c => term(c, R(x, i, c), R(W, c, j))), term('bias', R(B, 0, j))];
+    e.terms = [...many(tensor(x).c, c => term(c, R(x, i, c), R(W, c, j))), ...bias('bias', B, j)];
   } else if (o.kind === 'attn') {
     const q = o.ins[0],
       hn = headOf(b),
@@ -73,10 +73,10 @@ function forwards(e, b, o, i, j) {
     e.lines = [line`x = ${R(x, i, j)}`, line`t = tanh(${u}) = ${t}`, line`y = ½ × ${z} × (1 + ${t}) = ${e.value}`];
     e.calc = 0.5 * z * (1 + t);
   } else if (b === 'logits') {
-    e.sym = 'z_{tv} = Σ_c x_{tc} wte_{vc}';
+    e.sym = inHead('z_{tv} = Σ_c x_{tc} wte_{vc}');
     e.where = 'logits';
-    e.head = ['c', 'x', 'wte'];
-    e.terms = many(C, c => term(c, R('ln_f', i, c), R('wte.weight', j, c)));
+    e.head = ['c', 'x', inHead('wte')];
+    e.terms = many(C, c => term(c, R('ln_f', i, c), R(HEAD, j, c)));
   } else if (b === 'probs') {
     e.sym = 'p_{tv} = e^{z_{tv}} / Σ_{v′} e^{z_{tv′}}';
     e.where = 'loss';

@@ -53,12 +53,12 @@ function changed(e, b, o, i, j) {
       ];
   if (o.kind === 'lin' && tensor(x).whole) {
     const [a, c, d] = productChange(x, i, tensor(x).c, k => [o.w + '.weight', k, j]);
-    e.sym = 'Δy = Δx W + x ΔW + Δx ΔW + Δb';
-    e.terms = [term('Δx W', a), term('x ΔW', c), term('Δx ΔW', d), term('Δb', R('D:' + o.w + '.bias', 0, j))];
+    e.sym = withBias('Δy = Δx W + x ΔW + Δx ΔW', ' + Δb');
+    e.terms = [term('Δx W', a), term('x ΔW', c), term('Δx ΔW', d), ...bias('Δb', 'D:' + o.w + '.bias', j)];
   } else if (b === 'logits' && tensor('ln_f').whole) {
-    const [a, c, d] = productChange('ln_f', i, C, k => ['wte.weight', j, k]);
-    e.sym = 'Δz = Δx wte + x Δwte + Δx Δwte';
-    e.terms = [term('Δx wte', a), term('x Δwte', c), term('Δx Δwte', d)];
+    const [a, c, d] = productChange('ln_f', i, C, k => [HEAD, j, k]);
+    e.sym = inHead('Δz = Δx wte + x Δwte + Δx Δwte');
+    e.terms = [term(inHead('Δx wte'), a), term(inHead('x Δwte'), c), term(inHead('Δx Δwte'), d)];
   } else if (o.kind === 'resid') {
     e.sym = 'Δy = Δx_1 + Δx_2';
     e.terms = [term('stream', R('D:' + x, i, j)), term('branch', R('D:' + o.ins[1], i, j))];

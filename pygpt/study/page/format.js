@@ -29,6 +29,8 @@ const UPRIGHT = new Set([
   'dwpe',
   'Δwte',
   'Δwpe',
+  'dhead',
+  'Δhead',
   'stream',
   'embd',
   'after',

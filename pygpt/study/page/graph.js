@@ -2,7 +2,7 @@
  *
  * A cell is (name, i, j). `owner` is the layer that a tensor is drawn in.
  */
-let L, NH, C, HS, T, I, V, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
+let L, NH, C, HS, T, I, V, HEAD, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
 
 function layer(id, kind, ins, extra = {}) {
   const short = id.replace(/^h\.\d+\./, ''),
@@ -14,6 +14,7 @@ function build() {
   ({ n_layer: L, n_head: NH, n_embd: C, n_inner: I, vocab_size: V } = study.config);
   ({ tokens, targets, text: TEXT, next: NEXT, words: WORDS } = study);
   HS = C / NH;
+  HEAD = study.config.tie_word_embeddings ? 'wte.weight' : 'lm_head.weight';
   T = tokens.length;
   layers = [];
   owner = {};
@@ -45,8 +46,13 @@ function build() {
   }
   owner.probs = owner.losses;
   owner['wte.weight'] = owner['wpe.weight'] = owner.embd;
+  if (HEAD !== 'wte.weight') owner[HEAD] = owner.logits;
 }
 
+/* The formula of a model with biases, or without, and the terms of one; the head's matrix in symbols. */
+const withBias = (formula, part) => formula + (study.config.bias ? part : '');
+const bias = (k, n, j) => (study.config.bias ? [term(k, R(n, 0, j))] : []);
+const inHead = formula => (HEAD === 'wte.weight' ? formula : formula.replaceAll('wte', 'head'));
 const isParameter = name => /\.(weight|bias)$/.test(name);
 const isStored = n => !!tensor(n.id); // whether its maps can be drawn
 const reader = name => layers.filter(n => n.ins.includes(name)); // the layers that read an activation

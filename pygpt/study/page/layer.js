@@ -35,10 +35,15 @@ function par(name, o = {}) {
   const m = tensor(PRE[ui.mode] + name),
     flip = o.flip ?? m.r > m.c;
   const labels =
-    m.r === 1 ? [name.endsWith('bias') ? 'b' : 'w'] : name === 'wte.weight' && !flip ? m.rows.map(wordOf) : undefined;
+    m.r === 1
+      ? [name.endsWith('bias') ? 'b' : 'w']
+      : /^(wte|lm_head)\./.test(name) && !flip
+        ? m.rows.map(wordOf)
+        : undefined;
   const title = labelled(name) + (flip ? ' <span class="soft">drawn transposed</span>' : '');
   return map({ name: PRE[ui.mode] + name, title, cell: 38, cellH: 15, minH: 12, labels, ...o, flip });
 }
+const parameters = o => par(o.w + '.weight') + (study.config.bias ? par(o.w + '.bias') : '');
 const SAYS = {
   embd: [
     'Each token is looked up, its position added. The stream begins.',
@@ -89,17 +94,19 @@ const BODY = {
     act('embd'),
   ln: o =>
     act(o.ins[0]) +
-    flow('x̂ = r (x − μ)     y = w x̂ + b', 'dx = r (u − ⟨u⟩ − x̂ ⟨u x̂⟩)     u = w ⊙ dy', 'Δw,  Δb') +
-    par(o.w + '.weight') +
-    par(o.w + '.bias') +
-    flow('y', 'dw = Σ dy ⊙ x̂     db = Σ dy', 'Δy') +
+    flow(
+      withBias('x̂ = r (x − μ)     y = w x̂', ' + b'),
+      'dx = r (u − ⟨u⟩ − x̂ ⟨u x̂⟩)     u = w ⊙ dy',
+      withBias('Δw', ',  Δb'),
+    ) +
+    parameters(o) +
+    flow('y', withBias('dw = Σ dy ⊙ x̂', '     db = Σ dy'), 'Δy') +
     act(o.id),
   lin: o =>
     act(o.ins[0]) +
-    flow('y = x W + b', 'dx = dy W^T', 'Δy = Δx W + x ΔW + Δx ΔW + Δb') +
-    par(o.w + '.weight') +
-    par(o.w + '.bias') +
-    flow('y', 'dW = x^T dy     db = Σ dy', 'Δy') +
+    flow(withBias('y = x W', ' + b'), 'dx = dy W^T', withBias('Δy = Δx W + x ΔW + Δx ΔW', ' + Δb')) +
+    parameters(o) +
+    flow('y', withBias('dW = x^T dy', '     db = Σ dy'), 'Δy') +
     act(o.id) +
     spectrum(o),
   resid: o =>
@@ -109,9 +116,9 @@ const BODY = {
   gelu: o => act(o.ins[0]) + flow('y = gelu(x)', 'dx = dy · gelu′(x)', 'Δ') + act(o.id),
   head: o =>
     act('ln_f') +
-    flow('z = x wte^T', 'dx = dz wte', 'Δz = Δx wte + x Δwte + Δx Δwte') +
-    par('wte.weight') +
-    flow('z', 'dwte += dz^T x', 'Δz') +
+    flow(inHead('z = x wte^T'), inHead('dx = dz wte'), inHead('Δz = Δx wte + x Δwte + Δx Δwte')) +
+    par(HEAD) +
+    flow('z', inHead('dwte += dz^T x'), 'Δz') +
     act('logits'),
   loss: o =>
     act('logits') +

@@ -48,7 +48,7 @@ function sumTable(terms, head, total, label = 'sum') {
 }
 function placeInWords(b, i, j) {
   if (headOf(b)) return `t ${at(i)} asks, u ${at(j)} answers`;
-  if (b === 'wte.weight') return `word “${wordOf(i)}”, channel ${j}`;
+  if (b === 'wte.weight' || b === HEAD) return `word “${wordOf(i)}”, channel ${j}`;
   if (isParameter(b)) return `row ${i}, column ${j}`;
   if (b === 'losses') return `t ${at(i)}`;
   if (b === 'logits' || b === 'probs') return `t ${at(i)}, word “${wordOf(j)}”`;
@@ -138,7 +138,7 @@ function reveal(c) {
     hn = headOf(b),
     here = owner[ui.layer];
   const drawn = [here.id, ...here.ins, here.w + '.weight', here.w + '.bias'];
-  if (here.kind === 'head') drawn.push('wte.weight');
+  if (here.kind === 'head') drawn.push(HEAD);
   if (!(drawn.includes(b) || (here.kind === 'attn' && o === here))) ui.layer = o.id;
   if (hn) ui.head = +hn[2];
   else if ((/c_attn$/.test(b) || /attn\.heads$/.test(b)) && !isParameter(b)) ui.head = qkvPart(c.j).n;

@@ -29,6 +29,14 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("csrc/layers/classifier.c", "k->matmul(dwte, logits, x + n * C, V, C, count, 1, 0, 1);"),
         ("cuda/layers/classifier.cu", "product(queue, to_wte);"),
     ),
+    "dembd": (
+        (
+            "pygpt/reference/embedding.py",
+            "np.add.at(dwte, tokens, dx)  # unlike dwte[tokens] += dx, it counts a repeated token every time",
+        ),
+        ("csrc/layers/embedding.c", "for (int64_t c = first; c < end; c++) token[c] += dx[n * C + c];"),
+        ("cuda/layers/embedding.cu", "row[i] = whole ? row[i] + sum[i] : sum[i];"),
+    ),
     "dwpe": (
         ("pygpt/reference/embedding.py", "dwpe[: tokens.shape[1]] = dx.sum(0)"),
         ("csrc/layers/embedding.c", "for (int64_t c = first; c < end; c++) position[c] += dx[n * C + c];"),

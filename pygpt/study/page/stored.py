@@ -74,8 +74,7 @@ def tensors(step: Step, window: Window) -> Iterator[Stored]:
         for name in ("ln_1", "ln_2"):
             yield from _norm(step, f"{h}.{name}", _stream_before(h, layer, name), layer, window)
         for name in LINEAR:
-            yield from _parameter(step, window, f"{h}.{name}.weight", layer)
-            yield from _parameter(step, window, f"{h}.{name}.bias", layer)
+            yield from _weights(step, window, f"{h}.{name}", layer)
     ends = config.n_layer
     for name in ("embd", "ln_f", "logits"):
         yield from _activation(step, window, name, ends)
@@ -86,8 +85,8 @@ def tensors(step: Step, window: Window) -> Iterator[Stored]:
     yield Stored("lse", ends, before)
     yield Stored("D:lse", ends, change)
     yield from _norm(step, "ln_f", f"h.{ends - 1}.resid_post", ends, window)
-    yield from _parameter(step, window, "wte.weight", ends)
-    yield from _parameter(step, window, "wpe.weight", ends)
+    for name in dict.fromkeys(("wte.weight", "wpe.weight", config.head)):
+        yield from _parameter(step, window, name, ends)
 
 
 def encode(stored: list[Stored]) -> tuple[dict[str, Any], list[list[int]], dict[int, str]]:
@@ -142,8 +141,14 @@ def _norm(step: Step, name: str, x: str, block: int, window: Window) -> Iterator
     means = {"mean": mean, "rstd": rstd, "u": u.mean(1, keepdims=True), "ux": (u * x_hat).mean(1, keepdims=True)}
     for part, values in means.items():
         yield Stored(f"{name}.{part}", block, values)
+    yield from _weights(step, window, name, block)
+
+
+def _weights(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:
+    """A layer's weight, and its bias if it has one."""
     for part in ("weight", "bias"):
-        yield from _parameter(step, window, f"{name}.{part}", block)
+        if f"{name}.{part}" in step.before.parameters:
+            yield from _parameter(step, window, f"{name}.{part}", block)
 
 
 def _parameter(step: Step, window: Window, name: str, block: int) -> Iterator[Stored]:

@@ -34,10 +34,10 @@ class Window:
 
     def axes(self, name: str, config: GPT2Config) -> tuple[Rows, Rows]:
         """Rows and columns of a parameter or activation of two axes that are stored."""
-        if name in ("wte.weight", "wpe.weight", "logits"):
-            return {"wte.weight": (self.words, self.stream), "wpe.weight": (None, self.stream)}.get(
-                name, (None, self.words)
-            )
+        if name in (config.head, "wte.weight"):
+            return self.words, self.stream
+        if name in ("wpe.weight", "logits"):
+            return None, self.stream if name == "wpe.weight" else self.words
         block = int(name.split(".")[1]) if name.startswith("h.") else -1
         layer = name.removesuffix(".weight").removesuffix(".bias")
         ends = {
