@@ -41,6 +41,8 @@ def test_documents_are_whole(site: Path) -> None:
         prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         assert len(re.findall(r"\$\$[^$]+\$\$|\$[^$]+\$", prose)) == html.count('<span class="katex">'), path
         assert len(re.findall(r"^[-*] |^\d+\. ", prose, re.MULTILINE)) == html.count("<li>"), path
+        assert len(re.findall(r"^\|(?: *:?-+:? *\|)+$", prose, re.MULTILINE)) == html.count("<table>"), path
+    assert '<ol start="2">' in (site / "layers" / "attention.html").read_text(encoding="utf-8")  # after a formula
 
 
 def test_links_to_code_show_it(site: Path) -> None:
