@@ -14,8 +14,10 @@ from variations import pairwise
 
 import pygpt
 from pygpt.backends.numpy_model import ReferenceGPT2
+from pygpt.command import train
 from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
+from pygpt.text.tokenizer import load_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = required.module("torch")
@@ -74,6 +76,28 @@ def test_transformers_opens_what_pygpt_saves(tmp_path: Path, dtype: str) -> None
     assert model.lm_head.weight is model.transformer.wte.weight
     # Both have the same rounded parameters and compute in float64 from there.
     assert relative_error(logits_of_transformers(model), logits(reference(tmp_path))) < 1e-12
+
+
+def test_transformers_opens_a_fine_tuned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder and a text in, a folder out: with the vocabulary of the first, and trained on the second."""
+    monkeypatch.chdir(tmp_path)
+    old, new = "the cat sat on the mat. " * 40, "a dog lay under a tree, the dog lay. " * 40
+    Path("old.txt").write_text(old)
+    Path("new.txt").write_text(new)
+    sizes = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--seq-len", "16"]
+    run = ["--device", "numpy", "--batch-size", "2", "--max-iters", "20", "--eval-interval", "20"]
+    train.main(["--data", "old.txt", "--out-dir", "base", *sizes, *run])
+    train.main(["--init-from", "base/best", "--data", "new.txt", "--out-dir", "tuned", "--learning-rate", "1e-2", *run])
+    losses = []
+    for folder in ("base/best", "tuned/best"):
+        tokens = transformers.AutoTokenizer.from_pretrained(folder)(new, return_tensors="pt")["input_ids"][:, :17]
+        assert tokens[0].tolist() == load_tokenizer(folder).encode(new)[:17].tolist()
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            losses.append(model(tokens[:, :-1], labels=tokens[:, :-1]).loss.item())
+        ours = pygpt.GPT2.from_pretrained(folder, device="numpy")
+        assert ours.forward(tokens[:, :-2].numpy(), tokens[:, 1:-1].numpy()) == pytest.approx(losses[-1], rel=1e-5)
+    assert losses[1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize(
