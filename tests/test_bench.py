@@ -20,6 +20,7 @@ import required
 
 import pygpt
 from benchmarks import layers, products
+from benchmarks.generation import CTranslate2Text, Text, write_likeliest
 from benchmarks.layers import LayerSteps
 from benchmarks.plot import plot
 from benchmarks.products import FORMS, NumpyProducts, Product, PygptProducts, TorchProducts
@@ -234,6 +235,14 @@ def test_torch_has_an_equal_model(dtype: str) -> None:
     bound = 1e-4 if dtype == "float32" else 1e-2
     assert np.abs(losses[:, 0] - losses[:, 1]).max() < bound * losses[0, 0]
     assert losses[0, 0] - losses[-1, 0] > 0.02 * losses[0, 0]
+
+
+def test_ctranslate2_has_an_equal_model() -> None:
+    pytest.importorskip("ctranslate2")
+    config = pygpt.GPT2Config(vocab_size=300, n_positions=32, n_embd=64, n_layer=2, n_head=4, initializer_range=0.3)
+    side, prompt = CTranslate2Text(config, 1, "float32"), Text(prompt=6, new=8).tokens(config.vocab_size)
+    written = write_likeliest(side.model, [side.words[token] for token in prompt], 8)
+    assert written == list(pygpt.GPT2(config).generate(prompt, 9, temperature=0))
 
 
 # ---- layers ----

@@ -512,6 +512,7 @@ def test_transformers_opens_what_is_saved(tmp_path, ends, slow):
     for kind in (transformers.AutoTokenizer, transformers.GPT2Tokenizer):
         theirs = kind.from_pretrained(tmp_path)
         assert (theirs.bos_token, theirs.eos_token) == ends
+        assert theirs.unk_token == ("<|endoftext|>" if "<|endoftext|>" in names else None)  # no token is added
         assert theirs.eos_token_id == ours.eot_token
         for text in [*TEXTS[:-1], "hello <|user|>hello"]:
             assert ours.encode(text).tolist() == theirs(text)["input_ids"], text

@@ -93,7 +93,8 @@ def save_vocabulary(vocabulary: bpe.Vocabulary, folder: Path) -> None:
         "add_prefix_space": False,
         "bos_token": vocabulary.bos_token,
         "eos_token": vocabulary.eos_token,
-        "unk_token": None,  # transformers would take <|endoftext|>, and add it where there is none
+        # CTranslate2 needs one; where there is no <|endoftext|>, transformers would add it
+        "unk_token": bpe.END_OF_TEXT if bpe.END_OF_TEXT in special else None,
     }
     _write(folder / FILE_NAME, _json(format_tokenizer_json(TokenizerJson(vocab, merges, special, added))))
     _write(folder / _CONFIG, _json(names))

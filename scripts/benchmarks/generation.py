@@ -11,7 +11,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from benchmarks.table import number, percent, ratio, render
 from benchmarks.worker import Side, Worker, take_turns
 from pygpt.backends.interface import WEIGHTS, Generator
 from pygpt.config import GPT2Config
+from pygpt.files.checkpoint import save_parameters
 from pygpt.files.stored_model import StoredModel
 from pygpt.model import GPT2, set_threads
+from pygpt.text.bpe import END_OF_TEXT, Vocabulary
+from pygpt.text.vocabulary_files import save_vocabulary
 
 PROMPT, NEW, LONG = 32, 128, 1024
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 4.5}  # of a weight, with its share of a scale
@@ -136,6 +139,52 @@ class LlamaText:
         return write
 
 
+@dataclass(frozen=True)
+class CTranslate2Text:
+    """CTranslate2, which converts the folder that pygpt writes; with int8 it rounds the inputs of products, too."""
+
+    config: GPT2Config
+    threads: int
+    weights: str
+    name: str = "CTranslate2"
+
+    @cached_property
+    def model(self) -> Any:
+        ctranslate2: Any = importlib.import_module("ctranslate2")
+        converters: Any = importlib.import_module("ctranslate2.converters")
+        ranks = {word.encode(): token for token, word in enumerate(self.words[:-1])}
+        end = {END_OF_TEXT: len(ranks)}
+        vocabulary = Vocabulary(ranks, end, merges=[], bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+        with tempfile.TemporaryDirectory() as folder:
+            save_parameters(
+                folder, self.config, GPT2(self.config).parameters, extra=partial(save_vocabulary, vocabulary)
+            )
+            converters.TransformersConverter(folder).convert(f"{folder}/converted", quantization=self.weights)
+            threads = {"inter_threads": 1, "intra_threads": self.threads}
+            return ctranslate2.Generator(f"{folder}/converted", compute_type=self.weights, **threads)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Names of the tokens, by which CTranslate2 is told them."""
+        return [*(f"w{token}" for token in range(self.config.vocab_size - 1)), END_OF_TEXT]
+
+    def prepare(self, case: Text) -> Callable[[], None]:
+        model, prompt = self.model, [self.words[token] for token in case.tokens(self.config.vocab_size)]
+
+        def write() -> None:
+            write_likeliest(model, prompt, case.new)
+
+        return write
+
+
+def write_likeliest(model: Any, prompt: list[str], new: int) -> list[int]:
+    """What CTranslate2 writes after a prompt: the token that follows from it, and as many new ones."""
+    count = {"max_length": new + 1, "min_length": new + 1}
+    (found,) = model.generate_batch([prompt], include_prompt_in_result=False, sampling_topk=1, **count)
+    tokens: list[int] = found.sequences_ids[0]
+    return tokens
+
+
 def bytes_per_token(config: GPT2Config, weights: str, length: int) -> float:
     """What a token after `length` others reads: matrices, the head among them, and keys and values of float32."""
     C, inner = config.n_embd, config.inner
@@ -163,6 +212,8 @@ def _measure(session: Session, weights: str, short: Text, long: Text) -> list[di
     if session.torch != "none" and weights in ("float32", "bfloat16"):
         sides.append(TransformersText(config, threads, weights))
     sides.append(LlamaText(config, threads, weights))
+    if weights in ("float32", "int8"):
+        sides.append(CTranslate2Text(config, threads, weights))
     workers = [Worker(side) for side in sides]
     prompt_alone = Text(short.prompt, 0)
     try:
