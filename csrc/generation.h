@@ -10,10 +10,10 @@
 typedef void PackedProduct(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
                            int64_t rows, float *shared, float *own);
 
-/* One row and head: y = Σ_u P_u v_u, P = softmax(q·k_u / √HS), u < count. y, q: (HS). keys, values: (count,HS), floats or
+/* One row and head: y = Σ_u P_u v_u, P = softmax(scale q·k_u), u < count. y, q: (HS). keys, values: (count,HS), floats or
  * bfloat16, as `cache` says. scores: scratch for count floats, rounded up to a vector. */
 typedef void CachedAttention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                             int64_t HS, float *scores);
+                             int64_t HS, float scale, float *scores);
 
 typedef struct {
     PackedProduct *product;

@@ -9,6 +9,7 @@
  * One parallel region computes some rows; its threads have columns of the products, heads, or rows to themselves, and meet
  * where one needs what another has written.
  */
+#include "attention_scale.h"
 #include "bf16.h"
 #include "generation.h"
 #include "model.h"
@@ -27,6 +28,7 @@ typedef struct {
     float *ln_1_w, *ln_1_b, *c_attn_b, *attn_proj_b, *ln_2_w, *ln_2_b, *c_fc_b, *mlp_proj_b;
     PackedMatrix c_attn, attn_proj, c_fc, mlp_proj;
     void *keys, *values;   // (B,NH,positions,HS)
+    float scale;           // of the scores
 } Block;
 
 typedef struct {
@@ -183,6 +185,7 @@ static void copy_weights(Generator *g, GPT2 *m) {
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         Block *to = g->blocks + layer;
+        to->scale = attention_scale(&g->config, layer);
         copy_floats(to->ln_1_w, from.ln_1_w, C);
         copy_floats(to->ln_1_b, from.ln_1_b, C);
         pack_weights(&to->c_attn, from.c_attn_w);
@@ -346,7 +349,7 @@ static void attend_row(const Generator *g, const Worker *me, const Block *block,
     Row first = {.sequence = g->rows[r].sequence};
     int64_t at = place_in_cache(g, &first, h) * cached_bytes(g);
     g->own->attention(g->heads + r * C + h * HS, g->qkv + r * 3 * C + h * HS, (char *)block->keys + at,
-                      (char *)block->values + at, g->cache, g->rows[r].position + 1, HS, me->scratch);
+                      (char *)block->values + at, g->cache, g->rows[r].position + 1, HS, block->scale, me->scratch);
 }
 
 /* Few rows: a thread has heads, of which it caches and attends to what is its own. Many: rows, which are the more work the later

@@ -8,6 +8,7 @@
  * Each pass over a block reads from top to bottom; the layers themselves are in layers/ and fast/. Inputs and outputs are
  * named in tensors.c; `a` holds activations, `d` their gradients, `w` weights, `dw` the weights' gradients.
  */
+#include "attention_scale.h"
 #include "model.h"
 #include "sites.h"
 
@@ -65,7 +66,7 @@ static void block_forward(GPT2 *m, int64_t layer) {
     k->layernorm_forward(a.ln_1, a.ln_1_mean, a.ln_1_rstd, x, w.ln_1_w, w.ln_1_b, N, C, c->layer_norm_epsilon);
     k->linear_forward(a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
     turn(m, &a);
-    k->attention_forward(a.heads, a.lse, attended(&a), B, T, NH, C / NH, causal,
+    k->attention_forward(a.heads, a.lse, attended(&a), B, T, NH, C / NH, attention_scale(c, layer), causal,
                          drop.attention.p > 0.0f ? &drop.attention : NULL);
     k->linear_forward(a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
     if (a.attn_drop) k->dropout_forward(a.attn_drop, a.attn_proj, N * C, &drop.attention_branch);
@@ -126,8 +127,8 @@ static void block_backward(GPT2 *m, int64_t layer) {
     k->residual_backward(dx, d_attn_branch, d.resid_mid, N * C);
     if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &drop.attention_branch);
     k->linear_backward(d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
-    k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH, causal,
-                          drop.attention.p > 0.0f ? &drop.attention : NULL);
+    k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH,
+                          attention_scale(c, layer), causal, drop.attention.p > 0.0f ? &drop.attention : NULL);
     if (d.rotary) k->rotary_backward(d.qkv, d.rotary, B, T, NH, C / NH);
     k->linear_backward(d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
     k->layernorm_backward(dx, dw.ln_1_w, dw.ln_1_b, d.ln_1, x, w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N, C);
@@ -295,6 +296,6 @@ int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
     BlockActivations a = block_activations(&m->activation_table, m->activations, layer);
     turn(m, &a);
     m->kernels->attention_probabilities(p, a.lse, attended(&a), m->B, m->T, c->n_head, c->n_embd / c->n_head,
-                                        is_causal(c));
+                                        attention_scale(c, layer), is_causal(c));
     return PYGPT_OK;
 }

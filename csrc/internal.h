@@ -71,12 +71,12 @@ void linear_backward_bf16(float *dx, float *dw, float *db, const float *dy, cons
                           int64_t IC, int64_t OC);
 void rotary_forward(float *y, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS);
 void rotary_backward(float *dqkv, const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS);
-void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS, int causal,
-                       const Dropout *dropout);
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                       float scale, int causal, const Dropout *dropout);
 void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
-                        int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);
+                        int64_t T, int64_t NH, int64_t HS, float scale, int causal, const Dropout *dropout);
 void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             int causal);
+                             float scale, int causal);
 void gelu_forward(float *y, const float *x, int64_t n);
 void gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void exact_gelu_forward(float *y, const float *x, int64_t n);

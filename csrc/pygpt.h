@@ -77,15 +77,16 @@ typedef struct {
     void (*rotary_backward)(float *dqkv,                                                       // (B,T,3,NH,HS)
                             const float *dy, int64_t B, int64_t T, int64_t NH, int64_t HS);    // (B,T,3,NH,HS)
 
+    /* scale: of the scores, 1/√HS in GPT-2 */
     void (*attention_forward)(float *y, float *lse,                                            // (B,T,NH,HS) (B,NH,T)
                               const float *qkv,                                                // (B,T,3,NH,HS)
-                              int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);   // or NULL
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal, const Dropout *dropout);   // or NULL
     void (*attention_backward)(float *dqkv,                                                    // (B,T,3,NH,HS)
                                const float *dy, const float *y, const float *lse, const float *qkv,
-                               int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);
+                               int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal, const Dropout *dropout);
     void (*attention_probabilities)(float *p,                                                  // (B,NH,T,T), before dropout
                                     const float *lse, const float *qkv,
-                                    int64_t B, int64_t T, int64_t NH, int64_t HS, int causal);
+                                    int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal);
 
     void (*gelu_forward)(float *y, const float *x, int64_t n);
     void (*gelu_backward)(float *dx, const float *dy, const float *x, int64_t n);
@@ -151,6 +152,8 @@ enum { PYGPT_LEARNED = 0, PYGPT_SINUSOIDAL = 1, PYGPT_ROTARY = 2, PYGPT_NO_POSIT
 enum { PYGPT_BIAS = 0, PYGPT_NO_BIAS = 1 };   // bias, of linear layers and LayerNorm
 enum { PYGPT_TIED = 0, PYGPT_UNTIED = 1 };   // tie_word_embeddings: the head is wte, or lm_head.weight
 enum { PYGPT_CAUSAL = 0, PYGPT_BIDIRECTIONAL = 1 };   // causal: true, false
+enum { PYGPT_SCALED = 0, PYGPT_UNSCALED = 1 };   // scale_attn_weights: scores by 1/√HS, or not
+enum { PYGPT_SAME_SCALE = 0, PYGPT_INVERSE_LAYER = 1 };   // scale_attn_by_inverse_layer_idx: by 1/(layer + 1) too
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -163,6 +166,7 @@ typedef struct {
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
     int32_t activation_function, position_embedding, bias, tie_word_embeddings, causal;
+    int32_t scale_attn_weights, scale_attn_by_inverse_layer_idx;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */

@@ -6,6 +6,7 @@
 #include "layers/generation.cuh"
 #include "model.cuh"
 
+#include "../csrc/attention_scale.h"
 extern "C" {
 #include "../csrc/positions.h"
 }
@@ -23,6 +24,7 @@ struct Block {
     float *ln_1_w, *ln_1_b, *c_attn_b, *attn_proj_b, *ln_2_w, *ln_2_b, *c_fc_b, *mlp_proj_b;
     PackedMatrix c_attn, attn_proj, c_fc, mlp_proj;
     void *keys, *values;   // (B,NH,positions,HS)
+    float scale;           // of the scores
 };
 
 }   // namespace
@@ -212,7 +214,10 @@ static int make_generator(Generator *g, const GPT2 *m) {
     if (const cudaError_t error = cudaMalloc(&g->memory, bytes)) return fail_cuda(error, "a generator");
     Parts parts{g->memory};
     take_rest(g, parts);
-    for (int64_t layer = 0; layer < g->config.n_layer; layer++) g->blocks.push_back(take_block(g, parts));
+    for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
+        g->blocks.push_back(take_block(g, parts));
+        g->blocks.back().scale = attention_scale(&g->config, layer);
+    }
     g->lengths.assign(static_cast<size_t>(g->B), 0);
     note(g->queue, cudaStreamSynchronize(m->queue.stream), "the model's latest weights");
     copy_weights(g, m);
@@ -283,7 +288,7 @@ static void block_forward(Generator *g, const Block &w, const GenerationRow *row
     packed_product(g->queue, linear(g, g->qkv, g->ln, w.c_attn, w.c_attn_b, N));
     if (g->config.position_embedding == PYGPT_ROTARY)
         rotary_rows(g->queue, g->qkv, rows, N, g->config.n_head, g->config.n_embd / g->config.n_head);
-    cached_attention(g->queue, g->heads, w.keys, w.values, g->qkv, rows, N, cache_shape(g));
+    cached_attention(g->queue, g->heads, w.keys, w.values, g->qkv, rows, N, cache_shape(g), w.scale);
     add_branch(g, g->heads, w.attn_proj, w.attn_proj_b, N);
 
     normalise(g, w.ln_2_w, w.ln_2_b, N);

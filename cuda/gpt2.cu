@@ -14,6 +14,7 @@
  */
 #include "model.cuh"
 
+#include "../csrc/attention_scale.h"
 #include "../csrc/sites.h"
 #include "layers/elements.cuh"
 #include "layers/sums.cuh"
@@ -131,7 +132,8 @@ static void block_forward(GPT2 *m, int64_t layer) {
 
     linear_forward(q, a.qkv, a.ln_1, w.c_attn_w, w.c_attn_b, N, C, 3 * C);
     turn(m, a);
-    attention_forward(q, a.heads, a.lse, attended(a), B, T, NH, C / NH, is_causal(c) != 0, drop.attention);
+    attention_forward(q, a.heads, a.lse, attended(a), B, T, NH, C / NH, attention_scale(c, layer), is_causal(c) != 0,
+                      drop.attention);
     linear_forward(q, a.attn_proj, a.heads, w.attn_proj_w, w.attn_proj_b, N, C, C);
     if (a.attn_drop) dropout_forward(q, a.attn_drop, a.attn_proj, N * C, drop.attention_branch);
     residual_layernorm_forward(q, a.resid_mid, a.ln_2, a.ln_2_mean, a.ln_2_rstd, x,
@@ -219,8 +221,8 @@ static void block_backward(GPT2 *m, int64_t layer) {
     if (d.attn_drop) dropout_backward(q, d.attn_proj, d.attn_drop, N * C, drop.attention_branch);
     linear_backward(q, d.heads, dw.attn_proj_w, d.attn_drop ? dw.attn_proj_b : nullptr, d.attn_proj, a.heads,
                     w.attn_proj_w, N, C, C);
-    attention_backward(q, attended(d), d.heads, a.heads, a.lse, attended(a), B, T, NH, C / NH, is_causal(c) != 0,
-                       drop.attention);
+    attention_backward(q, attended(d), d.heads, a.heads, a.lse, attended(a), B, T, NH, C / NH,
+                       attention_scale(c, layer), is_causal(c) != 0, drop.attention);
     if (d.rotary) rotary_backward(q, d.qkv, d.rotary, B, T, NH, C / NH);
     linear_backward(q, d.ln_1, dw.c_attn_w, dw.c_attn_b, d.qkv, a.ln_1, w.c_attn_w, N, C, 3 * C);
     layernorm_backward(q, dx, dw.ln_1_w, dw.ln_1_b, d.attn_drop ? nullptr : dw.attn_proj_b, d.resid_mid, d.ln_1, x,
@@ -322,7 +324,7 @@ int gpt2_attention(GPT2 *m, float *p, int64_t layer, int64_t size) {
         const char *qkv = reinterpret_cast<const char *>(attended(a)) +
                           static_cast<size_t>(b * T * 3 * C) * element_size(m->queue.type);
         attention_probabilities(m->queue, of_sequence, a.lse + b * NH * T, qkv, 1, T, NH, C / NH,
-                                is_causal(&m->config) != 0);
+                                attention_scale(&m->config, layer), is_causal(&m->config) != 0);
         download(m->queue, p + b * of_one, of_sequence, DataType::float32, of_one);
     }
     return queue_status(m->queue);

@@ -125,33 +125,34 @@ template <DataType type, bool fast> struct Layers {
     }
 
     static void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                                  int causal, const Dropout *dropout) {
+                                  float scale, int causal, const Dropout *dropout) {
         Call call(type, fast);
         const int64_t n = B * T * NH * HS;
         void *const to = call.room(n);
         float *const to_lse = call.floats(B * NH * T);
-        ::attention_forward(call.queue(), to, to_lse, call.input(qkv, 3 * n), B, T, NH, HS, causal != 0,
+        ::attention_forward(call.queue(), to, to_lse, call.input(qkv, 3 * n), B, T, NH, HS, scale, causal != 0,
                             call.mask(dropout));
         call.output(y, to, n);
         call.float_output(lse, to_lse, B * NH * T);
     }
 
     static void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                                   int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
+                                   int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                                   const Dropout *dropout) {
         Call call(type, fast);
         const int64_t n = B * T * NH * HS;
         void *const to = call.room(3 * n);
         ::attention_backward(call.queue(), to, call.input(dy, n), call.input(y, n), call.float_input(lse, B * NH * T),
-                             call.input(qkv, 3 * n), B, T, NH, HS, causal != 0, call.mask(dropout));
+                             call.input(qkv, 3 * n), B, T, NH, HS, scale, causal != 0, call.mask(dropout));
         call.output(dqkv, to, 3 * n);
     }
 
     static void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
-                                        int64_t HS, int causal) {
+                                        int64_t HS, float scale, int causal) {
         Call call(type, fast);
         float *const to = call.floats(B * NH * T * T);
         ::attention_probabilities(call.queue(), to, call.float_input(lse, B * NH * T),
-                                  call.input(qkv, 3 * B * T * NH * HS), B, T, NH, HS, causal != 0);
+                                  call.input(qkv, 3 * B * T * NH * HS), B, T, NH, HS, scale, causal != 0);
         call.float_output(p, to, B * NH * T * T);
     }
 

@@ -19,10 +19,12 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
     "bias": (True, False),
     "tie_word_embeddings": (True, False),
     "causal": (True, False),
+    "scale_attn_weights": (True, False),
+    "scale_attn_by_inverse_layer_idx": (False, True),
 }
 """Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
 
-_OWN_VARIATIONS = ("position_embedding", "causal")  # of which transformers' GPT-2 knows nothing
+OWN_VARIATIONS = ("position_embedding", "causal")  # of which transformers' GPT-2 knows nothing
 _OWN_MODEL_TYPE = "pygpt"  # of a model that has one of them, so that transformers does not take it for a GPT-2
 
 # more names that transformers has for them
@@ -40,8 +42,6 @@ _REQUIRED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 # Settings of config.json that change the mathematics, with the only value that is implemented.
 _FIXED: dict[str, Any] = {
     "model_type": "gpt2",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
     "is_encoder_decoder": False,
 }
@@ -66,6 +66,8 @@ class GPT2Config:
     bias: bool = True  # whether linear layers and LayerNorm have one
     tie_word_embeddings: bool = True  # whether the head is wte.weight; otherwise it is lm_head.weight
     causal: bool = True  # whether a position looks only at those up to its own
+    scale_attn_weights: bool = True  # scores by 1/√HS
+    scale_attn_by_inverse_layer_idx: bool = False  # scores of block l, from 0, by 1/(l + 1)
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -124,6 +126,11 @@ class GPT2Config:
         """HS = C / NH."""
         return self.n_embd // self.n_head
 
+    def attention_scale(self, layer: int) -> float:
+        """By what the scores of a block's attention are multiplied: 1/√HS in GPT-2."""
+        scale = 1 / math.sqrt(self.head_size) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
     @property
     def head(self) -> str:
         """The name of the head's matrix, (V,C)."""
@@ -157,7 +164,8 @@ class GPT2Config:
         known = {
             field.name: values[field.name]
             for field in fields(cls)
-            if field.name in values and (values[field.name] is not None or field.name in _REQUIRED)
+            if field.name in values
+            and (values[field.name] is not None or field.name in (*_REQUIRED, "scale_attn_weights"))
         }
         if known.get("n_positions") is None and "n_ctx" in values:  # its older name
             known["n_positions"] = values["n_ctx"]
@@ -187,8 +195,8 @@ class GPT2Config:
 
         transformers opens it, unless the model has a variation that its GPT-2 has not, which the model_type then says.
         """
-        own = [name for name in self.variations if name in _OWN_VARIATIONS]
-        fields = {name: value for name, value in asdict(self).items() if name in own or name not in _OWN_VARIATIONS}
+        own = [name for name in self.variations if name in OWN_VARIATIONS]
+        fields = {name: value for name, value in asdict(self).items() if name in own or name not in OWN_VARIATIONS}
         kind = {"model_type": _OWN_MODEL_TYPE} if own else {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
         return {**kind, **fields, "torch_dtype": dtype}
 

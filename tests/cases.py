@@ -108,20 +108,38 @@ def rotary(B: int, T: int, NH: int, HS: int) -> Case:
     return Case(f"rotary-B{B}-T{T}-NH{NH}-HS{HS}", make)
 
 
-def attention(B: int, T: int, NH: int, HS: int, dropout: float = 0.0, std: float = 1.0, causal: bool = True) -> Case:
+def attention(
+    B: int,
+    T: int,
+    NH: int,
+    HS: int,
+    dropout: float = 0.0,
+    std: float = 1.0,
+    scale: float | None = None,
+    causal: bool = True,
+) -> Case:
     def make() -> list[LayerCall]:
         drop = Dropout(dropout, seed=2**40 + 1, site=2, step=3) if dropout else None
-        inputs = {"qkv": normal(B, T, 3 * NH * HS, std=std), "n_head": NH, "dropout": drop, "causal": causal}
+        inputs = {
+            "qkv": normal(B, T, 3 * NH * HS, std=std),
+            "n_head": NH,
+            "dropout": drop,
+            "scale": scale,
+            "causal": causal,
+        }
         forward = LayerCall("attention_forward", inputs, ("y", "lse"))
         results = {name: forward.exact[name].astype(np.float32) for name in ("y", "lse")}
         inputs = {"dy": normal(B, T, NH * HS, seed=1), **results, **inputs}
         probabilities = LayerCall(
-            "attention_probabilities", {name: inputs[name] for name in ("lse", "qkv", "n_head", "causal")}, ("p",)
+            "attention_probabilities",
+            {name: inputs[name] for name in ("lse", "qkv", "n_head", "scale", "causal")},
+            ("p",),
         )
         return [forward, LayerCall("attention_backward", inputs, ("dqkv",)), probabilities]
 
     name = f"attention-B{B}-T{T}-NH{NH}-HS{HS}" + (f"-std{std:g}" if std != 1.0 else "")
     name += "" if causal else "-bidirectional"
+    name += "" if scale is None else f"-scale{scale:g}"
     return Case(name + (f"-dropout{dropout:g}" if dropout else ""), make)
 
 
@@ -266,6 +284,8 @@ CASES = [
     attention(1, 131, 2, 32),
     attention(1, 5, 2, 5),
     attention(1, 9, 1, 32, std=2.0),
+    attention(2, 67, 2, 64, scale=0.3),
+    attention(1, 9, 2, 5, scale=0.7),
     attention(1, 300, 1, 64),
     attention(2, 19, 2, 8, dropout=0.3),
     attention(1, 66, 1, 64, dropout=0.1),

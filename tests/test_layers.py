@@ -273,16 +273,16 @@ def test_without_the_mask_every_position_sees_all_others(backend: Backend, drop:
     """In any order: as queries are permuted, so are the outputs, where causal ones would be others."""
     ops, (B, T, NH) = backend.layers(), (2, 37, 3)
     qkv = backend.stored(normal(B, T, 3 * NH * 8))
-    y, lse = ops.attention_forward(qkv, NH, None, False)
-    p = ops.attention_probabilities(lse, qkv, NH, False)
+    y, lse = ops.attention_forward(qkv, NH, causal=False)
+    p = ops.attention_probabilities(lse, qkv, NH, causal=False)
     assert np.all(p > 0)
     assert relative_l2(p.sum(-1, dtype=np.float64), np.ones((B, NH, T))) <= 2e-6
-    turned, _ = ops.attention_forward(qkv[:, ::-1], NH, None, False)
+    turned, _ = ops.attention_forward(qkv[:, ::-1], NH, causal=False)
     assert relative_l2(turned[:, ::-1], y.astype(np.float64)) <= TEACHER_FORCED[backend.dtype].relative_l2
     dy = np.zeros_like(y)
     dy[:, 0] = 1
-    y, lse = ops.attention_forward(qkv, NH, drop, False)
-    dv = np.split(ops.attention_backward(dy, y, lse, qkv, NH, drop, False), 3, axis=-1)[2].reshape(B, T, NH, 8)
+    y, lse = ops.attention_forward(qkv, NH, drop, causal=False)
+    dv = np.split(ops.attention_backward(dy, y, lse, qkv, NH, drop, causal=False), 3, axis=-1)[2].reshape(B, T, NH, 8)
     kept = np.ones((B, NH, T)) if drop is None else drop.keep((B, NH, T, T))[:, :, 0]
     assert np.array_equal((dv != 0).all(-1), kept.swapaxes(1, 2) != 0)
 

@@ -97,15 +97,18 @@ def rotary_case(B: int, T: int, NH: int, HS: int) -> Case:
     )
 
 
-def attention_case(B: int, T: int, NH: int, HS: int, dropout: Dropout | None = None, causal: bool = True) -> Case:
+def attention_case(
+    B: int, T: int, NH: int, HS: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
+) -> Case:
     inputs = {"qkv": np.random.default_rng(0).normal(size=(B, T, 3 * NH * HS))}
 
     def backward(dy: Array, i: Arrays) -> Arrays:
-        y, lse = ops.attention_forward(i["qkv"], NH, dropout, causal)
-        return {"qkv": ops.attention_backward(dy, y, lse, i["qkv"], NH, dropout, causal)}
+        y, lse = ops.attention_forward(i["qkv"], NH, dropout, scale, causal)
+        return {"qkv": ops.attention_backward(dy, y, lse, i["qkv"], NH, dropout, scale, causal)}
 
-    name = f"attention-{B}-{T}-{NH}-{HS}" + ("-dropout" if dropout else "") + ("" if causal else "-bidirectional")
-    return Case(name, inputs, lambda i: ops.attention_forward(i["qkv"], NH, dropout, causal)[0], backward)
+    name = f"attention-{B}-{T}-{NH}-{HS}" + ("-dropout" if dropout else "") + ("-scale" if scale else "")
+    name += "" if causal else "-bidirectional"
+    return Case(name, inputs, lambda i: ops.attention_forward(i["qkv"], NH, dropout, scale, causal)[0], backward)
 
 
 def activation(layer: str, *shape: int) -> Case:
@@ -186,6 +189,7 @@ CASES = [
     attention_case(1, 4, 2, 32),
     attention_case(1, 3, 1, 64),
     attention_case(1, 3, 1, 80),
+    attention_case(1, 4, 2, 3, scale=0.7),
     attention_case(2, 6, 2, 5, Dropout(0.3, seed=1, site=2, step=3)),
     attention_case(2, 5, 2, 4, causal=False),
     attention_case(2, 5, 2, 4, Dropout(0.3, seed=1, site=2, step=3), causal=False),

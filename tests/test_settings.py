@@ -90,6 +90,8 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "bias": False,
         "tie_word_embeddings": False,
         "objective": "mlm",
+        "scale_attn_weights": False,
+        "scale_attn_by_inverse_layer_idx": True,
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,

@@ -15,7 +15,7 @@ from variations import pairwise
 import pygpt
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.command import train
-from pygpt.config import VARIATIONS, GPT2Config
+from pygpt.config import OWN_VARIATIONS, VARIATIONS, GPT2Config
 from pygpt.files.checkpoint import load_parameters, read_config, save_parameters
 from pygpt.text.tokenizer import load_tokenizer
 
@@ -29,7 +29,7 @@ CONFIG = GPT2Config(
     vocab_size=61, n_positions=16, n_embd=24, n_layer=3, n_head=3, n_inner=40, layer_norm_epsilon=1e-3,
     initializer_range=0.5, eos_token_id=60,
 )  # fmt: skip
-THEIRS = ("activation_function", "bias", "tie_word_embeddings")  # variations that transformers has, or bias of 0
+THEIRS = [name for name in VARIATIONS if name not in OWN_VARIATIONS]  # variations that transformers has, or bias of 0
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 16))
 
 

@@ -1,9 +1,9 @@
 /* Multi-head self-attention in blocks (after Dao et al. 2022): csrc/layers/attention.c from packed panels. With
  * row t of queries q, and rows u of keys k and values v:
  *
- *   forward    s_ut = k_u·q_t / √HS  (causal: u ≤ t)     P_ut = exp(s_ut − lse_t)     lse_t = log Σ_u exp(s_ut)
+ *   forward    s_ut = scale k_u·q_t  (causal: u ≤ t)     P_ut = exp(s_ut − lse_t)     lse_t = log Σ_u exp(s_ut)
  *              y_t = Σ_u m_ut P_ut v_u                      m: dropout's factor, 1 without dropout
- *   backward   dP_ut = v_u·dy_t      D_t = dy_t·y_t      dS_ut = P_ut (m_ut dP_ut − D_t) / √HS
+ *   backward   dP_ut = v_u·dy_t      D_t = dy_t·y_t      dS_ut = scale P_ut (m_ut dP_ut − D_t)
  *              dq_t = Σ_u dS_ut k_u      dk_u = Σ_t dS_ut q_t      dv_u = Σ_t m_ut P_ut dy_t
  *
  * Scores stand with a key a row and a query a column, so that NR queries are a panel of the micro-kernel: softmax needs
@@ -34,13 +34,13 @@ enum {
 typedef struct {
     const float *q, *k, *v;   // rows of this head, stride floats apart
     int64_t stride, T, HS;
-    float scale;                // 1/√HS
+    float scale;                // of the scores
     int causal;
     int64_t probability_row;    // of query 0 in P as (B·NH·T, T), by which dropout counts
     const Dropout *dropout;     // or NULL
 } Head;
 
-static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, int causal,
+static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
                     const Dropout *dropout) {
     int64_t C = NH * HS;
     const float *q = qkv + b * T * 3 * C + h * HS;
@@ -50,7 +50,7 @@ static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t N
                   3 * C,
                   T,
                   HS,
-                  1.0f / sqrtf((float)HS),
+                  scale,
                   causal,
                   (b * NH + h) * T,
                   dropout && dropout->p > 0.0f ? dropout : NULL};
@@ -268,7 +268,7 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
 }
 
 static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             int causal, const Dropout *dropout) {
+                             float scale, int causal, const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -279,7 +279,7 @@ static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, 
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t first = (blocks - 1 - item.first % blocks) * QUERIES;   // the largest of a head's blocks first
         int64_t b = item.first / blocks / NH, h = item.first / blocks % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, causal, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, scale, causal, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
                       workspace + omp_get_thread_num() * size);
     }
@@ -413,7 +413,8 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
 }
 
 static int backward_in_blocks(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                              int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
+                              int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                              const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -423,7 +424,7 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
     #pragma omp parallel num_threads(threads)
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t b = item.first / NH, h = item.first % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, causal, dropout);
+        Head head = head_of(qkv, b, h, T, NH, HS, scale, causal, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
         backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item.first * T,
@@ -434,13 +435,14 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
 }
 
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                            int causal, const Dropout *dropout) {
-    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, causal, dropout))
-        attention_forward(y, lse, qkv, B, T, NH, HS, causal, dropout);
+                            float scale, int causal, const Dropout *dropout) {
+    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
+        attention_forward(y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
 }
 
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                             int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
-    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, causal, dropout))
-        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, causal, dropout);
+                             int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                             const Dropout *dropout) {
+    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
+        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
 }

@@ -75,8 +75,7 @@ static float exponentials(float *scores, int64_t count) {
 }
 
 INLINE void attend_to(int cache, float *y, const float *q, const void *keys, const void *values, int64_t count,
-                      int64_t HS, float *scores) {
-    float scale = 1.0f / sqrtf((float)HS);
+                      int64_t HS, float scale, float *scores) {
     int64_t u = 0;
     for (; u + KEYS <= count; u += KEYS) score(cache, KEYS, scores, q, keys, u, HS, scale);
     for (; u < count; u++) score(cache, 1, scores, q, keys, u, HS, scale);
@@ -88,9 +87,9 @@ INLINE void attend_to(int cache, float *y, const float *q, const void *keys, con
 }
 
 void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                           int64_t HS, float *scores) {
+                           int64_t HS, float scale, float *scores) {
     if (cache == PYGPT_FLOAT32)
-        attend_to(PYGPT_FLOAT32, y, q, keys, values, count, HS, scores);
+        attend_to(PYGPT_FLOAT32, y, q, keys, values, count, HS, scale, scores);
     else
-        attend_to(PYGPT_BFLOAT16, y, q, keys, values, count, HS, scores);
+        attend_to(PYGPT_BFLOAT16, y, q, keys, values, count, HS, scale, scores);
 }

@@ -21,9 +21,10 @@ void fast_layernorm_forward(float *y, float *mean, float *rstd, const float *x, 
 void fast_layernorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
                              const float *mean, const float *rstd, int64_t N, int64_t C);
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                            int causal, const Dropout *dropout);
+                            float scale, int causal, const Dropout *dropout);
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                             int64_t B, int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout);
+                             int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                             const Dropout *dropout);
 void fast_gelu_forward(float *y, const float *x, int64_t n);
 void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void fast_exact_gelu_forward(float *y, const float *x, int64_t n);
@@ -42,6 +43,6 @@ void fast_muon_step(float *w, float *m, const float *dw, float *scratch, int64_t
                     float momentum, float weight_decay);
 
 void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                           int64_t HS, float *scores);
+                           int64_t HS, float scale, float *scores);
 
 #endif

@@ -1,9 +1,9 @@
 /* Multi-head self-attention, causal or not. For each sequence and head, with row t of queries q, keys k and values v:
  *
- *   forward    s_tu = q_t·k_u / √HS  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
+ *   forward    s_tu = scale q_t·k_u  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
  *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
- *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
+ *              dq_t = scale Σ_u dS_tu k_u      dk_u = scale Σ_t dS_tu q_t      dv_u = Σ_t P_tu m_tu dy_t
  *
  * The forward pass goes over the keys of a row once for each step of the softmax: scores, the largest, exponentials and
  * their sum, weighted values. The exponents are relative to the largest score, so that none overflows. No row of P stays,
@@ -64,10 +64,9 @@ static void forward_unmasked(float *y, float *lse, const float *q, const float *
     }
 }
 
-void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS, int causal,
-                       const Dropout *dropout) {
+void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                       float scale, int causal, const Dropout *dropout) {
     int64_t C = NH * HS;
-    float scale = 1.0f / sqrtf((float)HS);
 
     #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
@@ -105,9 +104,8 @@ void attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_
 }
 
 void attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv, int64_t B,
-                        int64_t T, int64_t NH, int64_t HS, int causal, const Dropout *dropout) {
+                        int64_t T, int64_t NH, int64_t HS, float scale, int causal, const Dropout *dropout) {
     int64_t C = NH * HS;
-    float scale = 1.0f / sqrtf((float)HS);
 
     #pragma omp parallel for schedule(dynamic)   // over heads, because the rows t of one head add to the same dk and dv
     for (int64_t bh = 0; bh < B * NH; bh++) {
@@ -136,9 +134,8 @@ void attention_backward(float *dqkv, const float *dy, const float *y, const floa
 }
 
 void attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             int causal) {
+                             float scale, int causal) {
     int64_t C = NH * HS;
-    float scale = 1.0f / sqrtf((float)HS);
 
     #pragma omp parallel for collapse(2)
     for (int64_t bh = 0; bh < B * NH; bh++) {

@@ -1,7 +1,7 @@
 /* The two layers of generation: a product with packed weights, and attention to keys and values that a cache holds.
  *
  *   product     y = x w + b                          w as packed.h keeps it; with bfloat16, x is rounded too
- *   attention   s_u = q·k_u / √HS      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
+ *   attention   s_u = scale q·k_u      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
  */
 #include "../generation.h"
 
@@ -57,9 +57,7 @@ static inline float cached(const void *rows, int cache, int64_t i) {
 }
 
 static void plain_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache,
-                                   int64_t count, int64_t HS, float *scores) {
-    float scale = 1.0f / sqrtf((float)HS);
-
+                                   int64_t count, int64_t HS, float scale, float *scores) {
     for (int64_t u = 0; u < count; u++) {
         float dot = 0.0f;
         for (int64_t i = 0; i < HS; i++) dot += q[i] * cached(keys, cache, u * HS + i);

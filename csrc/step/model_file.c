@@ -33,6 +33,8 @@ static const struct {
     {"bias", offsetof(GPT2Config, bias), PYGPT_NO_BIAS},
     {"tie_word_embeddings", offsetof(GPT2Config, tie_word_embeddings), PYGPT_UNTIED},
     {"causal", offsetof(GPT2Config, causal), PYGPT_BIDIRECTIONAL},
+    {"scale_attn_weights", offsetof(GPT2Config, scale_attn_weights), PYGPT_UNSCALED},
+    {"scale_attn_by_inverse_layer_idx", offsetof(GPT2Config, scale_attn_by_inverse_layer_idx), PYGPT_INVERSE_LAYER},
 };
 
 enum { VARIATION_COUNT = sizeof VARIATION / sizeof *VARIATION };

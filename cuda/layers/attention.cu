@@ -1,9 +1,9 @@
 /* Multi-head self-attention, causal or not. For each sequence and head, with row t of queries q, keys k and values v:
  *
- *   forward    s_tu = q_t·k_u / √HS  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
+ *   forward    s_tu = scale q_t·k_u  (causal: u ≤ t)     P_tu = exp(s_tu − lse_t)     lse_t = log Σ_u exp(s_tu)
  *              y_t = Σ_u P_tu m_tu v_u                      m: dropout's factor, 1 without dropout
  *   backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
- *              dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t P_tu m_tu dy_t
+ *              dq_t = scale Σ_u dS_tu k_u      dk_u = scale Σ_t dS_tu q_t      dv_u = Σ_t P_tu m_tu dy_t
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  *
@@ -25,7 +25,7 @@ constexpr int SHARED_BYTES = 48 << 10;
 
 struct Sizes {
     int64_t B, T, NH, HS;
-    float scale;   // 1 / √HS
+    float scale;   // of the scores
     bool causal;
 
     /* Query t looks at the keys before keys_end(t), and key u is seen by the queries from first_query(u) on. */
@@ -203,10 +203,6 @@ __global__ void __launch_bounds__(ELEMENT_THREADS) attention_matrix(float *p, co
     p[at] = u < s.keys_end(t) ? expf(s.scale * score - lse[row]) : 0.0f;
 }
 
-Sizes sizes(int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal) {
-    return {B, T, NH, HS, 1.0f / sqrtf(static_cast<float>(HS)), causal};
-}
-
 /* How the rows are shared out among blocks whose warps hold so many vectors each. */
 struct Grid {
     unsigned blocks, threads;
@@ -238,22 +234,22 @@ static bool on_hopper(const Queue &queue, int64_t HS, const DropoutMask &dropout
 }
 
 void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                       bool causal, const DropoutMask &dropout) {
+                       float scale, bool causal, const DropoutMask &dropout) {
     if (queue.error != cudaSuccess) return;
     if (causal && on_hopper(queue, HS, dropout)) {
-        note(queue, attention_wgmma_forward(as<bf16>(y), lse, as<bf16>(qkv), B, T, NH, queue.stream),
+        note(queue, attention_wgmma_forward(as<bf16>(y), lse, as<bf16>(qkv), B, T, NH, scale, queue.stream),
              "attention_wgmma_forward");
         return;
     }
     if (causal && flash(queue, HS)) {
         for_type(queue.type, [&](auto element) {
             using E = decltype(element);
-            note(queue, attention_flash_forward(as<E>(y), lse, as<E>(qkv), B, T, NH, HS, dropout, queue.stream),
+            note(queue, attention_flash_forward(as<E>(y), lse, as<E>(qkv), B, T, NH, HS, scale, dropout, queue.stream),
                  "attention_flash_forward");
         });
         return;
     }
-    const Sizes s = sizes(B, T, NH, HS, causal);
+    const Sizes s{B, T, NH, HS, scale, causal};
     const Grid grid(s, 2);
     for_type(queue.type, [&](auto element) {
         using E = decltype(element);
@@ -263,13 +259,14 @@ void attention_forward(Queue &queue, void *y, float *lse, const void *qkv, int64
 }
 
 void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y, const float *lse, const void *qkv,
-                        int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal, const DropoutMask &dropout) {
+                        int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, bool causal,
+                        const DropoutMask &dropout) {
     void *const memory = scratch(queue, attention_scratch(B, T, NH));
     if (queue.error != cudaSuccess) return;
     if (causal && on_hopper(queue, HS, dropout)) {
         note(queue,
              attention_wgmma_backward(as<bf16>(dqkv), as<bf16>(dy), as<bf16>(y), lse, as<bf16>(qkv), memory, B, T, NH,
-                                      queue.stream),
+                                      scale, queue.stream),
              "attention_wgmma_backward");
         return;
     }
@@ -278,12 +275,12 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
             using E = decltype(element);
             note(queue,
                  attention_flash_backward(as<E>(dqkv), as<E>(dy), as<E>(y), lse, as<E>(qkv), memory, B, T, NH, HS,
-                                          dropout, queue.stream),
+                                          scale, dropout, queue.stream),
                  "attention_flash_backward");
         });
         return;
     }
-    const Sizes s = sizes(B, T, NH, HS, causal);
+    const Sizes s{B, T, NH, HS, scale, causal};
     const Grid queries(s, 3), keys(s, 4);
     float *const D = as<float>(memory);
     for_type(queue.type, [&](auto element) {
@@ -296,8 +293,8 @@ void attention_backward(Queue &queue, void *dqkv, const void *dy, const void *y,
 }
 
 void attention_probabilities(Queue &queue, float *p, const float *lse, const void *qkv, int64_t B, int64_t T,
-                             int64_t NH, int64_t HS, bool causal) {
-    const Sizes s = sizes(B, T, NH, HS, causal);
+                             int64_t NH, int64_t HS, float scale, bool causal) {
+    const Sizes s{B, T, NH, HS, scale, causal};
     for_type(queue.type, [&](auto element) {
         using E = decltype(element);
         ENQUEUE(queue, attention_matrix<E>, blocks_for(B * NH * T * T, ELEMENT_THREADS), ELEMENT_THREADS, 0, p, lse,

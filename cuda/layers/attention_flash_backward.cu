@@ -1,8 +1,8 @@
 /* Flash attention, backward, on tensor cores. P is made again from lse, in tiles, by two kernels:
  *
- *   P = exp(S/√HS − lse)      dP = m (dy vᵀ)      D = Σ_channels dy y      dS = P (dP − D)       m: dropout's factor
- *   a tile of keys, over tiles of queries from the diagonal on      dv = (m P)ᵀ dy      dk = dSᵀ q / √HS
- *   a tile of queries, over tiles of keys up to the diagonal        dq = dS k / √HS
+ *   P = exp(c S − lse)        dP = m (dy vᵀ)      D = Σ_channels dy y      dS = P (dP − D)       m: dropout's factor
+ *   a tile of keys, over tiles of queries from the diagonal on      dv = (m P)ᵀ dy      dk = c dSᵀ q      c: the scale
+ *   a tile of queries, over tiles of keys up to the diagonal        dq = c dS k
  *
  * S and dP are computed twice, seven products instead of five. In return every sum stays in the registers of one thread,
  * so its order is fixed without atomics, no gradient passes through memory in float32, and P and dS never leave registers.
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(QueryShape<HS, with_dropout>::threads, QuerySh
 }   // namespace
 
 cudaError_t attention_flash_backward(bf16 *dqkv, const bf16 *dy, const bf16 *y, const float *lse, const bf16 *qkv,
-                                     void *scratch, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                                     void *scratch, int64_t B, int64_t T, int64_t NH, int64_t HS, float scale,
                                      const DropoutMask &dropout, cudaStream_t stream) {
     Row *const rows = static_cast<Row *>(scratch);
     return for_instance(HS, dropout, [&](auto head_size, auto with_dropout) -> cudaError_t {
@@ -217,7 +217,7 @@ cudaError_t attention_flash_backward(bf16 *dqkv, const bf16 *dy, const bf16 *y, 
         const auto keys = attention_flash_backward_keys<head_size, with_dropout>;
         const auto queries = attention_flash_backward_queries<head_size, with_dropout>;
         CUDA_TRY(launch_rows<head_size>(rows, dy, y, lse, B, T, NH, stream));
-        CUDA_TRY(launch_parts<Keys>(keys, B, T, NH, dropout, stream, dqkv, dy, qkv, rows));
-        return launch_parts<Queries>(queries, B, T, NH, dropout, stream, dqkv, dy, qkv, rows);
+        CUDA_TRY(launch_parts<Keys>(keys, B, T, NH, scale, dropout, stream, dqkv, dy, qkv, rows));
+        return launch_parts<Queries>(queries, B, T, NH, scale, dropout, stream, dqkv, dy, qkv, rows);
     });
 }

@@ -1,8 +1,8 @@
 /* Flash attention, forward, on tensor cores. For a tile of queries of one head, over tiles of keys up to the diagonal:
  *
- *   S = q kᵀ      M' = max(M, max_u S)      P = exp((S − M') / √HS)      Z = Z exp((M − M') / √HS) + Σ_u P
- *                                           a = a exp((M − M') / √HS) + (m P) v
- *   y = a / Z     lse = M / √HS + log Z     m: dropout's factor
+ *   S = q kᵀ      M' = max(M, max_u S)      P = exp(c (S − M'))      Z = Z exp(c (M − M')) + Σ_u P
+ *                                                                    a = a exp(c (M − M')) + (m P) v
+ *   y = a / Z     lse = c M + log Z         m: dropout's factor     c: the scale
  *
  * The largest score M, the sum Z and the output a stay in registers, and P goes from one product to the next in them.
  */
@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(ForwardShape<HS, with_dropout>::threads, Forwa
 }   // namespace
 
 cudaError_t attention_flash_forward(bf16 *y, float *lse, const bf16 *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                                    const DropoutMask &dropout, cudaStream_t stream) {
+                                    float scale, const DropoutMask &dropout, cudaStream_t stream) {
     return for_instance(HS, dropout, [&](auto head_size, auto with_dropout) {
         return launch_parts<ForwardShape<head_size, with_dropout>>(
-            attention_flash_forward_kernel<head_size, with_dropout>, B, T, NH, dropout, stream, y, lse, qkv);
+            attention_flash_forward_kernel<head_size, with_dropout>, B, T, NH, scale, dropout, stream, y, lse, qkv);
     });
 }

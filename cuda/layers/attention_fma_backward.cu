@@ -1,8 +1,8 @@
 /* Flash attention, backward, in float32. P is made again from lse, in tiles, by two kernels:
  *
- *   P = exp(S/√HS − lse)      dP = m (dy vᵀ)      D = Σ_channels dy y      dS = P (dP − D)       m: dropout's factor
- *   a tile of keys, over tiles of queries from the diagonal on      dv = (m P)ᵀ dy      dk = dSᵀ q / √HS
- *   a tile of queries, over tiles of keys up to the diagonal        dq = dS k / √HS
+ *   P = exp(c S − lse)        dP = m (dy vᵀ)      D = Σ_channels dy y      dS = P (dP − D)       m: dropout's factor
+ *   a tile of keys, over tiles of queries from the diagonal on      dv = (m P)ᵀ dy      dk = c dSᵀ q      c: the scale
+ *   a tile of queries, over tiles of keys up to the diagonal        dq = c dS k
  *
  * As on tensor cores, every sum stays in the registers of one thread, so its order is fixed without atomics.
  */
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(fma_threads, FmaBackwardShape<HS>::query_block
 }   // namespace
 
 cudaError_t attention_flash_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                                     void *scratch, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                                     void *scratch, int64_t B, int64_t T, int64_t NH, int64_t HS, float scale,
                                      const DropoutMask &dropout, cudaStream_t stream) {
     Row *const rows = static_cast<Row *>(scratch);
     return for_instance(HS, dropout, [&](auto head_size, auto with_dropout) -> cudaError_t {
@@ -172,7 +172,7 @@ cudaError_t attention_flash_backward(float *dqkv, const float *dy, const float *
         const auto keys = attention_flash_backward_keys_fma<head_size, with_dropout>;
         const auto queries = attention_flash_backward_queries_fma<head_size, with_dropout>;
         CUDA_TRY(launch_rows<head_size>(rows, dy, y, lse, B, T, NH, stream));
-        CUDA_TRY(launch_parts<Shape>(keys, B, T, NH, dropout, stream, dqkv, dy, qkv, rows));
-        return launch_parts<Shape>(queries, B, T, NH, dropout, stream, dqkv, dy, qkv, rows);
+        CUDA_TRY(launch_parts<Shape>(keys, B, T, NH, scale, dropout, stream, dqkv, dy, qkv, rows));
+        return launch_parts<Shape>(queries, B, T, NH, scale, dropout, stream, dqkv, dy, qkv, rows);
     });
 }

@@ -1,8 +1,8 @@
 /* Flash attention, forward, in float32. For a tile of queries of one head, over tiles of keys up to the diagonal:
  *
- *   S = q kᵀ      M' = max(M, max_u S)      P = exp((S − M') / √HS)      Z = Z exp((M − M') / √HS) + Σ_u P
- *                                           a = a exp((M − M') / √HS) + (m P) v
- *   y = a / Z     lse = M / √HS + log Z     m: dropout's factor
+ *   S = q kᵀ      M' = max(M, max_u S)      P = exp(c (S − M'))      Z = Z exp(c (M − M')) + Σ_u P
+ *                                                                    a = a exp(c (M − M')) + (m P) v
+ *   y = a / Z     lse = c M + log Z         m: dropout's factor     c: the scale
  *
  * There is one tile of keys and one of values: the keys of the next step travel while the values are used, and the
  * values while the keys are.
@@ -108,9 +108,9 @@ __global__ void __launch_bounds__(fma_threads, FmaForwardShape<HS, with_dropout>
 }   // namespace
 
 cudaError_t attention_flash_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
-                                    int64_t HS, const DropoutMask &dropout, cudaStream_t stream) {
+                                    int64_t HS, float scale, const DropoutMask &dropout, cudaStream_t stream) {
     return for_instance(HS, dropout, [&](auto head_size, auto with_dropout) {
         return launch_parts<FmaForwardShape<head_size, with_dropout>>(
-            attention_flash_forward_fma<head_size, with_dropout>, B, T, NH, dropout, stream, y, lse, qkv);
+            attention_flash_forward_fma<head_size, with_dropout>, B, T, NH, scale, dropout, stream, y, lse, qkv);
     });
 }

@@ -1,6 +1,6 @@
 /* What the backward pass needs of each query besides its channels, made by one kernel before the others:
  *
- *   lse log2(e), so that P = 2^(S log2(e)/√HS − lse log2(e))        D = Σ_channels dy y
+ *   lse log2(e), so that P = 2^(c S log2(e) − lse log2(e))          D = Σ_channels dy y      c: the scale
  */
 #pragma once
 

@@ -107,15 +107,15 @@ template <class F> cudaError_t for_instance(int64_t HS, const DropoutMask &dropo
     });
 }
 
-/* kernel(arguments..., T, NH, 1/√HS, dropout), with one block for each Shape::rows of the positions of each head. */
+/* kernel(arguments..., T, NH, scale, dropout), with one block for each Shape::rows of the positions of each head. */
 template <class Shape, class... Parameters, class... Arguments>
-cudaError_t launch_parts(void (*kernel)(Parameters...), int64_t B, int64_t T, int64_t NH, const DropoutMask &dropout,
-                         cudaStream_t stream, Arguments... arguments) {
+cudaError_t launch_parts(void (*kernel)(Parameters...), int64_t B, int64_t T, int64_t NH, float scale,
+                         const DropoutMask &dropout, cudaStream_t stream, Arguments... arguments) {
     const unsigned grid = grid_of(B, T, NH, Shape::HS, Shape::rows);
     if (grid == 0) return cudaErrorInvalidValue;
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::shared_bytes));
     return LAUNCH(kernel, grid, Shape::threads, Shape::shared_bytes, stream, arguments..., static_cast<int>(T),
-                  static_cast<int>(NH), 1.0f / sqrtf(static_cast<float>(Shape::HS)), dropout);
+                  static_cast<int>(NH), scale, dropout);
 }
 
 } // namespace

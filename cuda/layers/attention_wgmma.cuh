@@ -9,7 +9,7 @@
 bool attention_wgmma_fits(int compute_capability, int64_t HS, const DropoutMask &dropout);
 
 cudaError_t attention_wgmma_forward(__nv_bfloat16 *y, float *lse, const __nv_bfloat16 *qkv, int64_t B, int64_t T,
-                                    int64_t NH, cudaStream_t stream);
+                                    int64_t NH, float scale, cudaStream_t stream);
 cudaError_t attention_wgmma_backward(__nv_bfloat16 *dqkv, const __nv_bfloat16 *dy, const __nv_bfloat16 *y,
                                      const float *lse, const __nv_bfloat16 *qkv, void *scratch, int64_t B, int64_t T,
-                                     int64_t NH, cudaStream_t stream);
+                                     int64_t NH, float scale, cudaStream_t stream);

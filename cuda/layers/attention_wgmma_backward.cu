@@ -162,11 +162,12 @@ __global__ void __launch_bounds__(QueryShape::threads, QueryShape::blocks)
 }   // namespace
 
 cudaError_t attention_wgmma_backward(bf16 *dqkv, const bf16 *dy, const bf16 *y, const float *lse, const bf16 *qkv,
-                                     void *scratch, int64_t B, int64_t T, int64_t NH, cudaStream_t stream) {
+                                     void *scratch, int64_t B, int64_t T, int64_t NH, float scale,
+                                     cudaStream_t stream) {
     Row *const rows = static_cast<Row *>(scratch);
     CUDA_TRY(launch_rows<wgmma_head_size>(rows, dy, y, lse, B, T, NH, stream));
-    CUDA_TRY(
-        launch_parts<KeyShape>(attention_wgmma_backward_keys, B, T, NH, DropoutMask{}, stream, dqkv, dy, qkv, rows));
-    return launch_parts<QueryShape>(attention_wgmma_backward_queries, B, T, NH, DropoutMask{}, stream, dqkv, dy, qkv,
-                                    rows);
+    CUDA_TRY(launch_parts<KeyShape>(attention_wgmma_backward_keys, B, T, NH, scale, DropoutMask{}, stream, dqkv, dy,
+                                    qkv, rows));
+    return launch_parts<QueryShape>(attention_wgmma_backward_queries, B, T, NH, scale, DropoutMask{}, stream, dqkv, dy,
+                                    qkv, rows);
 }

@@ -102,7 +102,8 @@ bool attention_wgmma_fits(int compute_capability, int64_t HS, const DropoutMask 
     return built && compute_capability == 90 && HS == wgmma_head_size && !dropout.draw;
 }
 
-cudaError_t attention_wgmma_forward(bf16 *y, float *lse, const bf16 *qkv, int64_t B, int64_t T, int64_t NH,
+cudaError_t attention_wgmma_forward(bf16 *y, float *lse, const bf16 *qkv, int64_t B, int64_t T, int64_t NH, float scale,
                                     cudaStream_t stream) {
-    return launch_parts<ForwardShape>(attention_wgmma_forward_kernel, B, T, NH, DropoutMask{}, stream, y, lse, qkv);
+    return launch_parts<ForwardShape>(attention_wgmma_forward_kernel, B, T, NH, scale, DropoutMask{}, stream, y, lse,
+                                      qkv);
 }

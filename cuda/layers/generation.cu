@@ -3,7 +3,7 @@
  *   embedding   x = wte[token] + wpe[position]
  *   product     y = residual + activation(x w + b)   with bfloat16, x is rounded too
  *     int4      y_n = Σ_groups s_n sx Σ_k q_kn qx_k       sx = max |x| / 127      qx = x / sx, rounded
- *   attention   s_u = q·k_u / √HS      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
+ *   attention   s_u = scale q·k_u      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
  *
  * csrc/packed.h has the formats. Each sum is taken in an order that depends on its own length alone, never on the number of
  * rows, and each number by the same instructions: so the activation and the residual are part of the product, where the elementwise
@@ -255,8 +255,7 @@ void packed_product(Queue &queue, const PackedProduct &p) {
 }
 
 void cached_attention(Queue &queue, float *y, void *keys, void *values, const float *qkv, const GenerationRow *rows,
-                      int64_t N, const CacheShape &s) {
-    const float scale = 1.0f / sqrtf(static_cast<float>(s.HS));
+                      int64_t N, const CacheShape &s, float scale) {
     for_type(s.type, [&](auto element) {
         using T = decltype(element);
         ENQUEUE(queue, cache_rows<T>, blocks_for(N * s.NH * s.HS, ELEMENT_THREADS), ELEMENT_THREADS, 0, as<T>(keys),

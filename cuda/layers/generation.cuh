@@ -47,6 +47,6 @@ void packed_product(Queue &queue, const PackedProduct &p);
 /* Caches the rows' keys and values, and attends to what is then cached. */
 void cached_attention(Queue &queue, float *y, void *keys, void *values,                   // (N,NH,HS), the caches
                       const float *qkv, const GenerationRow *rows, int64_t N,             // (N,3,NH,HS) (N)
-                      const CacheShape &cache);
+                      const CacheShape &cache, float scale);
 
 // clang-format on

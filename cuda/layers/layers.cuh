@@ -133,13 +133,13 @@ void rotary_backward(Queue &queue, void *dqkv, const void *dy,                  
 
 void attention_forward(Queue &queue, void *y, float *lse,                                 // (B,T,NH,HS) (B,NH,T)
                        const void *qkv,                                                   // (B,T,3,NH,HS)
-                       int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal, const DropoutMask &dropout);
+                       int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, bool causal, const DropoutMask &dropout);
 void attention_backward(Queue &queue, void *dqkv,                                         // (B,T,3,NH,HS)
                         const void *dy, const void *y, const float *lse, const void *qkv,
-                        int64_t B, int64_t T, int64_t NH, int64_t HS, bool causal, const DropoutMask &dropout);
+                        int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, bool causal, const DropoutMask &dropout);
 void attention_probabilities(Queue &queue, float *p,                                      // (B,NH,T,T), before dropout
                              const float *lse, const void *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             bool causal);
+                             float scale, bool causal);
 size_t attention_scratch(int64_t B, int64_t T, int64_t NH);                               // of either
 
 /* ---- gelu.cu, exact_gelu.cu, relu.cu, residual.cu, dropout.cu ---- */

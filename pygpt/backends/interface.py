@@ -80,9 +80,9 @@ class Layers(Protocol):
         """dqkv: (B,T,3C).  Returns it turned back."""
 
     def attention_forward(
-        self, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+        self, qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
     ) -> tuple[Array, Array]:
-        """qkv: (B,T,3C).  Returns y: (B,T,C), lse: (B,NH,T)."""
+        """qkv: (B,T,3C); scale: of the scores, None: 1/√HS.  Returns y: (B,T,C), lse: (B,NH,T)."""
 
     def attention_backward(
         self,
@@ -92,11 +92,14 @@ class Layers(Protocol):
         qkv: Array,
         n_head: int,
         dropout: Dropout | None = None,
+        scale: float | None = None,
         causal: bool = True,
     ) -> Array:
         """dy, y: (B,T,C); lse: (B,NH,T); qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
 
-    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
+    def attention_probabilities(
+        self, lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True
+    ) -> Array:
         """lse: (B,NH,T); qkv: (B,T,3C).  Returns p, before dropout: (B,NH,T,T)."""
 
     def gelu_forward(self, x: Array) -> Array:

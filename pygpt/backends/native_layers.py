@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -176,14 +177,13 @@ class NativeLayers(Layers):
         return y
 
     def attention_forward(
-        self, qkv: Floats, n_head: int, dropout: Dropout | None = None, causal: bool = True
+        self, qkv: Floats, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
     ) -> tuple[Floats, Floats]:
         qkv = as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         y, lse = np.empty((B, T, C), np.float32), np.empty((B, n_head, T), np.float32)
-        self._table.attention_forward(
-            floats(y), floats(lse), floats(qkv), B, T, n_head, C // n_head, causal, c_dropout(dropout)
-        )
+        sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
+        self._table.attention_forward(floats(y), floats(lse), floats(qkv), *sizes, c_dropout(dropout))
         self._done()
         return y, lse
 
@@ -195,6 +195,7 @@ class NativeLayers(Layers):
         qkv: Floats,
         n_head: int,
         dropout: Dropout | None = None,
+        scale: float | None = None,
         causal: bool = True,
     ) -> Floats:
         dy, y, lse, qkv = map(as_floats, (dy, y, lse, qkv))
@@ -204,17 +205,20 @@ class NativeLayers(Layers):
         expect_shape("lse", lse, (B, n_head, T))
         dqkv = np.empty_like(qkv)
         inputs = floats(dy), floats(y), floats(lse), floats(qkv)
-        sizes = B, T, n_head, C // n_head
-        self._table.attention_backward(floats(dqkv), *inputs, *sizes, causal, c_dropout(dropout))
+        sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
+        self._table.attention_backward(floats(dqkv), *inputs, *sizes, c_dropout(dropout))
         self._done()
         return dqkv
 
-    def attention_probabilities(self, lse: Floats, qkv: Floats, n_head: int, causal: bool = True) -> Floats:
+    def attention_probabilities(
+        self, lse: Floats, qkv: Floats, n_head: int, scale: float | None = None, causal: bool = True
+    ) -> Floats:
         lse, qkv = as_floats(lse), as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         expect_shape("lse", lse, (B, n_head, T))
         p = np.empty((B, n_head, T, T), np.float32)
-        self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), B, T, n_head, C // n_head, causal)
+        sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
+        self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), *sizes)
         self._done()
         return p
 
@@ -402,6 +406,10 @@ def _attention_sizes(qkv: Floats, n_head: int) -> tuple[int, int, int]:
     if qkv.ndim != 3 or n_head < 1 or qkv.shape[2] % (3 * n_head):
         raise UserError(f"qkv has shape {qkv.shape}, expected (B, T, 3C) with C a multiple of n_head = {n_head}")
     return qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+
+
+def _attention_scale(head_size: int, scale: float | None) -> float:
+    return 1 / math.sqrt(head_size) if scale is None else scale
 
 
 def _logits_sizes(logits: Floats, targets: Integers, vocab_size: int | None) -> tuple[int, int, int]:

@@ -97,9 +97,9 @@ class ReferenceLayers(Layers):
         return rotary.backward(dqkv, n_head)
 
     def attention_forward(
-        self, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+        self, qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
     ) -> tuple[Array, Array]:
-        return attention.forward(qkv, n_head, dropout, causal)
+        return attention.forward(qkv, n_head, dropout, scale, causal)
 
     def attention_backward(
         self,
@@ -109,12 +109,15 @@ class ReferenceLayers(Layers):
         qkv: Array,
         n_head: int,
         dropout: Dropout | None = None,
+        scale: float | None = None,
         causal: bool = True,
     ) -> Array:
-        return attention.backward(dy, y, lse, qkv, n_head, dropout, causal)
+        return attention.backward(dy, y, lse, qkv, n_head, dropout, scale, causal)
 
-    def attention_probabilities(self, lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
-        return attention.probabilities(lse, qkv, n_head, causal)
+    def attention_probabilities(
+        self, lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True
+    ) -> Array:
+        return attention.probabilities(lse, qkv, n_head, scale, causal)
 
     def gelu_forward(self, x: Array) -> Array:
         return gelu.forward(x)

@@ -136,7 +136,9 @@ class ReferenceGPT2:
         if not 0 <= layer < self.config.n_layer:
             raise UserError(f"layer is {layer}, expected 0 to {self.config.n_layer - 1}")
         lse, qkv = (self._activation(f"h.{layer}.attn.{name}") for name in ("lse", gpt2.attended(self.config)))
-        return self.ops.attention_probabilities(lse, qkv, self.config.n_head, self.config.causal)
+        return self.ops.attention_probabilities(
+            lse, qkv, self.config.n_head, self.config.attention_scale(layer), self.config.causal
+        )
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""

@@ -2,15 +2,16 @@
 
 For each sequence and head, with row t of the queries q, keys k and values v:
 
-    forward    S_tu = q_t·k_u / √HS  (causal: −∞ for u > t)     lse_t = log Σ_u exp(S_tu)      P_tu = exp(S_tu − lse_t)
+    forward    S_tu = c q_t·k_u  (causal: −∞ for u > t)     lse_t = log Σ_u exp(S_tu)      P_tu = exp(S_tu − lse_t)
                y_t = Σ_u m_tu P_tu v_u                     m: dropout's factor, 1 without dropout
     backward   dP_tu = m_tu dy_t·v_u      D_t = Σ_u P_tu dP_tu = dy_t·y_t      dS_tu = P_tu (dP_tu − D_t)
-               dq_t = Σ_u dS_tu k_u / √HS      dk_u = Σ_t dS_tu q_t / √HS      dv_u = Σ_t m_tu P_tu dy_t
+               dq_t = c Σ_u dS_tu k_u      dk_u = c Σ_t dS_tu q_t      dv_u = Σ_t m_tu P_tu dy_t
 
 A causal model looks at what came before (GPT), another one at everything (BERT); nothing else differs.
 
-Only lse is kept, and P is computed again from it, as in FlashAttention-2 (Dao 2023, section 3.1). qkv holds the
-queries, keys and values of a position side by side, each with its heads side by side: (B,T,3,NH,HS) as (B,T,3C).
+c is the scale, 1/√HS unless another is given. Only lse is kept, and P is computed again from it, as in FlashAttention-2
+(Dao 2023, section 3.1). qkv holds the queries, keys and values of a position side by side, each with its heads side by
+side: (B,T,3,NH,HS) as (B,T,3C).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from .arrays import Array, log_sum_exp
 from .dropout import Dropout
 
 
-def forward(qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True) -> tuple[Array, Array]:
+def forward(
+    qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
+) -> tuple[Array, Array]:
     """qkv: (B,T,3C).  Returns y: (B,T,C) and lse: (B,NH,T), which backward needs."""
     q, k, v = split(qkv, n_head)
-    s = scores(q, k, causal)
+    s = scores(q, k, scale, causal)
     lse = log_sum_exp(s)
     p = np.exp(s - lse)
     y = dropout_layer.forward(p, dropout) @ v
@@ -35,28 +38,39 @@ def forward(qkv: Array, n_head: int, dropout: Dropout | None = None, causal: boo
 
 
 def backward(
-    dy: Array, y: Array, lse: Array, qkv: Array, n_head: int, dropout: Dropout | None = None, causal: bool = True
+    dy: Array,
+    y: Array,
+    lse: Array,
+    qkv: Array,
+    n_head: int,
+    dropout: Dropout | None = None,
+    scale: float | None = None,
+    causal: bool = True,
 ) -> Array:
     """dy: (B,T,C); y, lse: from forward; qkv: (B,T,3C).  Returns dqkv: (B,T,3C)."""
     q, k, v = split(qkv, n_head)
-    p = probabilities(lse, qkv, n_head, causal)
+    p = probabilities(lse, qkv, n_head, scale, causal)
     ds = scores_backward(dy, y, p, v, dropout)
-    dq = ds @ k / math.sqrt(q.shape[-1])
-    dk = ds.swapaxes(-1, -2) @ q / math.sqrt(q.shape[-1])
+    dq = ds @ k * _scale(q, scale)
+    dk = ds.swapaxes(-1, -2) @ q * _scale(q, scale)
     dv = dropout_layer.forward(p, dropout).swapaxes(-1, -2) @ heads(dy, n_head)
     return np.concatenate([merge(dq), merge(dk), merge(dv)], axis=-1)
 
 
-def probabilities(lse: Array, qkv: Array, n_head: int, causal: bool = True) -> Array:
+def probabilities(lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True) -> Array:
     """lse: (B,NH,T) from forward; qkv: (B,T,3C).  Returns P before dropout: (B,NH,T,T)."""
     q, k, _ = split(qkv, n_head)
-    return np.exp(scores(q, k, causal) - lse[..., None])
+    return np.exp(scores(q, k, scale, causal) - lse[..., None])
 
 
-def scores(q: Array, k: Array, causal: bool = True) -> Array:
+def scores(q: Array, k: Array, scale: float | None = None, causal: bool = True) -> Array:
     """q, k: (B,NH,T,HS).  Returns S: (B,NH,T,T), where causal −∞ for a key that lies after its query."""
-    s = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    s = q @ k.swapaxes(-1, -2) * _scale(q, scale)
     return np.where(np.tri(s.shape[-1], dtype=bool), s, s.dtype.type(-np.inf)) if causal else s
+
+
+def _scale(q: Array, scale: float | None) -> float:
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
 def scores_backward(dy: Array, y: Array, p: Array, v: Array, dropout: Dropout | None = None) -> Array:

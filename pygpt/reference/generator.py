@@ -2,9 +2,9 @@
 
     x = wte[token] + wpe[position]
     L times    q, k, v = linear(LayerNorm(x))      the cache takes k and v
-               S_tu = q_t·k_u / √HS  (u ≤ t)       y_t = Σ_u softmax(S_t)_u v_u, over everything in the cache
+               S_tu = c q_t·k_u  (u ≤ t)           y_t = Σ_u softmax(S_t)_u v_u, over everything in the cache
                x = x + linear(y)                   x = x + linear(activation(linear(LayerNorm(x))))
-    logits = LayerNorm(x) headᵀ        head: wte, or the model's own
+    logits = LayerNorm(x) headᵀ        head: wte, or the model's own; c: the scale, 1/√HS in GPT-2
 
 This is gpt2.py with another attention: keys and values of earlier positions do not depend on later tokens, so they are
 kept instead of computed again, and a new token costs one row. A row is a token of one of the sequences; the rows of
@@ -114,7 +114,7 @@ class Generator:
         q, k, v = qkv.reshape(n, 3, self.config.n_head, -1).transpose(1, 2, 0, 3)  # (NH,n,HS)
         keys, values = self._cache[layer, :, b, :, : start + n]  # (NH,positions so far,HS)
         keys[:, start:], values[:, start:] = self._stored(k), self._stored(v)
-        s = q @ keys.swapaxes(-1, -2) / math.sqrt(self.config.head_size)
+        s = q @ keys.swapaxes(-1, -2) * self.config.attention_scale(layer)
         s = np.where(np.tri(n, start + n, start, dtype=bool), s, s.dtype.type(-np.inf))
         y = np.exp(s - log_sum_exp(s)) @ values
         return y.swapaxes(0, 1).reshape(n, -1)

@@ -116,7 +116,8 @@ def forward(
         qkv = affine(f"{h}.attn.c_attn", y)
         if config.position_embedding == "rotary":
             qkv = keep(f"{h}.attn.rotary", ops.rotary_forward(qkv, config.n_head))
-        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, config.n_head, probabilities_drop, config.causal)
+        settings = config.n_head, probabilities_drop, config.attention_scale(layer), config.causal
+        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, *settings)
         y = keep(f"{h}.attn.heads", y)
         y = affine(f"{h}.attn.c_proj", y)
         if config.resid_pdrop:
@@ -215,8 +216,8 @@ def backward(
         keep(f"{h}.attn.c_proj", dy)
         affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
         y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", attended(config)))
-        dy, settings = da[f"{h}.attn.heads"], (config.n_head, probabilities_drop, config.causal)
-        dqkv = ops.attention_backward(dy, y, lse, qkv, *settings)
+        settings = config.n_head, probabilities_drop, config.attention_scale(layer), config.causal
+        dqkv = ops.attention_backward(da[f"{h}.attn.heads"], y, lse, qkv, *settings)
         keep(f"{h}.attn.{attended(config)}", dqkv)
         if config.position_embedding == "rotary":
             keep(f"{h}.attn.c_attn", ops.rotary_backward(da[f"{h}.attn.rotary"], config.n_head))

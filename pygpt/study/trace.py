@@ -86,7 +86,7 @@ def run(
     a["losses"], da = gpt2.backward(over, p, dp, a, config, tokens, targets, dlosses)
     _add_logits(ops, p[config.head], a, da, targets)
     for layer in range(config.n_layer):
-        _add_attention(ops, a, da, f"h.{layer}.attn", config)
+        _add_attention(ops, a, da, layer, config)
     loss = float(gpt2.mean_loss(np.asarray(a["losses"], np.float64), targets))
     return Trace(config, tokens, targets, loss, p, a, dp, da)
 
@@ -124,11 +124,12 @@ def _add_logits(ops: Layers, head: Array, a: dict[str, Array], da: dict[str, Arr
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 
 
-def _add_attention(ops: Layers, a: dict[str, Array], da: dict[str, Array], name: str, config: GPT2Config) -> None:
+def _add_attention(ops: Layers, a: dict[str, Array], da: dict[str, Array], layer: int, config: GPT2Config) -> None:
+    name, settings = f"h.{layer}.attn", (config.attention_scale(layer), config.causal)
     qkv, dy = a[f"{name}.{gpt2.attended(config)}"], da[f"{name}.heads"]
     q, k, v = attention.split(qkv, config.n_head)
-    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head, config.causal)
-    a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k, config.causal), p
+    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head, *settings)
+    a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k, *settings), p
     y = attention.merge(p @ v)  # of the head itself, if its output was changed
     da[f"{name}.scores"] = attention.scores_backward(dy, y, p, v)
     da[f"{name}.probabilities"] = attention.probabilities_backward(dy, v)

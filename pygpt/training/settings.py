@@ -121,6 +121,10 @@ class TrainSettings:
     )
     bias: bool = _setting(True, "model", "linear layers and LayerNorm have no biases", fixed=True)
     tie_word_embeddings: bool = _setting(True, "model", "the head has a matrix of its own", fixed=True)
+    scale_attn_weights: bool = _setting(True, "model", "scores are not multiplied by 1/sqrt(head size)", fixed=True)
+    scale_attn_by_inverse_layer_idx: bool = _setting(
+        False, "model", "scores of block l, counted from 1, are divided by l", fixed=True
+    )
 
     objective: str = _setting(
         "clm",

@@ -121,7 +121,7 @@ def _work(config: GPT2Config, call: recorder.Call, B: int, T: int) -> tuple[tupl
     N, C, V, eps = B * T, config.n_embd, config.vocab_size, config.layer_norm_epsilon
     n, inner, rows = N * C, N * config.inner, math.ceil(N / math.ceil(N / max(LOGITS // V, 64)))  # as csrc/model.c
     IC, OC = call.inputs["weight"].shape if call.layer == "linear" else (0, 0)
-    heads = B, T, config.n_head, config.head_size, config.causal, ffi().NULL
+    heads = B, T, config.n_head, config.head_size, config.attention_scale(0), config.causal, ffi().NULL
     scores = B * T * (T + 1) / 2 * C * 2  # FLOPs of one product of (T,HS) and (T,HS) in each head, causal
     work: dict[str, tuple[tuple[Any, ...], float, float]] = {
         "embedding_forward": ((B, T, C), 0, 3 * n),

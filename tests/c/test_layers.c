@@ -228,13 +228,18 @@ static void test_rotary(int64_t B, int64_t T, int64_t NH, int64_t HS) {
     end(&l);
 }
 
+static float scale_of(const Layer *l) {
+    return 1.0f / sqrtf((float)l->size[3]);
+}
+
 static void attention_f(Layer *l) {
-    k->attention_forward(l->y, l->kept[0], l->x[0], l->size[0], l->size[1], l->size[2], l->size[3], 1, l->dropout);
+    k->attention_forward(l->y, l->kept[0], l->x[0], l->size[0], l->size[1], l->size[2], l->size[3], scale_of(l), 1,
+                         l->dropout);
 }
 
 static void attention_b(Layer *l) {
-    k->attention_backward(l->dx[0], l->dy, l->y, l->kept[0], l->x[0], l->size[0], l->size[1], l->size[2], l->size[3], 1,
-                          l->dropout);
+    k->attention_backward(l->dx[0], l->dy, l->y, l->kept[0], l->x[0], l->size[0], l->size[1], l->size[2], l->size[3],
+                          scale_of(l), 1, l->dropout);
 }
 
 static void check_attention_identities(Layer *l) {
@@ -248,7 +253,7 @@ static void check_attention_identities(Layer *l) {
         }
     }
     float *p = floats(B * NH * T * T);
-    k->attention_probabilities(p, l->kept[0], l->x[0], B, T, NH, HS, 1);
+    k->attention_probabilities(p, l->kept[0], l->x[0], B, T, NH, HS, scale_of(l), 1);
     for (int64_t row = 0; row < B * NH * T; row++) {
         double sum = 0.0;
         for (int64_t u = 0; u < T; u++) sum += p[row * T + u];

@@ -36,9 +36,11 @@ static bool compute(FILE *in, FILE *out, int64_t B, int64_t T, int64_t NH, int64
     const DropoutMask mask = dropout_mask(p, site, static_cast<const DropoutDraw *>(drawn.device));
     const auto elements = [](const Buffer &b) { return static_cast<E *>(b.device); };
     float *const lse_device = static_cast<float *>(lse.device);
-    if (!succeeded(attention_flash_forward(elements(y), lse_device, elements(qkv), B, T, NH, HS, mask, nullptr)) ||
+    if (!succeeded(attention_flash_forward(elements(y), lse_device, elements(qkv), B, T, NH, HS,
+                                           1.0f / sqrtf(static_cast<float>(HS)), mask, nullptr)) ||
         !succeeded(attention_flash_backward(elements(dqkv), elements(dy), elements(y), lse_device, elements(qkv),
-                                            scratch.device, B, T, NH, HS, mask, nullptr)) ||
+                                            scratch.device, B, T, NH, HS, 1.0f / sqrtf(static_cast<float>(HS)), mask,
+                                            nullptr)) ||
         !succeeded(cudaDeviceSynchronize()))
         return false;
 
