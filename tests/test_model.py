@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 LEAST = GPT2Config(vocab_size=2, n_positions=1, n_embd=8, n_layer=1, n_head=1)
 ODD = GPT2Config(vocab_size=37, n_positions=19, n_embd=24, n_layer=2, n_head=3, n_inner=40)
 DROPOUT = replace(ODD, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
-# name: configuration, B, T; with few numbers in a tensor ρ, and the cosine behind ReLU, would be left to chance
+# name: configuration, B, T; with few numbers in a tensor ρ would be left to chance
 SHAPES = {
     "least": (LEAST, 1, 1),
     "odd": (ODD, 2, 13),
@@ -43,7 +43,7 @@ SHAPES = {
     "large_vocabulary": (GPT2Config(vocab_size=50257, n_positions=10, n_embd=8, n_layer=1, n_head=1), 7, 10),
     "large_epsilon": (replace(ODD, layer_norm_epsilon=0.1), 2, 13),
     "many_tokens": (GPT2Config(vocab_size=11, n_positions=35, n_embd=8, n_layer=1, n_head=1), 30, 35),
-    **{name: (replace(DROPOUT, **settings), 4, 13) for name, settings in VARIED.items()},
+    **{name: (replace(DROPOUT, **settings), 2, 13) for name, settings in VARIED.items()},
 }
 
 NATIVE = [backend for backend in PRESENT if backend.device != "numpy"]

@@ -13,7 +13,7 @@ query's and value's parts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,17 +80,6 @@ FREE_RUNNING = {
     },
 }
 """The whole model, by dtype and pass."""
-
-
-def backward_bound(dtype: str, activation_function: str) -> Bound:
-    """Of the whole model's gradients.
-
-    The derivative of ReLU jumps at 0: where rounding to bfloat16 changes the sign of its input, in some thousandths of
-    the elements, all of the gradient comes or goes.  No other order of the same roundings avoids that.
-    """
-    bound = FREE_RUNNING[dtype]["backward"]
-    jumps = dtype == "bfloat16" and activation_function == "relu"
-    return replace(bound, one_minus_cosine=1e-2) if jumps else bound
 
 
 def difference(a: Array, b: Array, emulated: Array | None = None) -> Difference:
