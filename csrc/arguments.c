@@ -35,7 +35,8 @@ int check_config(const GPT2Config *c) {
                       {"tie_word_embeddings", c->tie_word_embeddings, PYGPT_UNTIED},
                       {"causal", c->causal, PYGPT_BIDIRECTIONAL},
                       {"scale_attn_weights", c->scale_attn_weights, PYGPT_UNSCALED},
-                      {"scale_attn_by_inverse_layer_idx", c->scale_attn_by_inverse_layer_idx, PYGPT_INVERSE_LAYER}};
+                      {"scale_attn_by_inverse_layer_idx", c->scale_attn_by_inverse_layer_idx, PYGPT_INVERSE_LAYER},
+                      {"norm_position", c->norm_position, PYGPT_POST_NORM}};
     for (size_t i = 0; i < sizeof variations / sizeof *variations; i++) {
         if (variations[i].value < 0 || variations[i].value > variations[i].last) {
             return fail(PYGPT_ERROR_ARGUMENT, "%s is %" PRId32 ", expected 0 ... %" PRId32, variations[i].name,

@@ -5,6 +5,9 @@
  *              x = x + linear(activation(linear(LayerNorm(x))))
  *   logits = LayerNorm(x) headᵀ      head = wte unless it has its own
  *
+ * Where LayerNorms come after the sums, x = LayerNorm(x) + linear(...): each is the one before what follows, and the first
+ * attention has none before it.
+ *
  * A generator is a snapshot: weights are packed when it is made (packed.h), so none is ever stale. A row is a token of a sequence.
  * One parallel region computes some rows; its threads have columns of the products, heads, or rows to themselves, and meet
  * where one needs what another has written.
@@ -120,8 +123,10 @@ static int64_t take_rest(Generator *g) {
     if (c->tie_word_embeddings == PYGPT_UNTIED)
         g->head = take_matrix(m, &taken, embedding, C, c->vocab_size, g->own->width);
     if (adds_positions(c)) g->wpe = take_floats(m, &taken, checked_mul(g->positions, C));
-    g->ln_f_w = take_floats(m, &taken, C);
-    g->ln_f_b = take_bias(g, &taken, C);
+    if (c->norm_position == PYGPT_PRE_NORM) {
+        g->ln_f_w = take_floats(m, &taken, C);
+        g->ln_f_b = take_bias(g, &taken, C);
+    }
     g->lengths = take(m, &taken, checked_mul(g->B, sizeof(int64_t)));
     g->rows = take(m, &taken, checked_mul(rows, sizeof(Row)));
     g->x = take_floats(m, &taken, checked_mul(rows, C));
@@ -277,19 +282,34 @@ static void embed(const Generator *g, const Worker *me, const int32_t *tokens, i
     }
 }
 
-/* Few rows every thread computes for itself, which takes less than to meet; of many each has some. */
-static const float *normalised(const Generator *g, const Worker *me, const float *x, const float *w, const float *b,
-                               int64_t rows) {
+typedef struct {
+    const float *w, *b;   // w: NULL where there is none
+} Norm;
+
+/* Before place 2l, the attention of block l, 2l + 1, its feed-forward part, and 2L, the head. */
+static Norm norm_before(const Generator *g, int64_t place) {
+    int64_t number = is_post_norm(&g->config) ? place - 1 : place;
+    if (number < 0) return (Norm){NULL, NULL};
+    if (number == 2 * g->config.n_layer) return (Norm){g->ln_f_w, g->ln_f_b};
+    const Block *block = g->blocks + number / 2;
+    return number % 2 == 0 ? (Norm){block->ln_1_w, block->ln_1_b} : (Norm){block->ln_2_w, block->ln_2_b};
+}
+
+/* What enters a place. Few rows every thread computes for itself, which takes less than to meet; of many each has some. */
+static const float *normalised(const Generator *g, const Worker *me, int64_t place, int64_t rows) {
     int64_t C = g->config.n_embd;
     float eps = g->config.layer_norm_epsilon;
+    Norm norm = norm_before(g, place);
+    if (!norm.w) return g->x;
     if (few(g, rows)) {
-        g->kernels->layernorm_forward(me->ln, me->statistics, me->statistics + rows, x, w, b, rows, C, eps);
+        g->kernels->layernorm_forward(me->ln, me->statistics, me->statistics + rows, g->x, norm.w, norm.b, rows, C,
+                                      eps);
         return me->ln;
     }
     Range mine = range_of(&me->team, rows);
     if (mine.end > mine.first) {
         g->kernels->layernorm_forward(g->ln + mine.first * C, g->mean + mine.first, g->rstd + mine.first,
-                                      x + mine.first * C, w, b, mine.end - mine.first, C, eps);
+                                      g->x + mine.first * C, norm.w, norm.b, mine.end - mine.first, C, eps);
     }
     meet(&me->team);
     return g->ln;
@@ -300,11 +320,13 @@ static void linear_columns(const Generator *g, const Worker *me, float *y, const
     g->own->product(&me->team, y, x, w, b, rows, g->packed_rows, me->scratch);
 }
 
-/* x += branch, in the columns that this thread has just computed. */
-static void add_branch(const Generator *g, const Worker *me, const PackedMatrix *w, int64_t rows) {
+/* The branch is added to x, or to its input, in the columns that this thread has just computed. */
+static void add_branch(const Generator *g, const Worker *me, const float *input, const PackedMatrix *w, int64_t rows) {
     Range columns = columns_of(&me->team, w);
+    const float *x = is_post_norm(&g->config) ? input : g->x;
     for (int64_t r = 0; r < rows; r++) {
-        for (int64_t c = columns.first; c < columns.end; c++) g->x[r * w->N + c] += g->branch[r * w->N + c];
+        for (int64_t c = columns.first; c < columns.end; c++)
+            g->x[r * w->N + c] = x[r * w->N + c] + g->branch[r * w->N + c];
     }
 }
 
@@ -377,22 +399,23 @@ static void attend_rows(const Generator *g, const Worker *me, const Block *block
     }
 }
 
-static void generate_block(const Generator *g, const Worker *me, const Block *w, int64_t rows) {
-    const float *ln = normalised(g, me, g->x, w->ln_1_w, w->ln_1_b, rows);
-    linear_columns(g, me, g->qkv, ln, &w->c_attn, w->c_attn_b, rows);
+static void generate_block(const Generator *g, const Worker *me, int64_t layer, int64_t rows) {
+    const Block *w = g->blocks + layer;
+    const float *input = normalised(g, me, 2 * layer, rows);
+    linear_columns(g, me, g->qkv, input, &w->c_attn, w->c_attn_b, rows);
     meet(&me->team);
     attend_rows(g, me, w, rows);
     meet(&me->team);
     linear_columns(g, me, g->branch, g->heads, &w->attn_proj, w->attn_proj_b, rows);
-    add_branch(g, me, &w->attn_proj, rows);
+    add_branch(g, me, input, &w->attn_proj, rows);
     meet(&me->team);
 
-    ln = normalised(g, me, g->x, w->ln_2_w, w->ln_2_b, rows);
-    linear_columns(g, me, g->fc, ln, &w->c_fc, w->c_fc_b, rows);
+    input = normalised(g, me, 2 * layer + 1, rows);
+    linear_columns(g, me, g->fc, input, &w->c_fc, w->c_fc_b, rows);
     activate(g, me, &w->c_fc, rows);
     meet(&me->team);
     linear_columns(g, me, g->branch, g->fc, &w->mlp_proj, w->mlp_proj_b, rows);
-    add_branch(g, me, &w->mlp_proj, rows);
+    add_branch(g, me, input, &w->mlp_proj, rows);
     meet(&me->team);
 }
 
@@ -416,14 +439,14 @@ static void pass(Generator *g, float *logits, const int32_t *tokens, int64_t row
         me.statistics = me.ln + g->own->few_rows * g->config.n_embd;
         embed(g, &me, tokens, rows);
         meet(&me.team);
-        for (int64_t layer = 0; layer < g->config.n_layer; layer++) generate_block(g, &me, g->blocks + layer, rows);
+        for (int64_t layer = 0; layer < g->config.n_layer; layer++) generate_block(g, &me, layer, rows);
         if (wanted < rows) {
             if (me.team.number == 0) keep_wanted(g, rows);
             meet(&me.team);
         }
         if (wanted > 0) {
-            const float *ln = normalised(g, &me, g->x, g->ln_f_w, g->ln_f_b, wanted);
-            linear_columns(g, &me, logits, ln, &g->head, NULL, wanted);
+            const float *input = normalised(g, &me, 2 * g->config.n_layer, wanted);
+            linear_columns(g, &me, logits, input, &g->head, NULL, wanted);
         }
     }
 }

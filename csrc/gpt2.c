@@ -5,29 +5,12 @@
  *              x = x + feed-forward(LayerNorm(x))
  *   logits = LayerNorm(x) headᵀ      head = wte unless it has its own
  *
+ * A model with its LayerNorms after the residual connections has the blocks of post_norm.c, and no LayerNorm behind them.
  * Each pass over a block reads from top to bottom; the layers themselves are in layers/ and fast/. Inputs and outputs are
  * named in tensors.c; `a` holds activations, `d` their gradients, `w` weights, `dw` the weights' gradients.
  */
 #include "attention_scale.h"
-#include "model.h"
-#include "sites.h"
-
-static Dropout dropout_at(const GPT2 *m, float p, int site, int64_t layer) {
-    Dropout dropout = m->dropout;
-    dropout.p = m->training ? p : 0.0f;
-    dropout.site = dropout_site(site, layer);
-    return dropout;
-}
-
-typedef struct {
-    Dropout attention, attention_branch, feed_forward_branch;
-} BlockDropouts;
-
-static BlockDropouts block_dropouts(const GPT2 *m, int64_t layer) {
-    return (BlockDropouts){dropout_at(m, m->config.attn_pdrop, SITE_ATTENTION, layer),
-                           dropout_at(m, m->config.resid_pdrop, SITE_ATTENTION_BRANCH, layer),
-                           dropout_at(m, m->config.resid_pdrop, SITE_FEED_FORWARD_BRANCH, layer)};
-}
+#include "block.h"
 
 static void embedding_pass(GPT2 *m) {
     const Kernels *k = m->kernels;
@@ -40,17 +23,6 @@ static void embedding_pass(GPT2 *m) {
         Dropout dropout = dropout_at(m, m->config.embd_pdrop, SITE_EMBEDDING, 0);
         k->dropout_forward(a.drop, a.embd, m->B * m->T * C, &dropout);
     }
-}
-
-/* The queries and keys turned by their positions, in a model that has it so. */
-static void turn(GPT2 *m, const BlockActivations *a) {
-    int64_t NH = m->config.n_head;
-    if (a->rotary) m->kernels->rotary_forward(a->rotary, a->qkv, m->B, m->T, NH, m->config.n_embd / NH);
-}
-
-/* The queries, keys and values that attention works on. */
-static float *attended(const BlockActivations *a) {
-    return a->rotary ? a->rotary : a->qkv;
 }
 
 static void block_forward(GPT2 *m, int64_t layer) {
@@ -151,13 +123,15 @@ static void embedding_backward_pass(GPT2 *m) {
 static void body_forward(GPT2 *m) {
     int64_t C = m->config.n_embd;
     embedding_pass(m);
-    for (int64_t layer = 0; layer < m->config.n_layer; layer++) block_forward(m, layer);
+    for (int64_t layer = 0; layer < m->config.n_layer; layer++)
+        is_post_norm(&m->config) ? post_norm_forward(m, layer) : block_forward(m, layer);
 
     FinalWeights w = final_weights(&m->weights, m->parameters);
     FinalActivations a = final_activations(&m->activation_table, m->activations);
     const float *x = block_input(&m->activation_table, m->activations, m->config.n_layer);
-    m->kernels->layernorm_forward(a.ln_f, a.ln_f_mean, a.ln_f_rstd, x, w.ln_f_w, w.ln_f_b, m->B * m->T, C,
-                                  m->config.layer_norm_epsilon);
+    if (a.ln_f)
+        m->kernels->layernorm_forward(a.ln_f, a.ln_f_mean, a.ln_f_rstd, x, w.ln_f_w, w.ln_f_b, m->B * m->T, C,
+                                      m->config.layer_norm_epsilon);
 }
 
 static float mean_loss(const GPT2 *m) {
@@ -165,11 +139,6 @@ static float mean_loss(const GPT2 *m) {
     double sum = 0.0;
     for (int64_t n = 0; n < m->B * m->T; n++) sum += losses[n];   // those of negative targets are 0
     return m->counted ? (float)(sum / (double)m->counted) : 0.0f;
-}
-
-static void zero(float *x, int64_t n) {
-    #pragma omp parallel for simd
-    for (int64_t i = 0; i < n; i++) x[i] = 0.0f;
 }
 
 /* Everything from the losses back to the parameters. */
@@ -184,13 +153,20 @@ static void whole_backward(GPT2 *m, float scale) {
     float *dx = block_input(&m->activation_gradient_table, m->activation_gradients, L);
 
     for (int64_t n = 0; n < N; n++) d.losses[n] = m->counted ? scale / (float)m->counted : 0.0f;
-    zero(dx, N * C);   // which LayerNorm adds to
-    classifier_backward(m->kernels, a.losses, d.ln_f, dhead, d.losses, a.ln_f, head, m->targets, m->logits,
+    classifier_backward(m->kernels, a.losses, head_input(&m->activation_gradient_table, m->activation_gradients), dhead,
+                        d.losses, head_input(&m->activation_table, m->activations), head, m->targets, m->logits,
                         head_rows(&m->config, N), N, C, m->config.vocab_size);
-    m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
+    if (d.ln_f) {
+        zero(dx, N * C);
+        m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
+    }
     for (int64_t layer = L - 1; layer >= 0; layer--) {
-        block_recompute(m, layer);
-        block_backward(m, layer);
+        if (is_post_norm(&m->config)) {
+            post_norm_backward(m, layer);
+        } else {
+            block_recompute(m, layer);
+            block_backward(m, layer);
+        }
     }
     embedding_backward_pass(m);
     m->went_back = 1;
@@ -235,8 +211,8 @@ int gpt2_forward(GPT2 *m, float *loss, const int32_t *tokens, const int32_t *tar
     if (targets) {
         FinalActivations a = final_activations(&m->activation_table, m->activations);
         const float *head = head_weights(&m->weights, m->parameters);
-        classifier_forward(m->kernels, a.losses, a.ln_f, head, m->targets, m->logits, head_rows(&m->config, B * T),
-                           B * T, m->config.n_embd, m->config.vocab_size);
+        classifier_forward(m->kernels, a.losses, head_input(&m->activation_table, m->activations), head, m->targets,
+                           m->logits, head_rows(&m->config, B * T), B * T, m->config.n_embd, m->config.vocab_size);
         if (loss) *loss = mean_loss(m);
     }
     return PYGPT_OK;
@@ -275,9 +251,9 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     int64_t C = m->config.n_embd, V = m->config.vocab_size;
     int status = check_logits(first, count, m->B * m->T);
     if (status != PYGPT_OK) return status;
-    const float *ln_f = final_activations(&m->activation_table, m->activations).ln_f;
+    const float *x = head_input(&m->activation_table, m->activations);
     const float *head = head_weights(&m->weights, m->parameters);
-    m->kernels->matmul(logits, ln_f + first * C, head, count, V, C, 0, 1, 0);
+    m->kernels->matmul(logits, x + first * C, head, count, V, C, 0, 1, 0);
     return PYGPT_OK;
 }
 

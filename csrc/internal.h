@@ -48,6 +48,11 @@ static inline int is_causal(const GPT2Config *config) {
     return config->causal == PYGPT_CAUSAL;
 }
 
+/* Whether LayerNorms come after the residual connections. */
+static inline int is_post_norm(const GPT2Config *config) {
+    return config->norm_position == PYGPT_POST_NORM;
+}
+
 #define GIB (1024.0 * 1024.0 * 1024.0)
 
 /* The plain layers, csrc/layers/. */

@@ -154,6 +154,7 @@ enum { PYGPT_TIED = 0, PYGPT_UNTIED = 1 };   // tie_word_embeddings: the head is
 enum { PYGPT_CAUSAL = 0, PYGPT_BIDIRECTIONAL = 1 };   // causal: true, false
 enum { PYGPT_SCALED = 0, PYGPT_UNSCALED = 1 };   // scale_attn_weights: scores by 1/√HS, or not
 enum { PYGPT_SAME_SCALE = 0, PYGPT_INVERSE_LAYER = 1 };   // scale_attn_by_inverse_layer_idx: by 1/(layer + 1) too
+enum { PYGPT_PRE_NORM = 0, PYGPT_POST_NORM = 1 };   // norm_position: of LayerNorm, before a branch or after its sum
 
 typedef struct {
     int64_t vocab_size;    // V
@@ -166,7 +167,7 @@ typedef struct {
     float initializer_range;
     float embd_pdrop, attn_pdrop, resid_pdrop;
     int32_t activation_function, position_embedding, bias, tie_word_embeddings, causal;
-    int32_t scale_attn_weights, scale_attn_by_inverse_layer_idx;
+    int32_t scale_attn_weights, scale_attn_by_inverse_layer_idx, norm_position;
 } GPT2Config;
 
 /* What the backward pass computes again instead of keeping. */

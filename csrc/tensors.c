@@ -26,7 +26,9 @@ typedef enum {
     WITH_LEARNED_POSITIONS,
     WITH_ROTARY,
     WITH_BIAS,
-    UNTIED
+    UNTIED,
+    PRE_NORM,
+    PRE_NORM_WITH_BIAS
 } Presence;
 
 typedef struct {
@@ -78,9 +80,10 @@ static const Row BLOCK_WEIGHTS[] = {
 };
 
 static const Row FINAL_WEIGHTS[] = {
-    {ROW(FinalWeights, ln_f_w, "ln_f.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE},
+    {ROW(FinalWeights, ln_f_w, "ln_f.weight"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ONE,
+     .presence = PRE_NORM},
     {ROW(FinalWeights, ln_f_b, "ln_f.bias"), .shape = {SIZE_C}, .initialisation = PYGPT_INIT_ZERO,
-     .presence = WITH_BIAS},
+     .presence = PRE_NORM_WITH_BIAS},
     {ROW(FinalWeights, head, "lm_head.weight"), .shape = {SIZE_V, SIZE_C}, .initialisation = PYGPT_INIT_NORMAL,
      .presence = UNTIED},
 };
@@ -115,10 +118,37 @@ static const Row BLOCK_ACTIVATIONS[] = {
     {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
 };
 
+/* Likewise of a block whose LayerNorms come after the residual connections; its output is ln_2. */
+static const Row POST_NORM_BLOCK_ACTIVATIONS[] = {
+    {ROW(BlockActivations, qkv, "attn.c_attn"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, rotary, "attn.rotary"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_ROTARY},
+    {ROW(BlockActivations, lse, "attn.lse"), .shape = {SIZE_B, SIZE_NH, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, heads, "attn.heads"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, attn_proj, "attn.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, attn_drop, "attn.resid_dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_RESID_DROPOUT},
+    {ROW(BlockActivations, resid_mid, "resid_mid"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, ln_1, "ln_1"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, ln_1_mean, "ln_1.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, ln_1_rstd, "ln_1.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, fc, "mlp.c_fc"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, act, "mlp.act"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, mlp_proj, "mlp.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, mlp_drop, "mlp.dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
+     .presence = WITH_RESID_DROPOUT},
+    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
+    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
+    {ROW(BlockActivations, ln_2_mean, "ln_2.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, ln_2_rstd, "ln_2.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+};
+
 static const Row FINAL_ACTIVATIONS[] = {
-    {ROW(FinalActivations, ln_f, "ln_f"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
-    {ROW(FinalActivations, ln_f_mean, "ln_f.mean"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1},
-    {ROW(FinalActivations, ln_f_rstd, "ln_f.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1},
+    {ROW(FinalActivations, ln_f, "ln_f"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS, .presence = PRE_NORM},
+    {ROW(FinalActivations, ln_f_mean, "ln_f.mean"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1,
+     .presence = PRE_NORM},
+    {ROW(FinalActivations, ln_f_rstd, "ln_f.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS, .no_gradient = 1,
+     .presence = PRE_NORM},
     {ROW(FinalActivations, losses, "losses"), .shape = {SIZE_B, SIZE_T}, .kept = ALWAYS},
 };
 
@@ -135,6 +165,12 @@ static const Part ACTIVATIONS[PARTS] = {
     [FINAL] = PART(FINAL_ACTIVATIONS),
 };
 
+static const Part POST_NORM_ACTIVATIONS[PARTS] = {
+    [EMBEDDING] = PART(EMBEDDING_ACTIVATIONS),
+    [BLOCK] = PART(POST_NORM_BLOCK_ACTIVATIONS),
+    [FINAL] = PART(FINAL_ACTIVATIONS),
+};
+
 static int present(const Row *row, int kind, const GPT2Config *config) {
     if (kind == PYGPT_ACTIVATION_GRADIENT && row->no_gradient) return 0;
     if (row->presence == WITH_EMBD_DROPOUT) return config->embd_pdrop > 0.0f;
@@ -143,6 +179,8 @@ static int present(const Row *row, int kind, const GPT2Config *config) {
     if (row->presence == WITH_ROTARY) return config->position_embedding == PYGPT_ROTARY;
     if (row->presence == WITH_BIAS) return config->bias == PYGPT_BIAS;
     if (row->presence == UNTIED) return config->tie_word_embeddings == PYGPT_UNTIED;
+    if (row->presence == PRE_NORM) return !is_post_norm(config);
+    if (row->presence == PRE_NORM_WITH_BIAS) return !is_post_norm(config) && config->bias == PYGPT_BIAS;
     return 1;
 }
 
@@ -200,12 +238,16 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
     return PYGPT_OK;
 }
 
-static const Part *parts_of(int kind) {
-    return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? ACTIVATIONS : WEIGHTS;
+static const Part *activation_parts(const GPT2Config *config) {
+    return is_post_norm(config) ? POST_NORM_ACTIVATIONS : ACTIVATIONS;
+}
+
+static const Part *parts_of(int kind, const GPT2Config *config) {
+    return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? activation_parts(config) : WEIGHTS;
 }
 
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
-    const Part *parts = parts_of(kind);
+    const Part *parts = parts_of(kind, config);
     int64_t L = config->n_layer;
     *table = (TensorTable){.kind = kind, .config = *config};
     for (int i = 0; i < parts[EMBEDDING].count; i++) table->before += present(&parts[EMBEDDING].rows[i], kind, config);
@@ -314,7 +356,7 @@ EmbeddingActivations embedding_activations(const TensorTable *table, float *buff
 
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer) {
     BlockActivations activations;
-    point(&activations, &ACTIVATIONS[BLOCK], table, first_of_block(table, layer), buffer);
+    point(&activations, &activation_parts(&table->config)[BLOCK], table, first_of_block(table, layer), buffer);
     return activations;
 }
 
@@ -325,7 +367,15 @@ FinalActivations final_activations(const TensorTable *table, float *buffer) {
 }
 
 float *block_input(const TensorTable *table, float *buffer, int64_t layer) {
-    if (layer > 0) return block_activations(table, buffer, layer - 1).resid_post;
+    if (layer > 0) {
+        BlockActivations before = block_activations(table, buffer, layer - 1);
+        return is_post_norm(&table->config) ? before.ln_2 : before.resid_post;
+    }
     EmbeddingActivations embedding = embedding_activations(table, buffer);
     return embedding.drop ? embedding.drop : embedding.embd;
+}
+
+float *head_input(const TensorTable *table, float *buffer) {
+    float *ln_f = final_activations(table, buffer).ln_f;
+    return ln_f ? ln_f : block_input(table, buffer, table->config.n_layer);
 }

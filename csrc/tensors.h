@@ -17,7 +17,7 @@ typedef struct {
 } BlockWeights;
 
 typedef struct {
-    float *ln_f_w, *ln_f_b, *head;
+    float *ln_f_w, *ln_f_b, *head;   // NULL without a LayerNorm behind the blocks, and to what is wte
 } FinalWeights;
 
 typedef struct {
@@ -67,7 +67,9 @@ EmbeddingActivations embedding_activations(const TensorTable *table, float *buff
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer);
 FinalActivations final_activations(const TensorTable *table, float *buffer);
 
-/* The residual stream as it enters a block: what the block before, or the embedding, left. */
+/* What enters a block: the output of the block before, or of the embedding. */
 float *block_input(const TensorTable *table, float *buffer, int64_t layer);
+/* What the head multiplies: ln_f, or the output of the last block. */
+float *head_input(const TensorTable *table, float *buffer);
 
 #endif

@@ -113,8 +113,10 @@ static void take_rest(Generator *g, Parts &parts) {
     g->wte = parts.take_matrix(embedding, C, c.vocab_size);
     g->head = c.tie_word_embeddings == PYGPT_UNTIED ? parts.take_matrix(embedding, C, c.vocab_size) : g->wte;
     if (adds_positions(&c)) g->wpe = parts.take<float>(checked_mul(g->positions, C));
-    g->ln_f_w = parts.take<float>(C);
-    g->ln_f_b = parts.take_bias(c, C);
+    if (c.norm_position == PYGPT_PRE_NORM) {
+        g->ln_f_w = parts.take<float>(C);
+        g->ln_f_b = parts.take_bias(c, C);
+    }
     g->rows = parts.take<GenerationRow>(all);
     g->x = parts.take<float>(rows * C);
     g->ln = parts.take<float>(rows * C);
@@ -169,7 +171,8 @@ static void fill(Queue &q, const PackedMatrix &to, const float *from) {
     fill(q, to, from, to.N, 1);
 }
 
-static void copy_bias(Queue &q, float *to, const float *from, int64_t count) {
+/* Nothing from NULL. */
+static void copy_present(Queue &q, float *to, const float *from, int64_t count) {
     if (from) copy(q, to, from, count);
 }
 
@@ -190,21 +193,21 @@ static void copy_weights(Generator *g, const GPT2 *m) {
         const BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         const Block &to = g->blocks[static_cast<size_t>(layer)];
         copy(q, to.ln_1_w, from.ln_1_w, C);
-        copy_bias(q, to.ln_1_b, from.ln_1_b, C);
+        copy_present(q, to.ln_1_b, from.ln_1_b, C);
         fill(q, to.c_attn, from.c_attn_w);
-        copy_bias(q, to.c_attn_b, from.c_attn_b, 3 * C);
+        copy_present(q, to.c_attn_b, from.c_attn_b, 3 * C);
         fill(q, to.attn_proj, from.attn_proj_w);
-        copy_bias(q, to.attn_proj_b, from.attn_proj_b, C);
+        copy_present(q, to.attn_proj_b, from.attn_proj_b, C);
         copy(q, to.ln_2_w, from.ln_2_w, C);
-        copy_bias(q, to.ln_2_b, from.ln_2_b, C);
+        copy_present(q, to.ln_2_b, from.ln_2_b, C);
         fill(q, to.c_fc, from.c_fc_w);
-        copy_bias(q, to.c_fc_b, from.c_fc_b, F);
+        copy_present(q, to.c_fc_b, from.c_fc_b, F);
         fill(q, to.mlp_proj, from.mlp_proj_w);
-        copy_bias(q, to.mlp_proj_b, from.mlp_proj_b, C);
+        copy_present(q, to.mlp_proj_b, from.mlp_proj_b, C);
     }
     const FinalWeights final = final_weights(&m->weights, m->parameters);
-    copy(q, g->ln_f_w, final.ln_f_w, C);
-    copy_bias(q, g->ln_f_b, final.ln_f_b, C);
+    copy_present(q, g->ln_f_w, final.ln_f_w, C);
+    copy_present(q, g->ln_f_b, final.ln_f_b, C);
 }
 
 static int make_generator(Generator *g, const GPT2 *m) {
@@ -264,9 +267,26 @@ void generator_free(Generator *g) {
 
 /* ---- the pass over some rows ---- */
 
-static void normalise(Generator *g, const float *w, const float *b, int64_t rows) {
-    layernorm_forward(g->queue, g->ln, g->mean, g->rstd, g->x, w, b, rows, g->config.n_embd,
+struct Norm {
+    const float *w, *b;   // w: NULL where there is none
+};
+
+/* Before place 2l, the attention of block l, 2l + 1, its feed-forward part, and 2L, the head. */
+static Norm norm_before(const Generator *g, int64_t place) {
+    const int64_t number = is_post_norm(&g->config) ? place - 1 : place;
+    if (number < 0) return {nullptr, nullptr};
+    if (number == 2 * g->config.n_layer) return {g->ln_f_w, g->ln_f_b};
+    const Block &block = g->blocks[static_cast<size_t>(number / 2)];
+    return number % 2 == 0 ? Norm{block.ln_1_w, block.ln_1_b} : Norm{block.ln_2_w, block.ln_2_b};
+}
+
+/* What enters a place. */
+static const float *normalised(Generator *g, int64_t place, int64_t rows) {
+    const Norm norm = norm_before(g, place);
+    if (!norm.w) return g->x;
+    layernorm_forward(g->queue, g->ln, g->mean, g->rstd, g->x, norm.w, norm.b, rows, g->config.n_embd,
                       g->config.layer_norm_epsilon);
+    return g->ln;
 }
 
 static PackedProduct linear(const Generator *g, float *y, const float *x, const PackedMatrix &w, const float *b,
@@ -276,26 +296,28 @@ static PackedProduct linear(const Generator *g, float *y, const float *x, const 
     return p;
 }
 
-/* x = x + linear(y) */
-static void add_branch(Generator *g, const float *y, const PackedMatrix &w, const float *b, int64_t rows) {
+/* x = x + linear(y), or the branch's input in place of x */
+static void add_branch(Generator *g, const float *input, const float *y, const PackedMatrix &w, const float *b,
+                       int64_t rows) {
     PackedProduct p = linear(g, g->x, y, w, b, rows);
-    p.residual = g->x;
+    p.residual = is_post_norm(&g->config) ? input : g->x;
     packed_product(g->queue, p);
 }
 
-static void block_forward(Generator *g, const Block &w, const GenerationRow *rows, int64_t N) {
-    normalise(g, w.ln_1_w, w.ln_1_b, N);
-    packed_product(g->queue, linear(g, g->qkv, g->ln, w.c_attn, w.c_attn_b, N));
+static void block_forward(Generator *g, int64_t layer, const GenerationRow *rows, int64_t N) {
+    const Block &w = g->blocks[static_cast<size_t>(layer)];
+    const float *input = normalised(g, 2 * layer, N);
+    packed_product(g->queue, linear(g, g->qkv, input, w.c_attn, w.c_attn_b, N));
     if (g->config.position_embedding == PYGPT_ROTARY)
         rotary_rows(g->queue, g->qkv, rows, N, g->config.n_head, g->config.n_embd / g->config.n_head);
     cached_attention(g->queue, g->heads, w.keys, w.values, g->qkv, rows, N, cache_shape(g), w.scale);
-    add_branch(g, g->heads, w.attn_proj, w.attn_proj_b, N);
+    add_branch(g, input, g->heads, w.attn_proj, w.attn_proj_b, N);
 
-    normalise(g, w.ln_2_w, w.ln_2_b, N);
-    PackedProduct fc = linear(g, g->fc, g->ln, w.c_fc, w.c_fc_b, N);
+    input = normalised(g, 2 * layer + 1, N);
+    PackedProduct fc = linear(g, g->fc, input, w.c_fc, w.c_fc_b, N);
     fc.activated = true, fc.activation_function = g->config.activation_function;
     packed_product(g->queue, fc);
-    add_branch(g, g->fc, w.mlp_proj, w.mlp_proj_b, N);
+    add_branch(g, input, g->fc, w.mlp_proj, w.mlp_proj_b, N);
 }
 
 /* The rows that want logits come first in x; how many they are. */
@@ -312,13 +334,13 @@ static float *pass(Generator *g, float *logits, const std::vector<GenerationRow>
     const int64_t C = g->config.n_embd, V = g->config.vocab_size;
     const GenerationRow *const on_device = g->rows + first;
     packed_embedding(g->queue, g->x, on_device, g->wte, g->wpe, N);
-    for (const Block &block : g->blocks) block_forward(g, block, on_device, N);
+    for (int64_t layer = 0; layer < g->config.n_layer; layer++) block_forward(g, layer, on_device, N);
 
     const int64_t wanted = keep_wanted(g, rows.data() + first, N);
-    if (wanted > 0) normalise(g, g->ln_f_w, g->ln_f_b, wanted);
+    const float *input = wanted > 0 ? normalised(g, 2 * g->config.n_layer, wanted) : nullptr;
     for (int64_t at = 0; at < wanted; at += HEAD_ROWS) {
         const int64_t count = min64(HEAD_ROWS, wanted - at);
-        packed_product(g->queue, linear(g, g->logits, g->ln + at * C, g->head, nullptr, count));
+        packed_product(g->queue, linear(g, g->logits, input + at * C, g->head, nullptr, count));
         download(g->queue, logits, g->logits, DataType::float32, count * V);
         logits += count * V;
     }

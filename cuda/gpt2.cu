@@ -10,12 +10,12 @@
  * nothing is zeroed before, and the gradient of a residual branch is that of the stream, without a copy. `a` holds
  * activations, `d` their gradients, `w` weights, `dw` the weights' gradients.
  *
+ * A model with its LayerNorms after the residual connections has the blocks of post_norm.cu, and no LayerNorm behind them.
  * How a pass begins and ends: pass.cu.
  */
-#include "model.cuh"
+#include "block.cuh"
 
 #include "../csrc/attention_scale.h"
-#include "../csrc/sites.h"
 #include "layers/elements.cuh"
 #include "layers/sums.cuh"
 
@@ -44,25 +44,8 @@ static __global__ void __launch_bounds__(SINGLE_BLOCK_THREADS)
     }
 }
 
-static DropoutMask dropout_at(const GPT2 *m, float p, int site, int64_t layer) {
-    return dropout_mask(m->training ? p : 0.0f, dropout_site(site, layer), &m->state->draw);
-}
-
-struct BlockDropouts {
-    DropoutMask attention, attention_branch, feed_forward_branch;
-};
-
-static BlockDropouts block_dropouts(const GPT2 *m, int64_t layer) {
-    return {dropout_at(m, m->config.attn_pdrop, SITE_ATTENTION, layer),
-            dropout_at(m, m->config.resid_pdrop, SITE_ATTENTION_BRANCH, layer),
-            dropout_at(m, m->config.resid_pdrop, SITE_FEED_FORWARD_BRANCH, layer)};
-}
-
 static EmbeddingWeights embedding_weights(const GPT2 *m) {
     return embedding_weights(&m->copied_weights, static_cast<float *>(m->copy));
-}
-static BlockWeights block_weights(const GPT2 *m, int64_t layer) {
-    return block_weights(&m->copied_weights, static_cast<float *>(m->copy), layer);
 }
 static FinalWeights final_weights(const GPT2 *m) {
     return final_weights(&m->copied_weights, static_cast<float *>(m->copy));
@@ -70,11 +53,12 @@ static FinalWeights final_weights(const GPT2 *m) {
 static const float *head_weights(const GPT2 *m) {
     return head_weights(&m->copied_weights, static_cast<float *>(m->copy));
 }
-static BlockActivations block_activations(const GPT2 *m, int64_t layer) {
-    return block_activations(&m->activation_layout, m->activations, layer);
-}
 static FinalActivations final_activations(const GPT2 *m) {
     return final_activations(&m->activation_layout, m->activations);
+}
+
+static const float *head_input(const GPT2 *m) {
+    return head_input(&m->activation_layout, m->activations);
 }
 
 /* The LayerNorm at the beginning of a block, or at the end of all. */
@@ -107,17 +91,6 @@ static void embedding_pass(GPT2 *m) {
         DropoutMask dropout = dropout_at(m, m->config.embd_pdrop, SITE_EMBEDDING, 0);
         dropout_forward(m->queue, a.drop, a.embd, m->B * m->T * C, dropout);
     }
-}
-
-/* The queries and keys turned by their positions, in a model that has it so. */
-static void turn(GPT2 *m, const BlockActivations &a) {
-    const int64_t NH = m->config.n_head;
-    if (a.rotary) rotary_forward(m->queue, a.rotary, a.qkv, m->B, m->T, NH, m->config.n_embd / NH);
-}
-
-/* The queries, keys and values that attention works on. */
-static float *attended(const BlockActivations &a) {
-    return a.rotary ? a.rotary : a.qkv;
 }
 
 /* From the output of ln_1 to that of the feed-forward branch. */
@@ -169,6 +142,10 @@ static void first_norm(GPT2 *m, int64_t layer) {
 /* Everything up to the head. */
 static void body_forward(GPT2 *m) {
     embedding_pass(m);
+    if (is_post_norm(&m->config)) {
+        for (int64_t layer = 0; layer < m->config.n_layer; layer++) post_norm_forward(m, layer);
+        return;
+    }
     first_norm(m, 0);
     for (int64_t layer = 0; layer < m->config.n_layer; layer++) {
         block_forward(m, layer);
@@ -252,13 +229,19 @@ void whole_backward(GPT2 *m) {
     float *dx = block_input(&m->activation_gradient_layout, m->activation_gradients, L);
 
     ENQUEUE(q, loss_gradients, blocks_for(N, ELEMENT_THREADS), ELEMENT_THREADS, 0, d.losses, m->state, N);
-    classifier_backward(q, a.losses, d.ln_f, dhead, d.losses, a.ln_f, head_weights(m), m->targets, m->logits,
-                        head_rows(m->config, N), N, C, V, padded_vocabulary(V));
-    layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N,
-                       C);
+    classifier_backward(q, a.losses, head_input(&m->activation_gradient_layout, m->activation_gradients), dhead,
+                        d.losses, head_input(m), head_weights(m), m->targets, m->logits, head_rows(m->config, N), N, C,
+                        V, padded_vocabulary(V));
+    if (d.ln_f)
+        layernorm_backward(q, dx, dw.ln_f_w, dw.ln_f_b, nullptr, nullptr, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd,
+                           N, C);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
-        block_recompute(m, layer);
-        block_backward(m, layer);
+        if (is_post_norm(&m->config)) {
+            post_norm_backward(m, layer);
+        } else {
+            block_recompute(m, layer);
+            block_backward(m, layer);
+        }
     }
     embedding_backward_pass(m);
     ENQUEUE(q, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N, true);
@@ -279,8 +262,8 @@ void enqueue_pass(GPT2 *m, Pass pass) {
     FinalActivations a = final_activations(m);
     body_forward(m);
     if (pass == Pass::loss) {
-        classifier_forward(m->queue, a.losses, a.ln_f, head_weights(m), m->targets, m->logits, head_rows(m->config, N),
-                           N, m->config.n_embd, V, padded_vocabulary(V));
+        classifier_forward(m->queue, a.losses, head_input(m), head_weights(m), m->targets, m->logits,
+                           head_rows(m->config, N), N, m->config.n_embd, V, padded_vocabulary(V));
         ENQUEUE(m->queue, mean_loss, 1, SINGLE_BLOCK_THREADS, 0, m->state, a.losses, N, false);
     }
     if (pass == Pass::gradients) whole_backward(m);
@@ -293,12 +276,12 @@ int gpt2_logits(GPT2 *m, float *logits, int64_t first, int64_t count) {
     if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
     const size_t size = element_size(m->queue.type);
-    const char *ln_f = reinterpret_cast<const char *>(final_activations(m).ln_f);
+    const char *x = reinterpret_cast<const char *>(head_input(m));
     const int64_t most = head_rows(m->config, m->B * m->T);
     for (int64_t n = first; n < first + count && m->queue.error == cudaSuccess; n += most) {
         int64_t rows = min64(most, first + count - n);
         float *host = logits + (n - first) * V;
-        head_logits(m->queue, m->logits, ln_f + static_cast<size_t>(n * C) * size, head_weights(m), rows, C, Vp);
+        head_logits(m->queue, m->logits, x + static_cast<size_t>(n * C) * size, head_weights(m), rows, C, Vp);
         download_rows(m->queue, host, m->logits, rows, V, Vp);
     }
     return queue_status(m->queue);

@@ -21,10 +21,11 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
     "causal": (True, False),
     "scale_attn_weights": (True, False),
     "scale_attn_by_inverse_layer_idx": (False, True),
+    "norm_position": ("pre", "post"),
 }
 """Fields that change the mathematics: their values, by their numbers in pygpt.h and in files; 0 is GPT-2's."""
 
-OWN_VARIATIONS = ("position_embedding", "causal")  # of which transformers' GPT-2 knows nothing
+OWN_VARIATIONS = ("position_embedding", "causal", "norm_position")  # of which transformers' GPT-2 knows nothing
 _OWN_MODEL_TYPE = "pygpt"  # of a model that has one of them, so that transformers does not take it for a GPT-2
 
 # more names that transformers has for them
@@ -68,6 +69,7 @@ class GPT2Config:
     causal: bool = True  # whether a position looks only at those up to its own
     scale_attn_weights: bool = True  # scores by 1/√HS
     scale_attn_by_inverse_layer_idx: bool = False  # scores of block l, from 0, by 1/(l + 1)
+    norm_position: str = "pre"  # LayerNorm at the beginning of each branch, or after each residual connection
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of fresh weights
     embd_pdrop: float = 0.0
@@ -135,6 +137,11 @@ class GPT2Config:
     def head(self) -> str:
         """The name of the head's matrix, (V,C)."""
         return "wte.weight" if self.tie_word_embeddings else "lm_head.weight"
+
+    @property
+    def head_input(self) -> str:
+        """The activation that the head multiplies, (B,T,C)."""
+        return "ln_f" if self.norm_position == "pre" else f"h.{self.n_layer - 1}.ln_2"
 
     @property
     def variations(self) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _table(config: GPT2Config, blocks: int) -> list[Parameter]:
         norm(f"{h}.ln_2")
         affine(f"{h}.mlp.c_fc", C, inner)
         affine(f"{h}.mlp.c_proj", inner, C, residual_std)
-    norm("ln_f")
+    if config.norm_position == "pre":
+        norm("ln_f")
     if not config.tie_word_embeddings:
         matrix("lm_head", config.vocab_size, C)
     return table

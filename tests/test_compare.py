@@ -217,6 +217,15 @@ FAULTS = [
         way="free-running",
     ),
     Fault(
+        "what goes past the branch missing in the backward pass after LayerNorm",
+        "post_norm.c",
+        "k->residual_forward(d.ln_1, d.ln_1, d.resid_post, N * C);",
+        "",
+        "h.1.mlp.c_fc (linear), backward, dx",
+        way="free-running",
+        config=replace(CONFIG, norm_position="post"),
+    ),
+    Fault(
         "targets that are left out counted in the mean",
         "gpt2.c",
         "return m->counted ? (float)(sum / (double)m->counted) : 0.0f;",

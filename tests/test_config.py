@@ -167,6 +167,7 @@ def test_a_byte_order_mark(tmp_path) -> None:
         ({"model_type": "llama"}, "model_type is 'llama', expected 'gpt2'"),
         ({"scale_attn_weights": None}, "scale_attn_weights is None, expected True or False"),  # falsy: not scaled
         ({"scale_attn_by_inverse_layer_idx": 2}, "scale_attn_by_inverse_layer_idx is 2, expected False or True"),
+        ({"norm_position": "sandwich"}, "norm_position is 'sandwich', expected 'pre' or 'post'"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"activation_function": "silu"}, "activation_function is 'silu'"),
         ({"n_layer": None}, "n_layer is None"),

@@ -31,6 +31,7 @@ CONFIGS = {
     "on branches": replace(PLAIN, resid_pdrop=0.3),
     "everywhere": replace(PLAIN, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3),
 }
+POST_NORM = replace(CONFIGS["everywhere"], norm_position="post")  # in which gradients are added up beside the calls
 DROP = Dropout(0.0, seed=7, step=3)
 CPU = [backend for backend in backends.PRESENT if backend.device == "cpu"]
 
@@ -49,7 +50,7 @@ def expect_the_same_bits(found: Mapping[str, Array], expected: Mapping[str, Arra
 
 
 @pytest.mark.parametrize("drop", [None, DROP], ids=["evaluation", "training"])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", [*CONFIGS.values(), POST_NORM], ids=[*CONFIGS, "post-norm"])
 @pytest.mark.parametrize("backend", CPU, ids=str)
 def test_over_the_layers_of_a_library_it_is_the_model_of_the_library(
     backend: backends.Backend, config: pygpt.GPT2Config, drop: Dropout | None

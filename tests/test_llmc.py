@@ -25,7 +25,7 @@ OTHER = pygpt.GPT2Config(
     vocab_size=128, n_positions=3, n_embd=4, n_layer=1, n_head=1, n_inner=7, layer_norm_epsilon=3e-6, embd_pdrop=0.1,
     attn_pdrop=0.25, resid_pdrop=0.3, bos_token_id=0, eos_token_id=127, activation_function="relu",
     position_embedding="rotary", bias=False, tie_word_embeddings=False, causal=False,
-    scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True,
+    scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True, norm_position="post",
 )  # fmt: skip
 
 Parameters = dict[str, NDArray[np.float32]]
@@ -90,7 +90,7 @@ def test_what_llmc_lacks_is_in_the_spare_fields(tmp_path: Path) -> None:
     assert config == OTHER
     assert_equal(found, parameters)
     header = np.fromfile(tmp_path / "model.bin", "<i4", 256)
-    assert header[[8, *range(13, 22)]].tolist() == [7, 1, 128, 2, 2, 1, 1, 1, 1, 1]
+    assert header[[8, *range(13, 23)]].tolist() == [7, 1, 128, 2, 2, 1, 1, 1, 1, 1, 1]
     assert header[9:13].view("<f4").tolist() == np.float32([3e-6, 0.1, 0.25, 0.3]).tolist()
 
 
@@ -119,7 +119,7 @@ def test_what_llmc_lacks_is_in_the_spare_fields(tmp_path: Path) -> None:
         (18, 1, "but a model of the sizes in its header takes"),  # with a head of its own
         (19, 2, "has 2 for causal in its header, expected 0 to 1"),
         (20, 2, "has 2 for scale_attn_weights in its header, expected 0 to 1"),
-        (22, 1, "has 1 in field 22 of its header, expected 0"),
+        (23, 1, "has 1 in field 23 of its header, expected 0"),
         (255, -1, "has -1 in field 255 of its header, expected 0"),
     ],
 )

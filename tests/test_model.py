@@ -72,7 +72,8 @@ def copies(tensors: Any) -> dict[str, Array]:
 
 def results(model: GPT2) -> dict[str, Array]:
     """All that should not depend on how the model was run."""
-    return {**copies(model.gradients), "ln_f": model.activations["ln_f"].copy(), "logits": model.logits}
+    last = model.config.head_input
+    return {**copies(model.gradients), last: model.activations[last].copy(), "logits": model.logits}
 
 
 def assert_same_bits(found: dict[str, Array], expected: dict[str, Array]) -> None:

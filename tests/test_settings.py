@@ -92,6 +92,7 @@ def test_every_setting_is_a_flag_and_a_key(file):
         "objective": "mlm",
         "scale_attn_weights": False,
         "scale_attn_by_inverse_layer_idx": True,
+        "norm_position": "post",
         "recompute": "block",
         "dropout": 0.25,
         "beta1": 0.5,

@@ -296,7 +296,7 @@ def odd_token(folder: Path) -> None:
         (header_field(18, 1), "but a model of the sizes in its header takes"),
         (header_field(19, 7), "float32.bin: causal is 7, expected 0 ... 1"),
         (header_field(20, 7), "float32.bin: scale_attn_weights is 7, expected 0 ... 1"),
-        (header_field(22, 7), "field 22 of the header is 7, expected 0"),
+        (header_field(23, 7), "field 23 of the header is 7, expected 0"),
         (header_field(255, -1), "field 255 of the header is -1, expected 0"),
         (lambda folder: (folder / "tokens.bin").unlink(), "tokens.bin: cannot be read: No such file"),
         (cut("tokens.bin", 0), "tokens.bin: has 0 bytes, expected a header of 1024"),

@@ -164,6 +164,37 @@ def test_rotary_positions_are_those_of_gpt_neox() -> None:
     assert relative_error(np.stack(theirs, 2), ours[:, :, :2]) < 1e-6
 
 
+def cross_entropy_backward(model: Any) -> None:
+    """Of each next token; the model's own loss is in float32."""
+    tokens = torch.from_numpy(TOKENS).long()
+    predictions = model(tokens).logits[:, :-1].flatten(0, 1)
+    torch.nn.functional.cross_entropy(predictions, tokens[:, 1:].flatten()).backward()
+
+
+NEXT = np.pad(TOKENS[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+
+
+def test_post_norm_is_that_of_the_first_gpt() -> None:
+    """Logits and gradients of openai-gpt, whose parameters have our names but for the two embeddings."""
+    ours = fresh(replace(CONFIG, n_inner=None, norm_position="post"))
+    shape = {"vocab_size": 61, "n_positions": 16, "n_embd": 24, "n_layer": 3, "n_head": 3, "layer_norm_epsilon": 1e-3}
+    settings = {"afn": "gelu", "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}  # its "gelu" is gelu_new
+    model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape, **settings)).double()
+    names = {"wte.weight": "tokens_embed.weight", "wpe.weight": "positions_embed.weight"}
+    theirs = dict(model.named_parameters())
+    theirs = {name: theirs.pop(f"transformer.{names.get(name, name)}") for name in ours.parameters}
+    assert len(theirs) == len(list(model.parameters()))
+    with torch.no_grad():
+        for name, value in ours.parameters.items():
+            theirs[name].copy_(torch.from_numpy(value))
+    assert relative_error(logits(ours), logits_of_transformers(model)) < 1e-12
+    cross_entropy_backward(model)
+    ours.forward_backward(TOKENS, NEXT)
+    for name, gradient in ours.gradients.items():
+        if "c_attn.bias" not in name:  # of keys it is 0
+            assert relative_error(theirs[name].grad.numpy(), gradient) < 1e-10, name
+
+
 @pytest.mark.parametrize("settings", list(pairwise({name: VARIATIONS[name] for name in THEIRS})), ids=str)
 def test_variations_mean_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Logits and gradients, of a model that pygpt has saved and of the same when transformers has saved it."""
@@ -172,11 +203,8 @@ def test_variations_mean_the_same(tmp_path: Path, settings: dict[str, Any]) -> N
     model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").double()
     assert relative_error(logits_of_transformers(model), logits(reference(tmp_path / "ours"))) < 1e-12
     ours = reference(tmp_path / "ours")
-    tokens = torch.from_numpy(TOKENS).long()
-    predictions = model(tokens).logits[:, :-1].flatten(0, 1)
-    torch.nn.functional.cross_entropy(predictions, tokens[:, 1:].flatten()).backward()  # theirs is in float32
-    targets = np.pad(TOKENS[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
-    ours.forward_backward(TOKENS, targets)
+    cross_entropy_backward(model)
+    ours.forward_backward(TOKENS, NEXT)
     theirs = dict(model.named_parameters())
     for parameter, gradient in ours.gradients.items():
         found = theirs[parameter if parameter == "lm_head.weight" else f"transformer.{parameter}"].grad.numpy()

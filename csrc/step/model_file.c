@@ -35,6 +35,7 @@ static const struct {
     {"causal", offsetof(GPT2Config, causal), PYGPT_BIDIRECTIONAL},
     {"scale_attn_weights", offsetof(GPT2Config, scale_attn_weights), PYGPT_UNSCALED},
     {"scale_attn_by_inverse_layer_idx", offsetof(GPT2Config, scale_attn_by_inverse_layer_idx), PYGPT_INVERSE_LAYER},
+    {"norm_position", offsetof(GPT2Config, norm_position), PYGPT_POST_NORM},
 };
 
 enum { VARIATION_COUNT = sizeof VARIATION / sizeof *VARIATION };
@@ -87,7 +88,8 @@ static double bytes_needed(const ModelFile *f) {
     if (c->tie_word_embeddings == PYGPT_UNTIED) rows += V;
     double biases = c->bias == PYGPT_BIAS, norm = C + biases * C;
     double attention = 3 * C * C + C * C + biases * 4 * C, feed_forward = C * F + F * C + biases * (F + C);
-    double count = rows * C + (double)c->n_layer * (2 * norm + attention + feed_forward) + norm;
+    double count = rows * C + (double)c->n_layer * (2 * norm + attention + feed_forward);
+    if (c->norm_position == PYGPT_PRE_NORM) count += norm;
     return (double)sizeof(int32_t[HEADER]) + (double)f->bytes_each * count;
 }
 

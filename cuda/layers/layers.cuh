@@ -5,7 +5,7 @@
  *
  * Order of arguments: outputs, inputs, sizes. Gradients of weights are added to (+=); those of activations are
  * overwritten (=), because a tensor's gradient has one source here: where two meet, at a residual connection, the
- * LayerNorm after it takes the other one as an argument.
+ * LayerNorm after it takes the other one as an argument, or post_norm.cu adds them.
  */
 #pragma once
 

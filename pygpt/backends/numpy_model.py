@@ -125,7 +125,7 @@ class ReferenceGPT2:
 
     def logits(self, first: int, count: int) -> Array:
         """Logits of rows first ... first + count - 1 of the latest forward pass: (count,V)."""
-        x = self._activation("ln_f").reshape(-1, self.config.n_embd)
+        x = self._activation(self.config.head_input).reshape(-1, self.config.n_embd)
         if first < 0 or count < 0 or first + count > len(x):
             raise UserError(f"logits of rows {first} to {first + count - 1}: the latest forward pass has {len(x)} rows")
         head = self.ops.stored(self.parameters[self.config.head])

@@ -107,6 +107,10 @@ def record(
 class _Tensor:
     """Stands for one until it is known where the model keeps it."""
 
+    def __add__(self, other: _Tensor) -> _Tensor:
+        """A gradient of two sources is kept where the layer writes its part."""
+        return self
+
 
 class _Recorder:
     """Layers that put out _Tensors; a gradient that is added to is given, and is put out itself."""

@@ -6,6 +6,8 @@
                x = x + linear(y)                   x = x + linear(activation(linear(LayerNorm(x))))
     logits = LayerNorm(x) headᵀ        head: wte, or the model's own; c: the scale, 1/√HS in GPT-2
 
+With norm_position "post", x = LayerNorm(x + linear(...)) twice instead, and the head multiplies x.
+
 This is gpt2.py with another attention: keys and values of earlier positions do not depend on later tokens, so they are
 kept instead of computed again, and a new token costs one row. A row is a token of one of the sequences; the rows of
 all sequences go through the products together. Weights and their inputs are what packed.py makes of them.
@@ -74,20 +76,18 @@ class Generator:
             x = x + self._wpe[positions]
         for layer in range(config.n_layer):
             h = f"h.{layer}"
-            y = self._norm(f"{h}.ln_1", x)
-            qkv = self._affine(f"{h}.attn.c_attn", y)
-            if config.position_embedding == "rotary":
-                qkv = rotary.turn(qkv, config.n_head, positions)
-            y = np.concatenate([self._attention(layer, b, qkv[part]) for b, part in parts])
-            x = x + self._affine(f"{h}.attn.c_proj", y)
-
-            y = self._norm(f"{h}.ln_2", x)
-            y = self._activate(self._affine(f"{h}.mlp.c_fc", y))
-            x = x + self._affine(f"{h}.mlp.c_proj", y)
+            if config.norm_position == "pre":
+                x = x + self._attention_branch(layer, self._norm(f"{h}.ln_1", x), positions, parts)
+                x = x + self._feed_forward_branch(layer, self._norm(f"{h}.ln_2", x))
+            else:
+                x = self._norm(f"{h}.ln_1", x + self._attention_branch(layer, x, positions, parts))
+                x = self._norm(f"{h}.ln_2", x + self._feed_forward_branch(layer, x))
 
         if not every:
             x = x[[part.stop - 1 for _, part in parts]]
-        logits = linear.forward(self._head_inputs(self._norm("ln_f", x)), p[config.head].T)
+        if config.norm_position == "pre":
+            x = self._norm("ln_f", x)
+        logits = linear.forward(self._head_inputs(x), p[config.head].T)
         self.lengths = tuple(start + int(n) for start, n in zip(self.lengths, counts, strict=True))
         return logits
 
@@ -107,6 +107,20 @@ class Generator:
 
     def _affine(self, name: str, x: Array) -> Array:
         return linear.forward(self._inputs(x), self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
+
+    def _attention_branch(
+        self, layer: int, x: Array, positions: NDArray[np.int64], parts: Sequence[tuple[int, slice]]
+    ) -> Array:
+        """x: (N,C), the rows of all sequences; parts: which of them each sequence has.  Returns y: (N,C)."""
+        qkv = self._affine(f"h.{layer}.attn.c_attn", x)
+        if self.config.position_embedding == "rotary":
+            qkv = rotary.turn(qkv, self.config.n_head, positions)
+        y = np.concatenate([self._attention(layer, b, qkv[part]) for b, part in parts])
+        return self._affine(f"h.{layer}.attn.c_proj", y)
+
+    def _feed_forward_branch(self, layer: int, x: Array) -> Array:
+        y = self._activate(self._affine(f"h.{layer}.mlp.c_fc", x))
+        return self._affine(f"h.{layer}.mlp.c_proj", y)
 
     def _attention(self, layer: int, b: int, qkv: Array) -> Array:
         """Append the keys and values of new tokens of sequence b, and attend.  qkv: (n,3C).  Returns y: (n,C)."""

@@ -103,36 +103,53 @@ def forward(
     def affine(name: str, x: Array) -> Array:
         return keep(name, ops.linear_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias")))
 
+    def attention(layer: int, x: Array) -> Array:
+        h = f"h.{layer}.attn"
+        probabilities_drop, branch_drop, _ = block_dropouts(config, layer, drop)
+        qkv = affine(f"{h}.c_attn", x)
+        if config.position_embedding == "rotary":
+            qkv = keep(f"{h}.rotary", ops.rotary_forward(qkv, config.n_head))
+        settings = config.n_head, probabilities_drop, config.attention_scale(layer), config.causal
+        y, a[f"{h}.lse"] = ops.attention_forward(qkv, *settings)
+        y = keep(f"{h}.heads", y)
+        y = affine(f"{h}.c_proj", y)
+        if config.resid_pdrop:
+            y = keep(f"{h}.resid_dropout", ops.dropout_forward(y, branch_drop))
+        return y
+
+    def feed_forward(layer: int, x: Array) -> Array:
+        h = f"h.{layer}.mlp"
+        *_, branch_drop = block_dropouts(config, layer, drop)
+        y = affine(f"{h}.c_fc", x)
+        y = keep(f"{h}.act", activate(y))
+        y = affine(f"{h}.c_proj", y)
+        if config.resid_pdrop:
+            y = keep(f"{h}.dropout", ops.dropout_forward(y, branch_drop))
+        return y
+
+    def pre_norm(layer: int, x: Array) -> Array:
+        h = f"h.{layer}"
+        y = attention(layer, norm(f"{h}.ln_1", x))
+        x = keep(f"{h}.resid_mid", ops.residual_forward(x, y))
+        y = feed_forward(layer, norm(f"{h}.ln_2", x))
+        return keep(f"{h}.resid_post", ops.residual_forward(x, y))
+
+    def post_norm(layer: int, x: Array) -> Array:
+        h = f"h.{layer}"
+        y = attention(layer, x)
+        x = norm(f"{h}.ln_1", keep(f"{h}.resid_mid", ops.residual_forward(x, y)))
+        y = feed_forward(layer, x)
+        return norm(f"{h}.ln_2", keep(f"{h}.resid_post", ops.residual_forward(x, y)))
+
     wpe = positions.added_to_embedding(p, config)
     x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], wpe if wpe is None else stored(wpe)))
     if config.embd_pdrop:
         x = keep("drop", ops.dropout_forward(x, dropout_at(0, config.embd_pdrop, drop)))
-
+    block = pre_norm if config.norm_position == "pre" else post_norm
     for layer in range(config.n_layer):
-        h = f"h.{layer}"
-        probabilities_drop, attention_drop, feed_forward_drop = block_dropouts(config, layer, drop)
-
-        y = norm(f"{h}.ln_1", x)
-        qkv = affine(f"{h}.attn.c_attn", y)
-        if config.position_embedding == "rotary":
-            qkv = keep(f"{h}.attn.rotary", ops.rotary_forward(qkv, config.n_head))
-        settings = config.n_head, probabilities_drop, config.attention_scale(layer), config.causal
-        y, a[f"{h}.attn.lse"] = ops.attention_forward(qkv, *settings)
-        y = keep(f"{h}.attn.heads", y)
-        y = affine(f"{h}.attn.c_proj", y)
-        if config.resid_pdrop:
-            y = keep(f"{h}.attn.resid_dropout", ops.dropout_forward(y, attention_drop))
-        x = keep(f"{h}.resid_mid", ops.residual_forward(x, y))
-
-        y = norm(f"{h}.ln_2", x)
-        y = affine(f"{h}.mlp.c_fc", y)
-        y = keep(f"{h}.mlp.act", activate(y))
-        y = affine(f"{h}.mlp.c_proj", y)
-        if config.resid_pdrop:
-            y = keep(f"{h}.mlp.dropout", ops.dropout_forward(y, feed_forward_drop))
-        x = keep(f"{h}.resid_post", ops.residual_forward(x, y))
-
-    x = norm("ln_f", x)
+        x = block(layer, x)
+    if config.norm_position == "pre":
+        x = norm("ln_f", x)
     if targets is not None:
         a["losses"] = ops.classifier_forward(x, p[config.head], targets, HEAD_ROWS)
     return a
@@ -191,38 +208,62 @@ def backward(
         dx, _, _ = ops.linear_backward(da[name], a[x], p[w], dp[w], dp.get(b))
         keep(x, dx)
 
-    losses, dx, _ = ops.classifier_backward(dlosses, a["ln_f"], p[config.head], targets, HEAD_ROWS, dp[config.head])
-    keep("ln_f", dx)
-    embedded = "drop" if config.embd_pdrop else "embd"
-    inputs = [embedded] + [f"h.{layer}.resid_post" for layer in range(config.n_layer)]
-    norm("ln_f", inputs[-1])
-
-    for layer in reversed(range(config.n_layer)):
-        h = f"h.{layer}"
-        probabilities_drop, attention_drop, feed_forward_drop = block_dropouts(config, layer, drop)
-
-        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
+    def attention(layer: int, dy: Array, x: str) -> None:
+        """dy: of the branch's output; x: its input."""
+        h = f"h.{layer}.attn"
+        probabilities_drop, branch_drop, _ = block_dropouts(config, layer, drop)
         if config.resid_pdrop:
-            dy = ops.dropout_backward(keep(f"{h}.mlp.dropout", dy), feed_forward_drop)
-        keep(f"{h}.mlp.c_proj", dy)
-        affine(f"{h}.mlp.c_proj", f"{h}.mlp.act")
-        keep(f"{h}.mlp.c_fc", activation_backward(da[f"{h}.mlp.act"], a[f"{h}.mlp.c_fc"]))
-        affine(f"{h}.mlp.c_fc", f"{h}.ln_2")
-        norm(f"{h}.ln_2", f"{h}.resid_mid", dx)
-
-        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
-        if config.resid_pdrop:
-            dy = ops.dropout_backward(keep(f"{h}.attn.resid_dropout", dy), attention_drop)
-        keep(f"{h}.attn.c_proj", dy)
-        affine(f"{h}.attn.c_proj", f"{h}.attn.heads")
-        y, lse, qkv = (a[f"{h}.attn.{name}"] for name in ("heads", "lse", attended(config)))
+            dy = ops.dropout_backward(keep(f"{h}.resid_dropout", dy), branch_drop)
+        keep(f"{h}.c_proj", dy)
+        affine(f"{h}.c_proj", f"{h}.heads")
+        y, lse, qkv = (a[f"{h}.{name}"] for name in ("heads", "lse", attended(config)))
         settings = config.n_head, probabilities_drop, config.attention_scale(layer), config.causal
-        dqkv = ops.attention_backward(da[f"{h}.attn.heads"], y, lse, qkv, *settings)
-        keep(f"{h}.attn.{attended(config)}", dqkv)
+        keep(f"{h}.{attended(config)}", ops.attention_backward(da[f"{h}.heads"], y, lse, qkv, *settings))
         if config.position_embedding == "rotary":
-            keep(f"{h}.attn.c_attn", ops.rotary_backward(da[f"{h}.attn.rotary"], config.n_head))
-        affine(f"{h}.attn.c_attn", f"{h}.ln_1")
-        norm(f"{h}.ln_1", inputs[layer], dx)
+            keep(f"{h}.c_attn", ops.rotary_backward(da[f"{h}.rotary"], config.n_head))
+        affine(f"{h}.c_attn", x)
+
+    def feed_forward(layer: int, dy: Array, x: str) -> None:
+        h = f"h.{layer}.mlp"
+        *_, branch_drop = block_dropouts(config, layer, drop)
+        if config.resid_pdrop:
+            dy = ops.dropout_backward(keep(f"{h}.dropout", dy), branch_drop)
+        keep(f"{h}.c_proj", dy)
+        affine(f"{h}.c_proj", f"{h}.act")
+        keep(f"{h}.c_fc", activation_backward(da[f"{h}.act"], a[f"{h}.c_fc"]))
+        affine(f"{h}.c_fc", x)
+
+    def pre_norm(layer: int, x: str) -> None:
+        h = f"h.{layer}"
+        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
+        feed_forward(layer, dy, f"{h}.ln_2")
+        norm(f"{h}.ln_2", f"{h}.resid_mid", dx)
+        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
+        attention(layer, dy, f"{h}.ln_1")
+        norm(f"{h}.ln_1", x, dx)
+
+    def post_norm(layer: int, x: str) -> None:
+        """A branch's input also goes past it, so its gradient is the sum of both ways."""
+        h = f"h.{layer}"
+        norm(f"{h}.ln_2", f"{h}.resid_post")
+        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
+        feed_forward(layer, dy, f"{h}.ln_1")
+        keep(f"{h}.ln_1", da[f"{h}.ln_1"] + dx)
+        norm(f"{h}.ln_1", f"{h}.resid_mid")
+        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
+        attention(layer, dy, x)
+        keep(x, da[x] + dx)
+
+    head, last = config.head, config.head_input
+    losses, dx, _ = ops.classifier_backward(dlosses, a[last], p[head], targets, HEAD_ROWS, dp[head])
+    keep(last, dx)
+    embedded = "drop" if config.embd_pdrop else "embd"
+    out, block = ("resid_post", pre_norm) if config.norm_position == "pre" else ("ln_2", post_norm)
+    inputs = [embedded] + [f"h.{layer}.{out}" for layer in range(config.n_layer)]
+    if config.norm_position == "pre":
+        norm("ln_f", inputs[-1])
+    for layer in reversed(range(config.n_layer)):
+        block(layer, inputs[layer])
 
     if config.embd_pdrop:
         keep("embd", ops.dropout_backward(da["drop"], dropout_at(0, config.embd_pdrop, drop)))

@@ -81,10 +81,10 @@ def run(
     calls = [call for call in record(config, p, tokens, targets) if call.operation != "classifier_forward"]
     over: Any = ChangedLayers(ops, calls, changes)
     a = gpt2.forward(over, p, config, tokens)
-    dlosses = gpt2.mean_loss_backward(targets, 1.0, a["ln_f"].dtype)
+    dlosses = gpt2.mean_loss_backward(targets, 1.0, a[config.head_input].dtype)
     dp = {name: np.zeros_like(value) for name, value in p.items()}
     a["losses"], da = gpt2.backward(over, p, dp, a, config, tokens, targets, dlosses)
-    _add_logits(ops, p[config.head], a, da, targets)
+    _add_logits(ops, config, p, a, da, targets)
     for layer in range(config.n_layer):
         _add_attention(ops, a, da, layer, config)
     loss = float(gpt2.mean_loss(np.asarray(a["losses"], np.float64), targets))
@@ -117,9 +117,11 @@ def summary(found: Trace) -> Result:
     return Result(title, columns, rows, {"loss": np.array(found.loss), **arrays}, panels)
 
 
-def _add_logits(ops: Layers, head: Array, a: dict[str, Array], da: dict[str, Array], targets: Array) -> None:
-    x = a["ln_f"].reshape(-1, a["ln_f"].shape[-1])
-    logits = ops.matmul(x, head, transpose_b=True)
+def _add_logits(
+    ops: Layers, config: GPT2Config, p: dict[str, Array], a: dict[str, Array], da: dict[str, Array], targets: Array
+) -> None:
+    x = a[config.head_input].reshape(-1, config.n_embd)
+    logits = ops.matmul(x, p[config.head], transpose_b=True)
     dlogits = ops.cross_entropy_backward(da["losses"].reshape(-1), logits, targets.reshape(-1))
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 

@@ -125,6 +125,13 @@ class TrainSettings:
     scale_attn_by_inverse_layer_idx: bool = _setting(
         False, "model", "scores of block l, counted from 1, are divided by l", fixed=True
     )
+    norm_position: str = _setting(
+        "pre",
+        "model",
+        "where LayerNorm is; pre: before each branch; post: after its sum with what goes past it, as in the first GPT",
+        choices=VARIATIONS["norm_position"],
+        fixed=True,
+    )
 
     objective: str = _setting(
         "clm",
