@@ -1,4 +1,4 @@
-"""Models in PyTorch's files: Hugging Face's pytorch_model.bin and nanoGPT's ckpt.pt; what is refused, and not run."""
+"""Models in PyTorch's files, those of Hugging Face, nanoGPT and minGPT; what is refused, and not run."""
 
 from __future__ import annotations
 
@@ -185,6 +185,70 @@ def test_padding_of_the_vocabulary_is_kept(tmp_path: Path) -> None:
     ByteTokenizer().save(tmp_path / "data")
     import_([str(path), str(tmp_path / "new"), "--tokenizer", str(tmp_path / "data")])
     assert read_config(tmp_path / "new").vocab_size == 320
+
+
+class MinGPTBlock(torch.nn.Module):
+    """Of minGPT, by its names, with the buffer that holds its mask; without dropout."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        C, T = config.n_embd, config.n_positions
+        self.n_head = config.n_head
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(C), torch.nn.LayerNorm(C)
+        self.attn = torch.nn.ModuleDict({"c_attn": torch.nn.Linear(C, 3 * C), "c_proj": torch.nn.Linear(C, C)})
+        self.attn.register_buffer("bias", torch.tril(torch.ones(T, T)).view(1, 1, T, T))
+        self.mlp = torch.nn.ModuleDict({"c_fc": torch.nn.Linear(C, 4 * C), "c_proj": torch.nn.Linear(4 * C, C)})
+
+    def forward(self, x: Any) -> Any:
+        B, T, C = x.shape
+        qkv = self.attn["c_attn"](self.ln_1(x)).split(C, dim=2)
+        q, k, v = (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in qkv)
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        p = scores.masked_fill(self.attn.bias[:, :, :T, :T] == 0, float("-inf")).softmax(-1)
+        x = x + self.attn["c_proj"]((p @ v).transpose(1, 2).reshape(B, T, C))
+        h = self.mlp["c_fc"](self.ln_2(x))
+        return x + self.mlp["c_proj"](torch.nn.functional.gelu(h, approximate="tanh"))
+
+
+class MinGPT(torch.nn.Module):
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        V, C = config.vocab_size, config.n_embd
+        self.transformer = torch.nn.ModuleDict(
+            {
+                "wte": torch.nn.Embedding(V, C),
+                "wpe": torch.nn.Embedding(config.n_positions, C),
+                "h": torch.nn.ModuleList([MinGPTBlock(config) for _ in range(config.n_layer)]),
+                "ln_f": torch.nn.LayerNorm(C),
+            }
+        )
+        self.lm_head = torch.nn.Linear(C, V, bias=False)
+
+    def forward(self, tokens: Any) -> Any:
+        x = self.transformer["wte"](tokens) + self.transformer["wpe"](torch.arange(tokens.shape[1]))
+        for block in self.transformer["h"]:
+            x = block(x)
+        return self.lm_head(self.transformer["ln_f"](x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_model_pt_of_mingpt(tmp_path: Path) -> None:
+    """Its head is not the embedding; a config.json says the sizes, which the file does not."""
+    config = GPT2Config(vocab_size=13, n_positions=7, n_embd=6, n_layer=2, n_head=3, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = MinGPT(config)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    config.to_json(tmp_path / "config.json")
+    import_([str(tmp_path / "model.pt"), str(tmp_path / "new")])
+    tokens = torch.arange(7)[None]
+    ours = pygpt.GPT2.from_pretrained(tmp_path / "new", device="numpy", dtype="float64")
+    ours.forward(tokens.numpy())
+    theirs = model.double()(tokens).detach().numpy()
+    assert np.linalg.norm(ours.logits - theirs) <= 1e-12 * np.linalg.norm(theirs)
+
+    replace(config, tie_word_embeddings=True).to_json(tmp_path / "config.json")
+    sentence = "lm_head.weight differs from wte.weight, but config.json does not say tie_word_embeddings: false"
+    assert sentence in refused(tmp_path / "model.pt")
 
 
 # ---- what is refused ----
