@@ -293,6 +293,14 @@ int generator_feed(Generator *generator, float *logits, const int32_t *tokens, c
 /* Leaves the first lengths[b] tokens of sequence b. */
 int generator_rewind(Generator *generator, const int64_t *lengths);
 
+/* ---- for a gradient that several processes hold in parts, in libpygpt_cpu_* only ---- */
+
+enum { PYGPT_SUMMED_APART = 16384 };   // a part begins at a multiple of this
+
+/* The sums that kernels->sum_of_squares() adds, in this order, to the sum of all. Returns how many they are; sums: NULL to only
+ * learn that. */
+int64_t pygpt_sums_of_squares(double *sums, const float *x, int64_t n);
+
 /* ---- peaks: what the processor can do at best, in libpygpt_cpu_* only ---- */
 
 enum { PYGPT_COPY = 0, PYGPT_TRIAD = 1, PYGPT_READ = 2 };   // a = b, a = b + f c, and the sum of a

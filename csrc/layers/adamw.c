@@ -7,8 +7,9 @@
 #include <math.h>
 
 #include "../internal.h"
+#include "../threads.h"
 
-enum { STRETCH = DIVIDES_WORK(1 << 14, 10) };   // summed by one thread at a time
+enum { STRETCH = DIVIDES_WORK(1 << 14, 8) };   // summed by one thread at a time; divides PYGPT_SUMMED_APART
 
 void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, int64_t step) {
@@ -22,6 +23,13 @@ void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float 
     }
 }
 
+static double sum_of_stretch(const float *x, int64_t n, int64_t stretch) {
+    double sum = 0.0;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t i = stretch * STRETCH; i < min64((stretch + 1) * STRETCH, n); i++) sum += (double)x[i] * x[i];
+    return sum;
+}
+
 /* In double, because a float32 square overflows from 1.8e19 on, and over stretches of fixed size, because the order of a sum may
  * not depend on the number of threads. */
 double sum_of_squares(const float *x, int64_t n) {
@@ -29,13 +37,20 @@ double sum_of_squares(const float *x, int64_t n) {
     double total = 0.0;
     #pragma omp parallel for ordered schedule(static, 1)
     for (int64_t s = 0; s < stretches; s++) {
-        double sum = 0.0;
-        #pragma omp simd reduction(+ : sum)
-        for (int64_t i = s * STRETCH; i < min64((s + 1) * STRETCH, n); i++) sum += (double)x[i] * x[i];
+        double sum = sum_of_stretch(x, n, s);
         #pragma omp ordered
         total += sum;
     }
     return total;
+}
+
+int64_t pygpt_sums_of_squares(double *sums, const float *x, int64_t n) {
+    int64_t stretches = divide_up(n, STRETCH);
+    if (!sums) return stretches;
+    use_threads();
+    #pragma omp parallel for
+    for (int64_t s = 0; s < stretches; s++) sums[s] = sum_of_stretch(x, n, s);
+    return stretches;
 }
 
 void scale(float *x, float factor, int64_t n) {

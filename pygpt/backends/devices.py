@@ -136,6 +136,7 @@ DEVICES: dict[str, Device] = {
         model=_cpu_model,
         has_threads=True,
         multiplies_bfloat16=_cpu_multiplies_bfloat16,
+        ranks=True,
     ),
     "cuda": replace(
         _cuda("cuda", "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it"),

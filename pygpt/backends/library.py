@@ -123,12 +123,15 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def default_threads() -> int:
-    """OMP_NUM_THREADS where it is a number, otherwise as many threads as cores, and as control groups allow to run."""
+def default_threads(processes: int = 1) -> int:
+    """OMP_NUM_THREADS where it is a number, otherwise as many threads as cores, and as control groups allow to run.
+
+    processes: how many share these, each of which gets a part.
+    """
     named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if named.isdecimal() and int(named) > 0:
         return int(named)
-    return math.ceil(min(available_cores(), cpu_quota()))
+    return max(1, math.ceil(min(available_cores(), cpu_quota())) // processes)
 
 
 def use_threads(threads: int) -> None:

@@ -45,7 +45,7 @@ class NativeTensors(Mapping[str, Floats]):
             self._tensors = tensors
         return self._tensors
 
-    def _buffer(self) -> Floats | None:
+    def flat(self) -> Floats | None:
         """The flat buffer of all tensors, None where it lies in a device's memory."""
         if self._flat is None:
             data, size = ffi().new("float **"), ffi().new("int64_t *")
@@ -57,12 +57,17 @@ class NativeTensors(Mapping[str, Floats]):
             self._flat = np.frombuffer(ffi().buffer(owned, size[0] * 4), np.float32)
         return self._flat
 
+    def place(self, name: str) -> slice:
+        """Where a tensor lies in the flat buffer."""
+        _, tensor = self._table()[name]
+        return slice(tensor.offset, tensor.offset + tensor.size)
+
     def __getitem__(self, name: str) -> Floats:
         index, tensor = self._table()[name]
         shape = tuple(tensor.shape[0 : tensor.ndim])
-        buffer = self._buffer()
+        buffer = self.flat()
         if buffer is not None:
-            return buffer[tensor.offset : tensor.offset + tensor.size].reshape(shape)
+            return buffer[self.place(name)].reshape(shape)
         values = np.empty(shape, np.float32)
         check(self._library, self._library.gpt2_read(self._handle, floats(values), self._kind, index, values.size))
         values.flags.writeable = False

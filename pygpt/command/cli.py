@@ -7,6 +7,7 @@ import codecs
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -29,20 +30,32 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         status = main() or 0
         sys.stdout.flush()
-    except (UserError, Warning) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except MemoryError as error:
-        print(f"error: it does not fit into memory: {error or 'an array cannot be allocated'}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
+    except (UserError, Warning, MemoryError, KeyboardInterrupt, BrokenPipeError) as error:
+        status = report(error)
+    sys.exit(status)
+
+
+def report(error: BaseException, place: str = "") -> int:
+    """Print an error as run() says, or the traceback of what it does not name, and return the exit status.
+
+    place: what the sentence begins with.
+    """
+    if isinstance(error, (UserError, Warning)):
+        print(f"error: {place}{error}", file=sys.stderr)
+        return 2
+    if isinstance(error, MemoryError):
+        words = str(error) or "an array cannot be allocated"
+        print(f"error: {place}it does not fit into memory: {words}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:
+        return 130
+    if isinstance(error, BrokenPipeError):
         # Python flushes standard output once more at exit, and would complain then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
-    sys.exit(status)
+        return 141
+    traceback.print_exception(error)
+    return 1
 
 
 def _show(error: UnicodeError) -> tuple[bytes, int]:

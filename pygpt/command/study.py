@@ -40,6 +40,7 @@ from pygpt.study.step import summary as step_summary
 from pygpt.study.thermo import thermo
 from pygpt.study.trace import Trace, summary, trace
 from pygpt.text.tokenizer import holds_tokenizer
+from pygpt.training.optimizer import ModelMoments
 from pygpt.training.run_folder import BEST, OPTIMIZER_FILE, RunFolder
 from pygpt.training.settings import SETTINGS_FILE, read_settings
 
@@ -237,7 +238,8 @@ def _load_moments(subject: Subject) -> None:
     with RunFolder(path, resume=True) as run:
         state = run.load_state()
         if state is not None and state.step:
-            run.load_moments(subject.model, optimizer)
+            moments = ModelMoments(subject.model, optimizer)
+            moments.load(run.read_moments(moments.shapes))
             subject.model.steps = state.step
 
 

@@ -2,12 +2,100 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
+from pygpt.backends.native_tensors import NativeTensors
 from pygpt.config import GPT2Config
+from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
+from pygpt.parallel.exchange import Exchange
+from pygpt.parallel.ranks import Ranks
 from pygpt.parameters import parameter_table
+from pygpt.reference.arrays import Array
 from pygpt.training.settings import TrainSettings
+
+
+class Moments(Mapping[str, Array]):
+    """An optimizer's moments by their names in a checkpoint: first_moments.wte.weight, ..."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class ModelMoments(Moments):
+    """The moments that a model holds."""
+
+    def __init__(self, model: GPT2, optimizer: str) -> None:
+        super().__init__(moment_shapes(optimizer, model.config))
+        self._model = model
+
+    def __getitem__(self, name: str) -> Array:
+        kind, parameter = name.split(".", 1)
+        return getattr(self._model, kind)[parameter]
+
+    def load(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Give the model the moments of a checkpoint."""
+        for parameter in parameter_table(self._model.config):
+            named = (f"{kind}.{parameter.name}" for kind in ("first_moments", "second_moments"))
+            if held := [tensors[name].float32() for name in named if name in self.shapes]:
+                self._model.set_moments(parameter.name, *held)
+
+
+class Optimizer(Protocol):
+    """All ranks of a run make the same calls."""
+
+    def step(self, lr: float) -> float:
+        """Sum the gradients of all ranks, clip them and update the parameters.
+
+        lr: of the schedule.  Returns the norm of the gradient before clipping.
+        """
+
+    def load(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Take the moments of a checkpoint."""
+
+    def gathered(self) -> contextlib.AbstractContextManager[Moments]:
+        """The moments, for the first rank to read within the block; the others give it theirs before they enter it."""
+
+
+class WholeOptimizer:
+    """Each rank updates all parameters."""
+
+    def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
+        self._model, self._settings = model, settings
+        self._moments = ModelMoments(model, settings.optimizer)
+        self._exchange = Exchange(ranks, flat(model.gradients).size) if ranks.several else None
+
+    def step(self, lr: float) -> float:
+        if self._exchange is not None:
+            gradients = flat(self._model.gradients)
+            self._exchange.sum(gradients)
+            self._exchange.gather(gradients)
+        norm = self._model.clip_grad_norm(self._settings.grad_clip)
+        update(self._model, self._settings, lr)
+        return norm
+
+    def load(self, tensors: Mapping[str, StoredTensor]) -> None:
+        self._moments.load(tensors)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[Moments]:
+        yield self._moments
+
+
+def flat(tensors: Mapping[str, Array]) -> Array:
+    """The array in which the tensors of a device lie that has them in one, as several ranks need it."""
+    assert isinstance(tensors, NativeTensors)
+    values = tensors.flat()
+    assert values is not None
+    return values
 
 
 def update(model: GPT2, settings: TrainSettings, lr: float) -> None:

@@ -22,7 +22,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,15 +30,13 @@ from typing import Any, BinaryIO
 from pygpt.errors import UserError, explained, reading, writing
 from pygpt.files import atomic, checkpoint
 from pygpt.files.json_file import read_json_object, write_json_object
-from pygpt.files.tensor_file import read_tensors, write_tensors
+from pygpt.files.tensor_file import StoredTensor, read_tensors, write_tensors
 from pygpt.model import GPT2
-from pygpt.parameters import parameter_shapes
-from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
 from pygpt.training import events
 from pygpt.training.events import Events
-from pygpt.training.optimizer import moment_shapes
+from pygpt.training.optimizer import Moments
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
 LOG_FILE = "log.jsonl"
@@ -162,19 +160,18 @@ class RunFolder:
         """Keep the model as the best one.  Raises UserError, with the former one intact, when it cannot be written."""
         checkpoint.save_parameters(self.best, model.config, model.parameters, extra=tokenizer.save)
 
-    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, optimizer: str) -> None:
+    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, moments: Moments) -> None:
         """Save a checkpoint to resume from, and the log up to it.
 
         Raises UserError, with the former checkpoint intact, when it cannot be written.
         """
         self.flush_log()
-        shapes = moment_shapes(optimizer, model.config)
-        size = 4 * (model.config.num_parameters + sum(map(math.prod, shapes.values()))) + 2**20
+        size = 4 * (model.config.num_parameters + sum(map(math.prod, moments.shapes.values()))) + 2**20
         with atomic.write_files(self.last, size) as saving:
             checkpoint.write_model(saving, model.config, model.parameters)
             tokenizer.save(saving)
-            if shapes:
-                write_tensors(saving / OPTIMIZER_FILE, shapes, _Moments(model, shapes))
+            if moments:
+                write_tensors(saving / OPTIMIZER_FILE, moments.shapes, moments)
             write_json_object(saving / STATE_FILE, dataclasses.asdict(state))
 
     def load_state(self) -> TrainingState | None:
@@ -195,11 +192,10 @@ class RunFolder:
             raise UserError(f"{path}: is not the state of a training run")
         return TrainingState(**values)
 
-    def load_moments(self, model: GPT2, optimizer: str) -> None:
-        """Read the moments of the latest checkpoint into the model.  Raises UserError when they are damaged."""
-        shapes = moment_shapes(optimizer, model.config)
+    def read_moments(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, StoredTensor]:
+        """The moments of the latest checkpoint, of these shapes.  Raises UserError when they are damaged."""
         if not shapes:
-            return
+            return {}
         path = self.last / OPTIMIZER_FILE
         tensors = read_tensors(path)
         for name, shape in shapes.items():
@@ -207,9 +203,7 @@ class RunFolder:
                 raise UserError(f"{path}: tensor {name} is missing")
             if tensors[name].shape != shape:
                 raise UserError(f"{path}: tensor {name} has shape {tensors[name].shape}, expected {shape}")
-        for name in parameter_shapes(model.config):
-            held = [f"{kind}.{name}" for kind in ("first_moments", "second_moments")]
-            model.set_moments(name, *(tensors[moment].float32() for moment in held if moment in shapes))
+        return tensors
 
     # ---- the log ----
 
@@ -258,21 +252,36 @@ class RunFolder:
         return records
 
 
-class _Moments(Mapping[str, Array]):
-    """The moments of a model under the names of the file: first_moments.wte.weight, ..."""
+class Onlooker(RunFolder):
+    """The folder as all ranks but the first have it: they read in it, and leave what is written to that one."""
 
-    def __init__(self, model: GPT2, names: Collection[str]) -> None:
-        self._model, self._names = model, names
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last, self.best = path / LAST, path / BEST
 
-    def __getitem__(self, name: str) -> Array:
-        kind, parameter = name.split(".", 1)
-        return getattr(self._model, kind)[parameter]
+    def __exit__(self, *exception: object) -> None:
+        pass
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+    def clear(self) -> None:
+        pass
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def save_settings(self, settings: TrainSettings) -> None:
+        pass
+
+    def save_best(self, model: GPT2, tokenizer: Tokenizer) -> None:
+        pass
+
+    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, moments: Moments) -> None:
+        pass
+
+    def open_log(self, state: TrainingState, tensorboard: bool = False) -> None:
+        pass
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def flush_log(self) -> None:
+        pass
 
 
 def _belongs(record: dict[str, Any], state: TrainingState) -> bool:

@@ -6,23 +6,29 @@ Each part raises UserError where the settings, the data and the model do not fit
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pygpt.backends.devices import DEVICES
+from pygpt.backends.library import default_threads
 from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.parallel.ranks import Ranks
+from pygpt.parallel.tree import levels
 from pygpt.text import tokenizer
 from pygpt.text.batches import Batch, TokenDataset
 from pygpt.text.masking import TRAINING, VALIDATION, masked
 from pygpt.text.prepare import DEFAULT, ensure, kind_of
 from pygpt.text.tokenizer import GPT2Tokenizer, Tokenizer
+from pygpt.training.optimizer import Optimizer, WholeOptimizer, moment_shapes
 from pygpt.training.settings import TrainSettings
+from pygpt.training.sliced_optimizer import SLICED, SlicedOptimizer
 
 _SHAPE = ("n_layer", "n_head", "n_embd", *(name for name in VARIATIONS if name != "causal"))  # objective says that
 _DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
@@ -140,16 +146,28 @@ def fitted(settings: TrainSettings, config: GPT2Config) -> TrainSettings:
     return replace(settings, **shape, seq_len=min(settings.seq_len, config.n_positions))
 
 
-def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
+def check_ranks(settings: TrainSettings, ranks: Ranks) -> None:
+    """Raises UserError when several processes cannot train with these settings."""
+    if ranks.several and not DEVICES[settings.device].ranks:
+        able = ", ".join(name for name, device in DEVICES.items() if device.ranks)
+        raise UserError(f"device is {settings.device}, expected {able} where {ranks.size} ranks train one model")
+    if ranks.size > settings.grad_accum:
+        raise UserError(
+            f"grad_accum is {settings.grad_accum}, expected at least {ranks.size}, the number of ranks: "
+            f"each computes whole batches of a step (--grad-accum {ranks.size}, with a smaller --batch-size)"
+        )
+
+
+def check_run_memory(config: GPT2Config, settings: TrainSettings, ranks: Ranks) -> None:
     """Raises UserError, naming the batch size that would fit, when the device has less memory than is needed."""
     available = available_memory(settings.device)
-    needed = memory_of_run(config, settings, settings.batch_size)
+    needed = ranks.on_host * memory_of_run(config, settings, settings.batch_size, ranks)
     if needed <= available:
         return
     fits, too_large = 0, settings.batch_size
     middle = 1  # first, so that a model which is far too large is refused at once
     while too_large - fits > 1:
-        if memory_of_run(config, settings, middle) <= available:
+        if ranks.on_host * memory_of_run(config, settings, middle, ranks) <= available:
             fits = middle
         else:
             too_large = middle
@@ -160,28 +178,46 @@ def check_run_memory(config: GPT2Config, settings: TrainSettings) -> None:
     check_memory(needed, advice, settings.device)
 
 
-def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int) -> int:
-    """Bytes that training takes with batches of this size."""
+def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int, ranks: Ranks) -> int:
+    """Bytes that training takes on each rank with batches of this size."""
     machine = {name: getattr(settings, name) for name in ("device", "dtype", "kernels", "recompute", "optimizer")}
-    return memory_needed(config, batch_size=batch_size, seq_len=settings.seq_len, training=True, **machine)
+    needed = memory_needed(config, batch_size=batch_size, seq_len=settings.seq_len, training=True, **machine)
+    if DEVICES[settings.device].ranks:
+        needed += 4 * config.num_parameters * levels(len(ranks.share(settings.grad_accum)))
+    if is_sliced(settings, ranks):
+        moments = 4 * sum(map(math.prod, moment_shapes(settings.optimizer, config).values()))
+        needed -= moments - moments // ranks.size
+    return needed
 
 
-def create_model(config: GPT2Config, settings: TrainSettings, source: Path | None) -> GPT2:
+def create_model(config: GPT2Config, settings: TrainSettings, source: Path | None, ranks: Ranks) -> GPT2:
     """The model with the weights of the folder `source`, or with fresh ones."""
     names = ("device", "dtype", "kernels", "recompute", "seed")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if DEVICES[settings.device].has_threads:
-        set_threads(settings.threads)
+        set_threads(settings.threads or default_threads(ranks.on_cores), beyond_cores=settings.threads is None)
     if source is None:
         return GPT2(config, **options)
     return GPT2.from_pretrained(source, config=config, **options)
 
 
-def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Path) -> str:
+def create_optimizer(model: GPT2, settings: TrainSettings, ranks: Ranks) -> Optimizer:
+    """The optimizer of a run, sliced over several ranks where it can be."""
+    return (SlicedOptimizer if is_sliced(settings, ranks) else WholeOptimizer)(model, settings, ranks)
+
+
+def is_sliced(settings: TrainSettings, ranks: Ranks) -> bool:
+    """Whether each rank has only a slice of the moments."""
+    return ranks.several and settings.optimizer in SLICED
+
+
+def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Path, ranks: Ranks) -> str:
     """What will be done, in a few lines."""
     vocabulary = f"vocabulary of {data.tokenizer.vocab_size:,} ({data.tokenizer.name})"
     kernels = f", {settings.kernels} kernels" if len(DEVICES[settings.device].kernels) > 1 else ""
-    needed, available = memory_of_run(config, settings, settings.batch_size), available_memory(settings.device)
+    needed = memory_of_run(config, settings, settings.batch_size, ranks)
+    by = f" by each of {ranks.on_host} ranks" if ranks.several else ""
+    available = available_memory(settings.device)
     batch = f"{settings.batch_size} x {settings.seq_len} tokens"
     if settings.grad_accum > 1:
         batch = f"{settings.grad_accum} x {batch}"
@@ -191,7 +227,19 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
         f"{config.n_positions} positions: {config.num_parameters:,} parameters"
         + "".join(f", {name} {value}" for name, value in config.variations.items()),
         "device": f"{settings.device}, {settings.dtype}{kernels}",
-        "memory": f"{gigabytes(needed)} needed, {gigabytes(available)} available",
+        "memory": f"{gigabytes(needed)} needed{by}, {gigabytes(available)} available",
         "run": f"{folder}: {settings.max_iters:,} steps of {batch}, {settings.optimizer}",
     }
+    if ranks.several:
+        lines["ranks"] = _describe_ranks(settings, ranks)
     return "\n".join(f"{name:8}{text}" for name, text in lines.items())
+
+
+def _describe_ranks(settings: TrainSettings, ranks: Ranks) -> str:
+    hosts = f"{ranks.hosts} host{'' if ranks.hosts == 1 else 's'}"
+    words = (
+        f"{ranks.size} on {hosts}, {settings.optimizer}'s moments {'sliced' if is_sliced(settings, ranks) else 'whole'}"
+    )
+    if ranks.size & (ranks.size - 1) or settings.grad_accum % ranks.size:
+        words += "; not a power of two that divides --grad-accum, so the bits are those of this number of ranks alone"
+    return words

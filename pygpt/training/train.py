@@ -7,34 +7,46 @@ moments and these two numbers, and a resumed run ends with the same bits as one 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import math
+import operator
 import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
-from pygpt.backends.devices import resolve_device, resolve_dtype
+from pygpt.backends.devices import DEVICES, resolve_device, resolve_dtype
+from pygpt.backends.library import cpu_library, library_name
+from pygpt.backends.sources import digest
 from pygpt.command.programs import call
+from pygpt.config import GPT2Config
 from pygpt.errors import DeviceError, DivergedError, UserError
 from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import printable, start_token
 from pygpt.model import GPT2
+from pygpt.parallel.ranks import ALONE, Ranks
+from pygpt.parallel.tree import GradientTree
 from pygpt.training import events, plot
 from pygpt.training.interruption import Interruption
-from pygpt.training.optimizer import update
+from pygpt.training.optimizer import Optimizer, moment_shapes
 from pygpt.training.progress import Progress, loss_text
-from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, RunFolder, TrainingState
+from pygpt.training.run_folder import PLOT_FILE, SAMPLE_FILE, Onlooker, RunFolder, TrainingState
 from pygpt.training.schedule import learning_rate
 from pygpt.training.settings import Request, TrainSettings
 from pygpt.training.setup import (
     Data,
+    check_ranks,
     check_run_memory,
     check_windows,
     create_model,
+    create_optimizer,
     describe,
     fitted,
     model_config,
@@ -46,43 +58,53 @@ SAMPLE_TEMPERATURE = 0.8
 _SECONDS_BETWEEN_READINGS = 0.2
 
 
-def train(request: Request, watch: Callable[[int], object] = lambda step: None) -> int:
+def train(request: Request, watch: Callable[[int], object] = lambda step: None, ranks: Ranks = ALONE) -> int:
     """Start or resume a run, and go on to its end or until it is interrupted.
 
-    watch: is told now and then how many steps are done.
+    watch: is told now and then how many steps are done.  ranks: the processes that share the run and all call this.
     Returns the exit status: 0, or 128 + the number of the signal that interrupted it.  Raises UserError when the run
     cannot begin, when its loss is not finite, when the device fails, and when something cannot be saved; the latest
     checkpoint stays intact.
     """
     if request.settings.tensorboard:
         events.check_available()
-    with _open_folder(request) as folder:
+    with _open_folder(request, ranks) as folder:
         state = folder.load_state() if request.resume else None
         device = resolve_device(request.settings.device)
         settings = replace(request.settings, device=device, dtype=resolve_dtype(request.settings.dtype, device))
-        source = None  # where weights come from, if not from the seed
-        if state is not None:
-            source = folder.last
-        elif settings.init_from is not None:
-            source = resolve_folder(settings.init_from)
-        data = open_data(settings, source)
+        check_ranks(settings, ranks)
+
+        def open_all() -> tuple[Path | None, Data]:
+            """Where weights come from, if not from the seed, and the data."""
+            source = None
+            if state is not None:
+                source = folder.last
+            elif settings.init_from is not None:
+                source = resolve_folder(settings.init_from)
+            return source, open_data(settings, source)
+
+        source, data = ranks.in_turn(open_all)
         if state is not None:
             _check_resumable(folder, settings, data, state)
         config = model_config(settings, request.given, source, data)
         settings = fitted(settings, config)
         check_windows(settings, data)
-        check_run_memory(config, settings)
-        print(describe(settings, config, data, folder.path), flush=True)
-        if state is None:
+        check_run_memory(config, settings, ranks)
+        print(describe(settings, config, data, folder.path, ranks), flush=True)
+        if ranks.several:
+            ranks.check_same(_facts(settings, config, data, state))
+        if state is None and ranks.first:
             yardsticks = measure(data.train, data.val, data.tokenizer)
             print(f"compare {yardsticks.describe(data.val.described.tokens_per_byte)}", flush=True)
         try:
-            model = create_model(config, settings, source)
+            model = create_model(config, settings, source, ranks)
+            optimizer = create_optimizer(model, settings, ranks)
             if state is not None:
-                folder.load_moments(model, settings.optimizer)
+                optimizer.load(folder.read_moments(moment_shapes(settings.optimizer, config)))
                 model.steps = state.step
-            loop = _Loop(folder, settings, data, model, state, watch)
+            loop = _Loop(folder, settings, data, model, optimizer, state, watch, ranks)
             if request.overwrite:
+                ranks.gather(None)  # all have read what they begin with
                 folder.clear()
             folder.save_settings(settings)
             return loop.run()
@@ -90,8 +112,16 @@ def train(request: Request, watch: Callable[[int], object] = lambda step: None) 
             raise UserError(f"the run does not fit into memory: {error or 'an array cannot be allocated'}") from None
 
 
-def _open_folder(request: Request) -> RunFolder:
+def _open_folder(request: Request, ranks: Ranks) -> RunFolder:
     """The run's folder: the one that was asked for, or else the next that is free."""
+    if not ranks.first:
+        return Onlooker(ranks.from_first(request.out_dir))
+    folder = _locked_folder(request)
+    ranks.from_first(folder.path)
+    return folder
+
+
+def _locked_folder(request: Request) -> RunFolder:
     if request.resume or request.overwrite or "out_dir" in request.given:
         return RunFolder(request.out_dir, request.resume, request.overwrite)
     return RunFolder.next_free(request.out_dir)
@@ -104,6 +134,18 @@ def _check_resumable(folder: RunFolder, settings: TrainSettings, data: Data, sta
         raise UserError(f"max_iters is {settings.max_iters}, but the run in {folder.path} has done {state.step} steps")
 
 
+def _facts(settings: TrainSettings, config: GPT2Config, data: Data, state: TrainingState | None) -> dict[str, object]:
+    """What must be the same on all ranks, since they train one model."""
+    return {
+        **dataclasses.asdict(replace(settings, threads=None)),
+        "configuration": config,
+        "fingerprint of the tokens": data.fingerprint,
+        "checkpoint": state,
+        "library": library_name(cpu_library()),
+        "digest of the sources": digest(),
+    }
+
+
 class _Loop:
     """The steps of a run from `state` on; None is the beginning."""
 
@@ -113,11 +155,15 @@ class _Loop:
         settings: TrainSettings,
         data: Data,
         model: GPT2,
+        optimizer: Optimizer,
         state: TrainingState | None,
         watch: Callable[[int], object],
+        ranks: Ranks,
     ) -> None:
         self.folder, self.settings, self.data, self.model = folder, settings, data, model
-        self.saved, self.watch = state, watch
+        self.optimizer, self.saved, self.watch, self.ranks = optimizer, state, watch, ranks
+        self.micro_batches = ranks.share(settings.grad_accum)  # of a step
+        self.tree = GradientTree(model, len(self.micro_batches), DEVICES[settings.device].ranks)
         self.state = TrainingState(data=data.fingerprint) if state is None else replace(state)
         self.tokens_per_byte: float | None = None  # where a loss is not one of all tokens
         self.val_tokens_per_byte: float | None = None
@@ -126,6 +172,7 @@ class _Loop:
             self.val_tokens_per_byte = data.val.described.tokens_per_byte
         self.progress = Progress(self.state.step, settings.max_iters)
         self.interruption = Interruption(self._say_interrupted)
+        self.stopped_by = 0  # the signal that some rank was interrupted by
         self.unread: list[tuple[int, float, float, float]] = []  # step, loss, learning rate, norm of the gradient
         self.first = self.state.step
         self.losses: list[float] = []  # in training since the latest validation
@@ -141,11 +188,12 @@ class _Loop:
                 self._steps()
             except DeviceError as error:
                 raise UserError(f"{error}, after step {state.step}; {self._advice()}") from None
-        if self.interruption.signal is not None:
-            print(f"stopped by {signal.Signals(self.interruption.signal).name} after step {state.step}")
+        if self.stopped_by:
+            print(f"stopped by {signal.Signals(self.stopped_by).name} after step {state.step}")
             print(f"saved {self.folder.last}; go on with: {self._resume_command()}")
-            return 128 + self.interruption.signal
-        self._finish()
+            return 128 + self.stopped_by
+        if self.ranks.first:
+            self._finish()
         return 0
 
     def _steps(self) -> None:
@@ -155,7 +203,8 @@ class _Loop:
             last = state.step >= settings.max_iters
             if (last or state.step % settings.eval_interval == 0) and state.validated != state.step:
                 self._validate()
-            stop = last or self._out_of_patience() or bool(self.interruption)
+            self.stopped_by = max(self.ranks.gather(self.interruption.signal or 0))
+            stop = last or self._out_of_patience() or bool(self.stopped_by)
             if stop or state.step % settings.checkpoint_interval == 0:
                 self._save()
             if stop:
@@ -179,17 +228,19 @@ class _Loop:
             max_iters=settings.max_iters,
             decay_iters=settings.decay,
         )
-        self.model.zero_grad()
-        for number in range(state.step * settings.grad_accum, (state.step + 1) * settings.grad_accum):
-            first = state.windows
-            tokens, targets = self.data.training_batch(first, settings)
-            state.windows += settings.batch_size
-            scale, dropout_step = 1 / settings.grad_accum, number % 2**32
-            self.model.accumulate(tokens, targets, scale=scale, dropout_step=dropout_step)
-        norm = self.model.clip_grad_norm(settings.grad_clip)
-        update(self.model, settings, lr)
+        self.tree.sum(self.micro_batches.start, self._accumulate)
+        norm = self.optimizer.step(lr)
+        losses = self.ranks.gather(self.tree.losses())
         state.step += 1
-        self.unread.append((state.step, self.model.summed_loss, lr, norm))
+        state.windows += settings.grad_accum * settings.batch_size
+        self.unread.append((state.step, _in_order(itertools.chain(*losses)), lr, norm))
+
+    def _accumulate(self, number: int) -> None:
+        """Add the gradients of a micro-batch of this step."""
+        settings, state = self.settings, self.state
+        tokens, targets = self.data.training_batch(state.windows + number * settings.batch_size, settings)
+        dropout_step = (state.step * settings.grad_accum + number) % 2**32
+        self.model.accumulate(tokens, targets, scale=1 / settings.grad_accum, dropout_step=dropout_step)
 
     def _read(self) -> None:
         """Log and show the steps since the latest time; writing is not done at each of thousands a second.
@@ -199,6 +250,8 @@ class _Loop:
         if not self.unread:
             return
         read, self.unread = self.unread, []
+        if not self.ranks.first:
+            return
         seconds = time.perf_counter() - self.started
         self.seconds += seconds
         speed = len(read) * self._tokens_per_step() / seconds
@@ -235,15 +288,12 @@ class _Loop:
     def _validate(self) -> None:
         """Measure the validation loss, and keep the model if it is the best; leave it undone when interrupted."""
         self._read()
-        settings, state = self.settings, self.state
-        total, count = 0.0, 0
-        for tokens, targets in self.data.validation_batches(settings):
-            if self.interruption:
-                return
-            counted = int((targets >= 0).sum())
-            total += float(self.model.forward(tokens, targets) or 0.0) * counted
-            count += counted
-        loss = total / count
+        state = self.state
+        results = self._validation_losses()
+        if results is None:
+            return
+        count = sum(counted for _, counted in results)
+        loss = _in_order(mean * counted for mean, counted in results) / count
         self._check_finite("validation loss", loss, state.step)
         best = state.best_val_loss is None or loss < state.best_val_loss
         if best:
@@ -260,6 +310,21 @@ class _Loop:
         shown = loss_text(loss, self.val_tokens_per_byte)
         self.progress.say(f"step {state.step}: validation loss {shown}{', the best so far' if best else ''}{training}")
 
+    def _validation_losses(self) -> list[tuple[float, int]] | None:
+        """Mean loss and number of targets of each batch, of which every rank computes some; None when interrupted."""
+        ranks, mine = self.ranks, []
+        for tokens, targets in itertools.islice(
+            self.data.validation_batches(self.settings), ranks.rank, None, ranks.size
+        ):
+            if self.interruption:
+                break
+            mine.append((float(self.model.forward(tokens, targets) or 0.0), int((targets >= 0).sum())))
+        results = ranks.gather(None if self.interruption else mine)
+        whole = [each for each in results if each is not None]
+        if len(whole) < len(results):
+            return None
+        return [each for batches in itertools.zip_longest(*whole) for each in batches if each is not None]
+
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.state.since_best >= self.settings.patience
 
@@ -267,7 +332,8 @@ class _Loop:
         """Save a checkpoint, unless the latest one is of this very state."""
         self._read()
         if self.saved != self.state:
-            self.folder.save_last(self.model, self.data.tokenizer, self.state, self.settings.optimizer)
+            with self.optimizer.gathered() as moments:
+                self.folder.save_last(self.model, self.data.tokenizer, self.state, moments)
             self.saved = replace(self.state)
 
     def _say_interrupted(self) -> None:
@@ -316,6 +382,11 @@ class _Loop:
         with write_file(self.folder.path / SAMPLE_FILE) as file:
             file.write(text.encode())
         return text
+
+
+def _in_order(numbers: Iterable[float]) -> float:
+    """Their sum, one after the other, as sum() does not take it from Python 3.12 on."""
+    return functools.reduce(operator.add, numbers, 0.0)
 
 
 def _logged(name: str, loss: float, tokens_per_byte: float | None) -> dict[str, float]:

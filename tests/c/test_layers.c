@@ -543,6 +543,13 @@ static void test_norms(int64_t n) {
         CHECK(found[threads - 1] == found[0]);
     }
     CHECK_NEAR("sum of squares", found[0], expected, 1e-12 * expected);
+    int64_t count = pygpt_sums_of_squares(NULL, x, n);
+    double *sums = malloc((size_t)(count + 1) * sizeof *sums), total = 0.0;
+    sums[count] = -1.0;
+    CHECK(pygpt_sums_of_squares(sums, x, n) == count && sums[count] == -1.0);
+    for (int64_t i = 0; i < count; i++) total += sums[i];
+    CHECK(total == found[0]);
+    free(sums);
     k->scale(y, 0.25f, n);
     for (int64_t i = 0; i < n; i++) CHECK(y[i] == 0.25f * x[i]);
     free(x);
