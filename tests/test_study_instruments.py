@@ -39,6 +39,7 @@ VARIED = {
     "GPT-2": CONFIG,
     "rotary, its own head": replace(CONFIG, position_embedding="rotary", tie_word_embeddings=False),
     "sinusoidal, no biases": replace(CONFIG, position_embedding="sinusoidal", bias=False),
+    "scores otherwise scaled": replace(CONFIG, scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True),
     "no positions, both sides": replace(CONFIG, position_embedding="none", causal=False, activation_function="relu"),
 }
 
@@ -290,6 +291,14 @@ def test_a_head_is_credited_with_what_it_wrote() -> None:
     assert np.allclose(direct["heads"][1, [0, 2]], arrays["heads"][1, [0, 2]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("instrument", [study.attribution, study.lens, study.norms])
+def test_a_stream_that_is_normalised_is_no_sum(instrument: Any) -> None:
+    found = study.trace(make_model(config=replace(CONFIG, norm_position="post")), tokens_of())
+    sentence = f"norm_position is 'post', expected 'pre': {instrument.__name__} has no formulas for it"
+    with pytest.raises(UserError, match=sentence):
+        instrument(found)
+
+
 def test_attribution_of_what_is_not_there() -> None:
     found = study.trace(make_model(), tokens_of())
     for arguments, sentence in (((10,), "position is 10, expected 0 to 9"), ((1, 256), "token 256 is outside")):
@@ -426,11 +435,12 @@ def test_gradients_of_every_backend_are_right(backend: backends.Backend) -> None
     assert not exact.failed and len(exact.rows) == len(result.rows) == 2 + 2 * (2 * 3 + 4 * 3 + 1 + 1 + 2 * 2) + 3 + 2
 
 
-@pytest.mark.parametrize("config", list(VARIED.values())[1:], ids=list(VARIED)[1:])
+@pytest.mark.parametrize("config", [*list(VARIED.values())[1:], replace(CONFIG, norm_position="post")])
 def test_gradients_of_a_varied_model_are_right(config: pygpt.GPT2Config) -> None:
     result = study.gradcheck(make_model(config=config), tokens_of())
     names = {(row[1], row[2]) for row in result.rows}
-    assert not result.failed and ("embedding", "dwpe") not in names
+    assert not result.failed
+    assert (("embedding", "dwpe") in names) == (config.position_embedding == "learned")
     assert (("linear", "dbias") in names) == config.bias
     assert (("rotary", "dx") in names) == (config.position_embedding == "rotary")
 
@@ -454,7 +464,7 @@ def test_a_wrong_gradient_is_found_where_it_is(operation: str) -> None:
 # ---- budget ----
 
 
-@pytest.mark.parametrize("config", VARIED.values(), ids=VARIED)
+@pytest.mark.parametrize("config", [*VARIED.values(), replace(CONFIG, norm_position="post")])
 def test_rounding_explains_the_errors_of_every_backend(config: pygpt.GPT2Config) -> None:
     result = study.budget(study.trace(make_model(config=config), tokens_of()))
     assert not result.failed, result.table()

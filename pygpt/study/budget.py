@@ -25,7 +25,6 @@ from pygpt.study.backends import Backend, backends, calls
 from pygpt.study.result import Curves, Result
 from pygpt.study.rounding import ELEMENTARY, SMALLEST, UNIT, Rounded
 from pygpt.study.trace import Trace
-from pygpt.study.variations import SUM, check_variations
 
 DEVIATIONS = 3.0
 """Root mean squares that an error may have."""
@@ -39,9 +38,8 @@ def budget(found: Trace, ops: Sequence[tuple[Backend, Layers]] | None = None) ->
 
     Arrays by backend, direction, activation and output, (3,): the relative error ‖y − y₆₄‖ / ‖y₆₄‖, what of it 3 √n
     explains, and the worst case.  The table has, of each kind of output, the one that comes nearest to its bound;
-    failed where one is above.  Raises UserError for a model that has layers without formulas here, or is too large.
+    failed where one is above.  Raises UserError for a model that is too large.
     """
-    check_variations(found.config, "budget", SUM)
     largest = max(x.size for x in (*found.parameters.values(), *found.activations.values()))
     check_memory(8 * ARRAYS * largest, "take a shorter text or a smaller model")
     asked = [(backend, backend.layers()) for backend in backends(found.config)] if ops is None else ops

@@ -12,10 +12,15 @@ import numpy as np
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Curves, Result
 from pygpt.study.trace import Trace
+from pygpt.study.variations import SUM, check_variations
 
 
 def norms(found: Trace) -> Result:
-    """Arrays by name of the activation, (B,T): ‖x‖, "d ..." ‖dx‖, and for branches "cosine ..."."""
+    """Arrays by name of the activation, (B,T): ‖x‖, "d ..." ‖dx‖, and for branches "cosine ...".
+
+    Raises UserError for a model whose stream is not such a sum.
+    """
+    check_variations(found.config, "norms", SUM)
     names, before = ["embd"], "embd"
     cosines = {}
     for layer in range(found.config.n_layer):

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pygpt.config import VARIATIONS, GPT2Config
 from pygpt.errors import UserError
 
-SUM = ("activation_function", "position_embedding", "bias", "tie_word_embeddings", "causal")
+SUM = (
+    *("activation_function", "position_embedding", "bias", "tie_word_embeddings", "causal"),
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+)
 """Those with which the stream is a sum of what the blocks write to it, and the last LayerNorm reads it."""
 
 
