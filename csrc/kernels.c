@@ -1,7 +1,7 @@
 /* The function tables: which layer runs, by kernels and precision.
  *
- * bfloat16 is for products of activations with weights. Attention stays in float32: with P rounded, the rows of dS would
- * no longer sum to zero, and large scores would lose more than bfloat16's own digits.
+ * bfloat16 is for matrix products. The plain attention stays in float32; the fast one rounds what it multiplies, where the
+ * processor has products of bfloat16.
  */
 #include "internal.h"
 #include "fast/fast.h"
@@ -10,15 +10,15 @@
 /* What every set has. Nothing is gained on these: they wait for memory. */
 #define COMMON                                                                                                         \
     .embedding_forward = embedding_forward, .embedding_backward = embedding_backward,                                  \
-    .rotary_forward = rotary_forward, .rotary_backward = rotary_backward,                                              \
-    .attention_probabilities = attention_probabilities, .relu_forward = relu_forward, .relu_backward = relu_backward,  \
-    .residual_forward = residual_forward, .residual_backward = residual_backward, .sgd_step = sgd_step,                \
-    .sum_of_squares = sum_of_squares, .scale = scale
+    .rotary_forward = rotary_forward, .rotary_backward = rotary_backward, .relu_forward = relu_forward,                \
+    .relu_backward = relu_backward, .residual_forward = residual_forward, .residual_backward = residual_backward,      \
+    .sgd_step = sgd_step, .sum_of_squares = sum_of_squares, .scale = scale
 
 #define PLAIN                                                                                                          \
     COMMON, .layernorm_forward = layernorm_forward, .layernorm_backward = layernorm_backward,                          \
         .attention_forward = attention_forward, .attention_backward = attention_backward,                              \
-        .gelu_forward = gelu_forward, .gelu_backward = gelu_backward, .exact_gelu_forward = exact_gelu_forward,        \
+        .attention_probabilities = attention_probabilities, .gelu_forward = gelu_forward,                              \
+        .gelu_backward = gelu_backward, .exact_gelu_forward = exact_gelu_forward,                                      \
         .exact_gelu_backward = exact_gelu_backward, .dropout_forward = dropout_forward,                                \
         .dropout_backward = dropout_backward, .cross_entropy_forward = cross_entropy_forward,                          \
         .cross_entropy_backward = cross_entropy_backward, .cross_entropy_in_place = cross_entropy_in_place,            \
@@ -26,7 +26,6 @@
 
 #define FAST                                                                                                           \
     COMMON, .layernorm_forward = fast_layernorm_forward, .layernorm_backward = fast_layernorm_backward,                \
-        .attention_forward = fast_attention_forward, .attention_backward = fast_attention_backward,                    \
         .gelu_forward = fast_gelu_forward, .gelu_backward = fast_gelu_backward,                                        \
         .exact_gelu_forward = fast_exact_gelu_forward, .exact_gelu_backward = fast_exact_gelu_backward,                \
         .dropout_forward = fast_dropout_forward, .dropout_backward = fast_dropout_backward,                            \
@@ -50,6 +49,9 @@ static const Kernels PLAIN_BFLOAT16 = {
 
 static const Kernels FAST_FLOAT32 = {
     FAST,
+    .attention_forward = fast_attention_forward,
+    .attention_backward = fast_attention_backward,
+    .attention_probabilities = fast_attention_probabilities,
     .matmul = fast_matmul,
     .linear_forward = fast_linear_forward,
     .linear_backward = fast_linear_backward,
@@ -57,6 +59,9 @@ static const Kernels FAST_FLOAT32 = {
 
 static const Kernels FAST_BFLOAT16 = {
     FAST,
+    .attention_forward = fast_attention_forward_bf16,
+    .attention_backward = fast_attention_backward_bf16,
+    .attention_probabilities = fast_attention_probabilities_bf16,
     .matmul = fast_matmul_bf16,
     .linear_forward = fast_linear_forward_bf16,
     .linear_backward = fast_linear_backward_bf16,

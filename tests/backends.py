@@ -44,7 +44,7 @@ class Backend:
     @property
     def emulation(self) -> ReferenceLayers | None:
         """What rounds where this backend rounds, for ρ."""
-        return bfloat16_layers(self.device) if self.dtype == "bfloat16" else None
+        return bfloat16_layers(self.device, self.kernels) if self.dtype == "bfloat16" else None
 
     @property
     def stores_bfloat16(self) -> bool:
@@ -62,6 +62,19 @@ class Backend:
         direction, so the error of the sum has a standard deviation of 0.4 · 2⁻⁸ times the norm: this is five of them.
         """
         return 2.0**-7 * norm if self.stores_bfloat16 else 0.0 * norm
+
+    @property
+    def rounds_attention(self) -> bool:
+        """Whether what attention multiplies is rounded to bfloat16."""
+        return self.emulation is not None and self.emulation.attended is round_bfloat16
+
+    def attended(self, x: Floats) -> Floats:
+        """x as attention multiplies it: see stored."""
+        return round_bfloat16(x) if self.rounds_attention else x
+
+    def error_of_attention(self, norm: Any) -> Any:
+        """The same as error_of_sum of what attention multiplies."""
+        return 2.0**-7 * norm if self.rounds_attention else 0.0 * norm
 
     def absence(self) -> str | None:
         """Why it cannot be opened, None if it can."""

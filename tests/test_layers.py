@@ -97,6 +97,21 @@ def test_bfloat16_rounds_the_operands_to_nearest_and_nothing_else(case: Case, ba
             assert relative_l2(value, expected[output]) <= 2e-6, f"{call.operation}, {output}"
 
 
+@pytest.mark.parametrize("backend", [b for b in PRESENT if b.device == "cpu" and b.dtype == "bfloat16"], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("attention-B2-T")], ids=str)
+def test_bfloat16_rounds_what_attention_multiplies_to_nearest_and_nothing_else(case: Case, backend: Backend) -> None:
+    """Or nothing at all.  T is below a block of keys: relative to another largest score, P is rounded differently."""
+    emulation = backend.emulation
+    assert emulation is not None
+    for call in case.calls:
+        expected = call.run(emulation)
+        for output, value in call.run(backend.layers()).items():
+            # a few P and dS lie so near the middle of two bfloat16 that float32 takes them to either side
+            bound = 5e-5 if backend.rounds_attention else 2e-6
+            found = relative_l2(value, expected[output].astype(np.float64))
+            assert found <= bound, f"{call.operation}, {output}: {found:.1e}"
+
+
 @pytest.mark.parametrize("backend", [backend for backend in PRESENT if backend.device == "cpu"], ids=str)
 @pytest.mark.parametrize("N", [1, 5])  # few rows have a product of their own
 def test_sums_of_nothing_are_zero_or_the_bias(backend: Backend, N: int) -> None:
@@ -159,7 +174,7 @@ def test_rows_of_the_gradient_of_the_scores_sum_to_zero(backend: Backend, drop: 
     rms = np.sqrt((row_norms[..., :T] ** 2).mean())  # a row of which everything is dropped has no size of its own
     assert rms > 0.01
     through_y = np.sqrt(((dy * y) ** 2).mean())  # Σ_i dy_i y_i / √HS, which the backward pass subtracts
-    assert np.all(abs(row_sums[..., :T]) <= 2e-6 * T**0.5 * rms + backend.error_of_sum(rms + through_y))
+    assert np.all(abs(row_sums[..., :T]) <= 2e-6 * T**0.5 * rms + backend.error_of_attention(rms + through_y))
 
 
 @every_backend
@@ -170,9 +185,9 @@ def test_key_bias_has_no_gradient(backend: Backend) -> None:
     y, lse = ops.attention_forward(qkv, NH)
     dqkv = ops.attention_backward(dy, y, lse, qkv, NH).astype(np.float64)
     query, key, value = np.split(dqkv.sum((0, 1)), 3)
-    stored = backend.error_of_sum(np.linalg.norm(np.split(dqkv, 3, axis=-1)[1]))
-    assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(query) + stored
-    assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(value) + stored
+    rounded = backend.error_of_attention(np.linalg.norm(np.split(dqkv, 3, axis=-1)[1]))
+    assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(query) + rounded
+    assert np.linalg.norm(key) <= 2e-6 * np.linalg.norm(value) + rounded
 
 
 @every_backend
@@ -289,7 +304,7 @@ def test_without_the_mask_every_position_sees_all_others(backend: Backend, drop:
 
 @every_backend
 def test_attention_scores_may_be_large(backend: Backend) -> None:
-    qkv = backend.stored(normal(1, 37, 3 * 64, std=200.0))  # scores of 1e5: exp overflows
+    qkv = backend.attended(normal(1, 37, 3 * 64, std=200.0))  # scores of 1e5: exp overflows
     y, lse = backend.layers().attention_forward(qkv, 1)
     assert np.isfinite(y).all() and np.isfinite(lse).all()
     assert np.array_equal(y[0, 0], qkv[0, 0, 128:])  # the first row sees only itself

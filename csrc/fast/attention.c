@@ -10,6 +10,9 @@
  * no sum across lanes, and P and dS multiply values and keys from where they were computed. The keys go by in blocks of
  * KEYS under a block of QUERIES. Tiles in which every key comes after every query are never computed.
  *
+ * In bfloat16 q, k, v and dy are rounded as they are packed, m P and dS once they are computed; s, softmax, D and dS itself
+ * stay in float32.
+ *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)
  */
 #include <math.h>
@@ -32,24 +35,28 @@ enum {
 };
 
 typedef struct {
+    PanelType type;
     const float *q, *k, *v;   // rows of this head, stride floats apart
     int64_t stride, T, HS;
+    int64_t depth;              // elements that a panel over HS has
     float scale;                // of the scores
     int causal;
     int64_t probability_row;    // of query 0 in P as (B·NH·T, T), by which dropout counts
     const Dropout *dropout;     // or NULL
 } Head;
 
-static Head head_of(const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
-                    const Dropout *dropout) {
+static Head head_of(PanelType type, const float *qkv, int64_t b, int64_t h, int64_t T, int64_t NH, int64_t HS,
+                    float scale, int causal, const Dropout *dropout) {
     int64_t C = NH * HS;
     const float *q = qkv + b * T * 3 * C + h * HS;
-    return (Head){q,
+    return (Head){type,
+                  q,
                   q + C,
                   q + 2 * C,
                   3 * C,
                   T,
                   HS,
+                  divide_up(HS, panel_pair(type)),
                   scale,
                   causal,
                   (b * NH + h) * T,
@@ -64,43 +71,52 @@ static int64_t round_up(int64_t n, int64_t unit) {
     return divide_up(n, unit) * unit;
 }
 
-static void multiply_panels(float *c, int64_t c_stride, int accumulate, const float *a, const float *b, int64_t depth,
-                            int64_t rows) {
-    microkernel_f32(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows,
-                    &NOTHING_AHEAD);
+/* c (+)= a b for two panels of so many elements */
+static void multiply_panels(const Head *head, float *c, int64_t c_stride, int accumulate, const float *a,
+                            const float *b, int64_t depth, int64_t rows) {
+    Microkernel *microkernel = head->type == PANEL_BF16 ? microkernel_bf16 : microkernel_f32;
+    microkernel(c, c_stride, accumulate ? c : NO_START, accumulate ? c_stride : 0, a, b, depth, rows, &NOTHING_AHEAD);
 }
 
 /* Rows of x as a panel's i, HS being what is summed over. */
 static void pack_row_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    pack_rows(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
+    pack_rows(head->type, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
 
 static void pack_column_panels(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    pack_columns(PANEL_F32, panels, (Operand){x, stride, 1}, rows, head->HS);
+    pack_columns(head->type, panels, (Operand){x, stride, 1}, rows, head->HS);
 }
 
 /* Channels of x as a panel's i, the rows being what is summed over. */
 static void pack_channels_as_rows(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    pack_rows(PANEL_F32, panels, (Operand){x, stride, 0}, head->HS, rows);
+    pack_rows(head->type, panels, (Operand){x, stride, 0}, head->HS, rows);
 }
 
 static void pack_channels_as_columns(const Head *head, float *panels, const float *x, int64_t stride, int64_t rows) {
-    pack_columns(PANEL_F32, panels, (Operand){x, stride, 0}, head->HS, rows);
+    pack_columns(head->type, panels, (Operand){x, stride, 0}, head->HS, rows);
 }
 
 /* tile (keys,NR) = row panels of keys times a column panel, summed over HS */
 static void multiply_keys(const Head *head, float *tile, const float *row_panels, const float *column_panel,
                           int64_t keys) {
     for (int64_t i = 0; i < keys; i += MR) {
-        multiply_panels(tile + i * NR, NR, 0, row_panels + i * head->HS, column_panel, head->HS, min64(MR, keys - i));
+        multiply_panels(head, tile + i * NR, NR, 0, row_panels + i * head->depth, column_panel, head->depth,
+                        min64(MR, keys - i));
     }
 }
 
-/* sums (HS,NR) (+)= channels of a block of keys times tile, of which the first n keys count */
+/* sums (HS,NR) (+)= channels of a block of keys times tile, of which the first n keys count. In float32 a tile is a panel as
+ * it is; pairs: place for one of another type. */
 static void multiply_channels(const Head *head, float *sums, int accumulate, const float *channel_panels, int64_t keys,
-                              const float *tile, int64_t n) {
+                              const float *tile, int64_t n, float *pairs) {
+    int64_t pair = panel_pair(head->type), depth = divide_up(keys, pair);
+    if (head->type != PANEL_F32) {
+        pack_columns(head->type, pairs, (Operand){tile, NR, 0}, NR, n);
+        tile = pairs;
+    }
     for (int64_t c = 0; c < head->HS; c += MR) {
-        multiply_panels(sums + c * NR, NR, accumulate, channel_panels + c * keys, tile, n, min64(MR, head->HS - c));
+        multiply_panels(head, sums + c * NR, NR, accumulate, channel_panels + c * depth, tile, divide_up(n, pair),
+                        min64(MR, head->HS - c));
     }
 }
 
@@ -179,11 +195,12 @@ typedef struct {
     int64_t keys;       // panels of KEYS rows
     int64_t sums;       // (HS,NR) for each panel of queries
     int64_t tile;       // (KEYS,NR)
+    int64_t pairs;      // (⌈KEYS/2⌉,NR): a tile in bfloat16
 } Sizes;
 
 static Sizes sizes_of(int64_t HS) {
     int64_t channels = round_up(round_up(round_up(HS, NR), MR), LANES);
-    return (Sizes){QUERIES * channels, KEYS * channels, QUERIES * channels, KEYS * NR};
+    return (Sizes){QUERIES * channels, KEYS * channels, QUERIES * channels, KEYS * NR, divide_up(KEYS, 2) * NR};
 }
 
 /* ---- forward ---- */
@@ -232,14 +249,14 @@ static void softmax(const Head *head, float *scores, float *largest, float *sum,
 
 static int64_t forward_size(int64_t HS) {
     Sizes s = sizes_of(HS);
-    return s.queries + 2 * s.keys + s.sums + 2 * s.tile + 2 * QUERIES;
+    return s.queries + 2 * s.keys + s.sums + 2 * s.tile + s.pairs + 2 * QUERIES;
 }
 
 static void forward_block(const Head *head, float *y, int64_t y_stride, float *lse, int64_t first, float *memory) {
     Sizes sizes = sizes_of(head->HS);
     float *q = memory, *k = q + sizes.queries, *v = k + sizes.keys, *outputs = v + sizes.keys;
     float *scores = outputs + sizes.sums, *factors = scores + sizes.tile;
-    float *largest = factors + sizes.tile, *sum = largest + QUERIES;
+    float *pairs = factors + sizes.tile, *largest = pairs + sizes.pairs, *sum = largest + QUERIES;
     int64_t queries = min64(QUERIES, head->T - first), end = end_of_keys(head, first + queries), stride = head->stride;
 
     pack_column_panels(head, q, head->q + first * stride, stride, queries);
@@ -253,9 +270,9 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
             int64_t visible = visible_keys(head, first + t, key, keys);
             if (visible <= 0) continue;
             float *out = outputs + t * head->HS;
-            multiply_keys(head, scores, k, q + t * head->HS, visible);
+            multiply_keys(head, scores, k, q + t * head->depth, visible);
             softmax(head, scores, largest + t, sum + t, out, first + t, key, visible, factors);
-            multiply_channels(head, out, key > 0, v, keys, scores, visible);
+            multiply_channels(head, out, key > 0, v, keys, scores, visible, pairs);
         }
     }
 
@@ -267,8 +284,8 @@ static void forward_block(const Head *head, float *y, int64_t y_stride, float *l
     for (int64_t t = 0; t < queries; t++) lse[t] = largest[t] * head->scale + logf(sum[t]);
 }
 
-static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
-                             float scale, int causal, const Dropout *dropout) {
+static int forward_in_blocks(PanelType type, float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                             int64_t HS, float scale, int causal, const Dropout *dropout) {
     int64_t size = round_up(forward_size(HS), 16), blocks = divide_up(T, QUERIES);
     int threads = threads_for(B, T, NH, HS);
     float *workspace = workspace_acquire(threads * size);
@@ -279,7 +296,7 @@ static int forward_in_blocks(float *y, float *lse, const float *qkv, int64_t B, 
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t first = (blocks - 1 - item.first % blocks) * QUERIES;   // the largest of a head's blocks first
         int64_t b = item.first / blocks / NH, h = item.first / blocks % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, scale, causal, dropout);
+        Head head = head_of(type, qkv, b, h, T, NH, HS, scale, causal, dropout);
         forward_block(&head, y + (b * T + first) * NH * HS + h * HS, NH * HS, lse + (b * NH + h) * T + first, first,
                       workspace + omp_get_thread_num() * size);
     }
@@ -321,20 +338,20 @@ static void softmax_backward(const Head *head, float *scores, float *dp, const f
  * queries; x: packed by channels */
 static void accumulate_keys(const Head *head, float *dx, const float *tiles, const float *x, int64_t row, int64_t rows,
                             int64_t first_query, int64_t queries, float *packed) {
-    int64_t depth = queries - first_query;
+    int64_t pair = panel_pair(head->type), depth = divide_up(queries - first_query, pair);
     for (int64_t t = first_query; t < queries; t += NR) {
-        pack_rows(PANEL_F32, packed + (t - first_query) * MR, (Operand){tiles + t * KEYS + row * NR, NR, 1}, rows,
-                  min64(NR, queries - t));
+        pack_rows(head->type, packed + (t - first_query) / pair * MR, (Operand){tiles + t * KEYS + row * NR, NR, 1},
+                  rows, min64(NR, queries - t));
     }
     for (int64_t c = 0; c < head->HS; c += NR) {
-        const float *panel = x + c * queries + first_query * NR;
+        const float *panel = x + c * divide_up(queries, pair) + first_query / pair * NR;
         float *dxc = dx + row * head->stride + c;
         if (c + NR <= head->HS) {
-            multiply_panels(dxc, head->stride, 1, packed, panel, depth, rows);
+            multiply_panels(head, dxc, head->stride, 1, packed, panel, depth, rows);
             continue;
         }
         float tile[MR * NR];
-        multiply_panels(tile, NR, 0, packed, panel, depth, rows);
+        multiply_panels(head, tile, NR, 0, packed, panel, depth, rows);
         for (int64_t i = 0; i < rows; i++) {
             for (int64_t j = 0; c + j < head->HS; j++) dxc[i * head->stride + j] += tile[i * NR + j];
         }
@@ -343,7 +360,7 @@ static void accumulate_keys(const Head *head, float *dx, const float *tiles, con
 
 static int64_t backward_size(int64_t HS) {
     Sizes s = sizes_of(HS);
-    return 4 * s.queries + 3 * s.keys + s.sums + 2 * PANELS * s.tile + s.tile + 2 * QUERIES + MR * QUERIES;
+    return 4 * s.queries + 3 * s.keys + s.sums + 2 * PANELS * s.tile + s.tile + s.pairs + 2 * QUERIES + MR * QUERIES;
 }
 
 static void zero_rows(const Head *head, float *dx, int64_t rows) {
@@ -359,7 +376,8 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     float *k = dy_channels + sizes.queries, *v = k + sizes.keys, *k_channels = v + sizes.keys,
           *dq_sums = k_channels + sizes.keys;
     float *p = dq_sums + sizes.sums, *ds = p + PANELS * sizes.tile, *factors = ds + PANELS * sizes.tile;
-    float *lse_block = factors + sizes.tile, *D = lse_block + QUERIES, *transposed = D + QUERIES;
+    float *pairs = factors + sizes.tile, *lse_block = pairs + sizes.pairs, *D = lse_block + QUERIES,
+          *transposed = D + QUERIES;
     int64_t stride = head->stride, HS = head->HS;
 
     for (int64_t first = 0; first < head->T; first += QUERIES) {
@@ -377,7 +395,9 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
             Floats sum = {0};
             for (int64_t c = 0; c < HS && t < queries; c += LANES) {
                 int64_t at = (first + t) * y_stride + c;
-                sum += load_first(dy + at, HS - c) * load_first(y + at, HS - c);
+                Floats dy_t = load_first(dy + at, HS - c);   // as dP has it
+                if (head->type == PANEL_BF16) dy_t = round_bf16(dy_t);
+                sum += dy_t * load_first(y + at, HS - c);
             }
             D[t] = sum_lanes(sum);
             lse_block[t] = t < queries ? lse[first + t] : INFINITY;   // P = 0 where there is no query
@@ -393,11 +413,11 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
                 int64_t visible = visible_keys(head, first + t, key, keys);
                 if (visible <= 0) break;
                 float *p_tile = p + t * KEYS, *ds_tile = ds + t * KEYS;
-                multiply_keys(head, p_tile, k, q + t * HS, visible);
-                multiply_keys(head, ds_tile, v, dy_panels + t * HS, visible);
+                multiply_keys(head, p_tile, k, q + t * head->depth, visible);
+                multiply_keys(head, ds_tile, v, dy_panels + t * head->depth, visible);
                 softmax_backward(head, p_tile, ds_tile, lse_block + t, D + t, first + t, key, visible,
                                  min64(round_up(visible, MR), keys), factors);
-                multiply_channels(head, dq_sums + t * HS, key > 0, k_channels, keys, ds_tile, visible);
+                multiply_channels(head, dq_sums + t * HS, key > 0, k_channels, keys, ds_tile, visible, pairs);
                 for (int64_t row = 0; row < visible; row += MR) first_query[row / MR] = t;
             }
             for (int64_t row = 0; row < keys; row += MR) {
@@ -412,8 +432,8 @@ static void backward_head(const Head *head, float *dq, float *dk, float *dv, con
     }
 }
 
-static int backward_in_blocks(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
-                              int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+static int backward_in_blocks(PanelType type, float *dqkv, const float *dy, const float *y, const float *lse,
+                              const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
                               const Dropout *dropout) {
     int64_t size = round_up(backward_size(HS), 16);
     int threads = threads_for(B, T, NH, HS);
@@ -424,7 +444,7 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
     #pragma omp parallel num_threads(threads)
     for (Portion item; (item = take_portion(shares, threads, 1)).count > 0;) {
         int64_t b = item.first / NH, h = item.first % NH;
-        Head head = head_of(qkv, b, h, T, NH, HS, scale, causal, dropout);
+        Head head = head_of(type, qkv, b, h, T, NH, HS, scale, causal, dropout);
         int64_t at = b * T * NH * HS + h * HS;
         float *dq = dqkv + (head.q - qkv), *dk = dqkv + (head.k - qkv), *dv = dqkv + (head.v - qkv);
         backward_head(&head, dq, dk, dv, dy + at, y + at, NH * HS, lse + item.first * T,
@@ -434,15 +454,96 @@ static int backward_in_blocks(float *dqkv, const float *dy, const float *y, cons
     return 1;
 }
 
+/* ---- probabilities ---- */
+
+/* P of NR queries of one head, from scores that are made as in the forward pass, so that its rows sum to 1. */
+static void probabilities_block(const Head *head, float *p, const float *lse, int64_t first, float *memory) {
+    Sizes sizes = sizes_of(head->HS);
+    float *q = memory, *k = q + sizes.queries, *tile = k + sizes.keys;
+    int64_t queries = min64(NR, head->T - first);
+    pack_column_panels(head, q, head->q + first * head->stride, head->stride, queries);
+    for (int64_t key = 0; key < head->T; key += KEYS) {
+        int64_t keys = min64(KEYS, head->T - key);
+        pack_row_panels(head, k, head->k + key * head->stride, head->stride, keys);
+        multiply_keys(head, tile, k, q, keys);
+        for (int j = 0; j < NR; j += LANES) {
+            Words last = lane_numbers() + (uint32_t)(head->causal ? first + j : head->T);   // key that is seen
+            Floats lse_t = load_first(lse + first + j, queries - j);
+            for (int64_t i = 0; i < keys; i++) {
+                Floats s = load(tile + i * NR + j);
+                store(tile + i * NR + j, mask_future(vector_exp(s * head->scale - lse_t), last, key + i, 0.0f));
+            }
+        }
+        store_columns(p + first * head->T + key, head->T, tile, keys, queries);
+    }
+}
+
+static void probabilities(PanelType type, float *p, const float *lse, const float *qkv, int64_t B, int64_t T,
+                          int64_t NH, int64_t HS, float scale, int causal) {
+    Sizes sizes = sizes_of(HS);
+    int64_t size = sizes.queries + sizes.keys + round_up(KEYS, LANES) * NR;
+    float *workspace = workspace_acquire(omp_get_max_threads() * size);
+    if (!workspace) {
+        attention_probabilities(p, lse, qkv, B, T, NH, HS, scale, causal);
+        return;
+    }
+    #pragma omp parallel for
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        Head head = head_of(type, qkv, bh / NH, bh % NH, T, NH, HS, scale, causal, NULL);
+        for (int64_t first = 0; first < T; first += NR) {
+            probabilities_block(&head, p + bh * T * T, lse + bh * T, first, workspace + omp_get_thread_num() * size);
+        }
+    }
+    workspace_release(workspace);
+}
+
+/* ---- by type ---- */
+
+static void forward(PanelType type, float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                    int64_t HS, float scale, int causal, const Dropout *dropout) {
+    if (!forward_in_blocks(type, y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
+        attention_forward(y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+}
+
+static void backward(PanelType type, float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
+                     int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal, const Dropout *dropout) {
+    if (!backward_in_blocks(type, dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
+        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+}
+
+/* Rounding costs time, which only products of pairs repay. */
+static PanelType bf16_type(void) {
+    return panel_pair(PANEL_BF16) == 2 ? PANEL_BF16 : PANEL_F32;
+}
+
 void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
                             float scale, int causal, const Dropout *dropout) {
-    if (!forward_in_blocks(y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
-        attention_forward(y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+    forward(PANEL_F32, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+}
+
+void fast_attention_forward_bf16(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                                 float scale, int causal, const Dropout *dropout) {
+    forward(bf16_type(), y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
 }
 
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
                              int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
                              const Dropout *dropout) {
-    if (!backward_in_blocks(dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout))
-        attention_backward(dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+    backward(PANEL_F32, dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+}
+
+void fast_attention_backward_bf16(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
+                                  int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                                  const Dropout *dropout) {
+    backward(bf16_type(), dqkv, dy, y, lse, qkv, B, T, NH, HS, scale, causal, dropout);
+}
+
+void fast_attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                                  int64_t HS, float scale, int causal) {
+    probabilities(PANEL_F32, p, lse, qkv, B, T, NH, HS, scale, causal);
+}
+
+void fast_attention_probabilities_bf16(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                                       int64_t HS, float scale, int causal) {
+    probabilities(bf16_type(), p, lse, qkv, B, T, NH, HS, scale, causal);
 }

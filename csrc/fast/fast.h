@@ -25,6 +25,15 @@ void fast_attention_forward(float *y, float *lse, const float *qkv, int64_t B, i
 void fast_attention_backward(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
                              int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
                              const Dropout *dropout);
+void fast_attention_forward_bf16(float *y, float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH, int64_t HS,
+                                 float scale, int causal, const Dropout *dropout);
+void fast_attention_backward_bf16(float *dqkv, const float *dy, const float *y, const float *lse, const float *qkv,
+                                  int64_t B, int64_t T, int64_t NH, int64_t HS, float scale, int causal,
+                                  const Dropout *dropout);
+void fast_attention_probabilities(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                                  int64_t HS, float scale, int causal);
+void fast_attention_probabilities_bf16(float *p, const float *lse, const float *qkv, int64_t B, int64_t T, int64_t NH,
+                                       int64_t HS, float scale, int causal);
 void fast_gelu_forward(float *y, const float *x, int64_t n);
 void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void fast_exact_gelu_forward(float *y, const float *x, int64_t n);

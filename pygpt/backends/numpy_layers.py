@@ -31,12 +31,12 @@ class ReferenceLayers(Layers):
     given starts at zero.
     `operands` is applied to both operands of each product in matmul, linear and classifier, such as
     pygpt.reference.bfloat16.round_bfloat16, and `stored` to the logits inside the classifier; a LayerCall applies it to
-    what goes into and comes out of a layer.
+    what goes into and comes out of a layer, and `attended` to what goes into attention.
     """
 
     def __init__(self, operands: Operands = exact, stored: Operands = exact) -> None:
         self.operands = operands
-        self.stored = stored
+        self.stored = self.attended = stored
 
     def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
         a, b = self.operands(a), self.operands(b)

@@ -28,7 +28,8 @@ from pygpt.comparing.metrics import (
 from pygpt.comparing.model_calls import ModelCall, Pass, Tensors, backward_calls, forward_calls, update_calls
 from pygpt.errors import UserError
 from pygpt.model import GPT2
-from pygpt.reference.arrays import Array, Operands, exact
+from pygpt.reference import bfloat16_attention
+from pygpt.reference.arrays import Array, exact
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
 
@@ -61,8 +62,41 @@ def compare(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> list[Row
     return list(_rows(model, ops, tokens, targets))
 
 
-def bfloat16_layers(device: str) -> ReferenceLayers:
+class RoundedAttention(ReferenceLayers):
+    """Operands of all products rounded to bfloat16, those of attention too."""
+
+    def __init__(self) -> None:
+        super().__init__(round_bfloat16)
+        self.attended = round_bfloat16
+
+    def attention_forward(
+        self, qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
+    ) -> tuple[Array, Array]:
+        return bfloat16_attention.forward(qkv, n_head, dropout, scale, causal)
+
+    def attention_backward(
+        self,
+        dy: Array,
+        y: Array,
+        lse: Array,
+        qkv: Array,
+        n_head: int,
+        dropout: Dropout | None = None,
+        scale: float | None = None,
+        causal: bool = True,
+    ) -> Array:
+        return bfloat16_attention.backward(dy, y, lse, qkv, n_head, dropout, scale, causal)
+
+    def attention_probabilities(
+        self, lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True
+    ) -> Array:
+        return super().attention_probabilities(lse, round_bfloat16(qkv), n_head, scale, causal)
+
+
+def bfloat16_layers(device: str, kernels: str = "fast") -> ReferenceLayers:
     """What rounds to bfloat16 where a device does: the operands of products, and where it stores bfloat16 all else."""
+    if device == "cpu" and kernels == "fast" and DEVICES[device].multiplies_bfloat16():
+        return RoundedAttention()
     return ReferenceLayers(round_bfloat16, round_bfloat16 if DEVICES[device].stores_bfloat16 else exact)
 
 
@@ -116,12 +150,11 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
     drop = Dropout(0.0, seed=model.seed, step=0)
     parameters = {name: np.asarray(value, np.float32) for name, value in model.parameters.items()}
     found = _pass(model, tokens, targets)
-    reference = _reference_pass(model, np.float64, exact, exact, parameters, tokens, targets, drop, found)
+    reference = _reference_pass(model, np.float64, ReferenceLayers(), parameters, tokens, targets, drop, found)
     emulated, emulation = None, None
     if model.dtype == "bfloat16":
-        emulation = bfloat16_layers(model.device)
-        rounding = emulation.operands, emulation.stored
-        emulated = _reference_pass(model, np.float32, *rounding, parameters, tokens, targets, drop, found)
+        emulation = bfloat16_layers(model.device, model.kernels)
+        emulated = _reference_pass(model, np.float32, emulation, parameters, tokens, targets, drop, found)
 
     def rows(direction: str, calls: Iterator[ModelCall], free_running: Bound) -> Iterator[Row]:
         usual = TEACHER_FORCED[model.dtype]
@@ -171,15 +204,15 @@ def _pass(model: GPT2, tokens: Array, targets: Array) -> Pass:
 def _reference_pass(
     model: GPT2,
     dtype: DTypeLike,
-    operands: Operands,
-    stored: Operands,
+    ops: ReferenceLayers,
     parameters: Mapping[str, Array],
     tokens: Array,
     targets: Array,
     drop: Dropout,
     found: Pass,
 ) -> Pass:
-    reference = ReferenceGPT2(model.config, dtype, operands, stored)
+    reference = ReferenceGPT2(model.config, dtype)
+    reference.ops = ops
     for name, value in parameters.items():
         reference.parameters[name][...] = value
     loss = reference.forward(tokens, targets, drop)

@@ -59,15 +59,23 @@ class LayerCall:
             return self
         return replace(self, inputs={name: _stored(name, value, stored) for name, value in self.inputs.items()})
 
+    def as_held(self, emulation: ReferenceLayers | None) -> LayerCall:
+        """The same call with inputs rounded to bfloat16 where they are stored so, or attention begins by rounding them.
+
+        Their rounding is nobody's error then; that of attention's inputs exp enlarges the more the larger scores are.
+        """
+        if emulation is None:
+            return self
+        return self.stored(emulation.attended if self.operation.startswith("attention") else emulation.stored)
+
     def differences(self, ops: Layers, emulation: ReferenceLayers | None = None) -> dict[str, Difference]:
         """Each output of ops against float64.
 
-        emulation: of bfloat16, for ρ; what it stores is rounded before all three, so that the rounding of the inputs is
-        nobody's error.  Gradients that are to be added to buffers start at random numbers of their own size, so that a
-        layer that overwrites them does not pass.
+        emulation: of bfloat16, for ρ; all three begin with inputs as it holds them.  Gradients that are to be added to
+        buffers start at random numbers of their own size, so that a layer that overwrites them does not pass.
         """
         stored = emulation.stored if emulation else exact
-        return self.stored(stored)._differences(ops, emulation, stored)
+        return self.as_held(emulation)._differences(ops, emulation, stored)
 
     def _differences(self, ops: Layers, emulation: ReferenceLayers | None, stored: Operands) -> dict[str, Difference]:
         right = self.exact

@@ -3,7 +3,7 @@
 There are two kinds of bf16 model, and an emulation of each. On the CPU only the operands of matrix products are
 bfloat16: `operands=round_bfloat16` in linear.py and classifier.py. A CUDA device keeps its tensors in bfloat16 too,
 weights, activations and their gradients: `stored=round_bfloat16` in classifier.py and gpt2.py. Sums are in float32 in
-both.
+both. The fast kernels of a CPU that multiplies bfloat16 round the operands of attention too: bfloat16_attention.py.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Backend:
 
     @property
     def emulation(self) -> ReferenceLayers | None:
-        """Of what the device stores in bfloat16, whose rounding of the inputs is no error of a layer."""
-        return bfloat16_layers(self.device) if self.stores_bfloat16 else None
+        """Of where bfloat16 is rounded to; None in float32."""
+        return bfloat16_layers(self.device, self.kernels) if self.dtype == "bfloat16" else None
 
     def layers(self) -> Layers:
         return layers(self.device, self.dtype, self.kernels)

@@ -51,7 +51,7 @@ def budget(found: Trace, ops: Sequence[tuple[Backend, Layers]] | None = None) ->
         for backend, layers in asked:
             rounding = backend.dtype, backend.stores_bfloat16
             if rounding not in explanations:
-                call = made.call.stored(backend.emulation.stored if backend.emulation else exact)
+                call = made.call.as_held(backend.emulation)
                 explanations[rounding] = call, explained(call, backend)
             for output, (error, usual, worst) in _judge(*explanations[rounding], layers).items():
                 numbers = np.array([error, usual, worst])
@@ -105,8 +105,9 @@ def _judge(call: LayerCall, may: dict[str, Rounded], layers: Layers) -> dict[str
 def explained(call: LayerCall, backend: Backend) -> dict[str, Rounded]:
     """The outputs of a call with what rounding may have done to them on a backend."""
     unit = UNIT[backend.dtype]
-    in_products = call.operation.startswith(("linear", "classifier", "matmul")) or backend.stores_bfloat16
-    operands = unit if backend.dtype == "bfloat16" and in_products else 0.0
+    emulation = backend.emulation
+    in_products = call.operation.startswith(("linear", "classifier", "matmul"))
+    operands = unit if emulation and (in_products or emulation.attended is not exact) else 0.0
     inputs: dict[str, Any] = {
         name: Rounded(value, operands=operands) if _is_float(value) else value for name, value in call.inputs.items()
     }
