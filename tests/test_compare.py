@@ -22,6 +22,7 @@ from pygpt.backends.devices import DEVICES, native
 from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, cpu_library_path, ffi, library_name
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.comparing.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
+from pygpt.comparing.layer_call import LayerCall, judged
 from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
 from pygpt.comparing.model_calls import Pass, backward_calls, forward_calls
 from pygpt.files.json_file import json_text
@@ -469,6 +470,22 @@ def test_small_and_missing_gradients_do_not_pass() -> None:
     zero = np.zeros(5)
     assert difference(zero, zero) == Difference(0.0, 0.0, 0.0)
     assert difference(b, zero).relative_l2 == np.inf
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mean_near_zero_is_judged_on_the_scale_of_what_it_is_the_mean_of(dtype: str) -> None:
+    """Behind a fresh LayerNorm: that of a model with norm_position post, which has never been trained."""
+    config = replace(CONFIG, norm_position="post")
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 17))
+    rows = compare(pygpt.GPT2(config, dtype=dtype), pygpt.layers("cpu", dtype), tokens[:, :-1], tokens[:, 1:])
+    assert first_out_of_bounds(rows) is None, verdict(rows)
+    x = np.random.default_rng(1).normal(size=(5, 48)).astype(np.float32)
+    x -= x.mean(1, keepdims=True)
+    call = LayerCall("layernorm_forward", {"x": x, "weight": x[0], "bias": x[1]}, ("y", "mean", "rstd"))
+    mean, rstd = call.exact["mean"], call.exact["rstd"]
+    assert abs(mean * rstd).max() < 1e-7
+    wrong = difference(*(judged("mean", value, call.exact) for value in (mean + 4e-6 / rstd, mean)))
+    assert TEACHER_FORCED["float32"].violations(wrong)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -17,6 +17,7 @@ from pygpt.backends.devices import DEVICES
 from pygpt.backends.interface import Layers
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
+from pygpt.comparing.layer_call import judged
 from pygpt.comparing.metrics import (
     FREE_RUNNING,
     ORTHOGONALIZED,
@@ -161,12 +162,13 @@ def _rows(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> Iterator[R
         for call in calls:
             bounds = (ORTHOGONALIZED if call.layer == "muon" else usual, free_running)
             alone = call.call.differences(ops, emulation)
+            right = {output: place.read(reference) for output, place in call.places.items()}
             for output in call.call.outputs:
                 place = call.places.get(output)
                 together = None
                 if place:
-                    approximate = place.read(emulated) if emulated else None
-                    together = difference(place.read(found), place.read(reference), approximate)
+                    passes = [each for each in (found, reference, emulated) if each]
+                    together = difference(*(judged(output, place.read(each), right) for each in passes))
                 yield _row(direction, call.name, call.layer, output, (alone[output], together), bounds)
 
     batch = model.config, parameters, reference, tokens, targets, drop
