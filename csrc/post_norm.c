@@ -54,7 +54,7 @@ static void recompute(GPT2 *m, int64_t layer) {
     }
 }
 
-static void copy(float *to, const float *from, int64_t n) {
+static void copy_gradient(float *to, const float *from, int64_t n) {
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
@@ -75,7 +75,7 @@ void post_norm_backward(GPT2 *m, int64_t layer) {
     zero(d.resid_post, N * C);
     k->layernorm_backward(d.resid_post, dw.ln_2_w, dw.ln_2_b, d.ln_2, a.resid_post, w.ln_2_w, a.ln_2_mean, a.ln_2_rstd,
                           N, C);
-    copy(d.mlp_drop ? d.mlp_drop : d.mlp_proj, d.resid_post, N * C);
+    copy_gradient(d.mlp_drop ? d.mlp_drop : d.mlp_proj, d.resid_post, N * C);
     if (d.mlp_drop) k->dropout_backward(d.mlp_proj, d.mlp_drop, N * C, &drop.feed_forward_branch);
     k->linear_backward(d.act, dw.mlp_proj_w, dw.mlp_proj_b, d.mlp_proj, a.act, w.mlp_proj_w, N, F, C);
     m->activation.backward(d.fc, d.act, a.fc, N * F);
@@ -85,7 +85,7 @@ void post_norm_backward(GPT2 *m, int64_t layer) {
     zero(d.resid_mid, N * C);
     k->layernorm_backward(d.resid_mid, dw.ln_1_w, dw.ln_1_b, d.ln_1, a.resid_mid, w.ln_1_w, a.ln_1_mean, a.ln_1_rstd, N,
                           C);
-    copy(d.attn_drop ? d.attn_drop : d.attn_proj, d.resid_mid, N * C);
+    copy_gradient(d.attn_drop ? d.attn_drop : d.attn_proj, d.resid_mid, N * C);
     if (d.attn_drop) k->dropout_backward(d.attn_proj, d.attn_drop, N * C, &drop.attention_branch);
     k->linear_backward(d.heads, dw.attn_proj_w, dw.attn_proj_b, d.attn_proj, a.heads, w.attn_proj_w, N, C, C);
     k->attention_backward(attended(&d), d.heads, a.heads, a.lse, attended(&a), B, T, NH, C / NH,

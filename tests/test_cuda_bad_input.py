@@ -182,7 +182,8 @@ def test_batch_that_does_not_fit_is_refused_with_one_that_does(others: bool) -> 
 
     def run(batch_size: int, out_dir: str) -> subprocess.CompletedProcess[str]:
         sizes = {"batch_size": batch_size, "max_iters": 2, "dtype": "bfloat16", "recompute": "cheap"}
-        return command("train.py", *flags(device=EMULATED, threads=None, out_dir=out_dir, **sizes), **memory)
+        options = flags(device=EMULATED, threads=None, tokenizer="byte", out_dir=out_dir, **sizes)
+        return command("train.py", *options, **memory)
 
     sentence = sentence_of(run(200, "a"))
     assert not Path("a").exists()

@@ -26,6 +26,7 @@ from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.command import compare, generate
 from pygpt.files.checkpoint import save_parameters
+from pygpt.parallel.ranks import ALONE
 from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.text.tokenizer import CharTokenizer
 from pygpt.training.settings import TrainSettings
@@ -192,7 +193,7 @@ def run_generate(folder: str, device: str) -> None:
 
 
 def run_train(folder: str, device: str) -> None:
-    create_model(CONFIG, TrainSettings(device=device, dtype="float32", threads=1), Path(folder))
+    create_model(CONFIG, TrainSettings(device=device, dtype="float32", threads=1), Path(folder), ALONE)
 
 
 @pytest.mark.parametrize("device", PRESENT_DEVICES)

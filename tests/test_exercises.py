@@ -135,8 +135,8 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("gpt_forward", 'norm(f"{h}.ln_2", x)', "y", r"forward, a\['h.0.ln_2'\] is missing"),
     (
         "gpt_forward",
-        'y = affine(f"{h}.mlp.c_fc", y)',
-        'y = 2 * affine(f"{h}.mlp.c_fc", y)',
+        'y = affine(f"{h}.c_fc", x)',
+        'y = 2 * affine(f"{h}.c_fc", x)',
         r"forward, a\['h.0.mlp.act'\]: relative L2",
     ),
     (
