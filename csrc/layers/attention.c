@@ -7,7 +7,7 @@
  *
  * The forward pass goes over the keys of a row once for each step of the softmax: scores, the largest, exponentials and
  * their sum, weighted values. The exponents are relative to the largest score, so that none overflows. No row of P stays,
- * only lse_t, from which the backward pass computes any P_tu again. (fast/attention.c goes over the keys once.) Without the
+ * only lse_t, from which the backward pass computes any P_tu again. (The fast one goes over the keys once.) Without the
  * causal mask, there is no place for a row of scores, so each step computes its scores again.
  *
  * qkv: (B,T,3,NH,HS)   y: (B,T,NH,HS)   lse: (B,NH,T)

@@ -1,7 +1,7 @@
-"""Attention from products of bfloat16, as the fast C kernels compute it (csrc/fast/attention.c): attention.py, rounded.
+"""Attention from products of bfloat16, as the fast C kernels compute it: attention.py, rounded.
 
 q, k, v and dy are rounded before anything else, and what is made of them where it is multiplied: in the forward pass
-m exp(S − max S), whose sum is divided by afterwards, in the backward pass m P and c dS.
+m exp(S − max S), whose sum is divided by afterwards, in the backward pass m P and c dS (csrc/fast/attention_tiles.h).
 """
 
 from __future__ import annotations
