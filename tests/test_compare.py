@@ -23,8 +23,8 @@ from pygpt.backends.library import INSTRUCTION_SETS, cpu_library, cpu_library_pa
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.comparing.compare import as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.comparing.layer_call import LayerCall, judged
-from pygpt.comparing.metrics import FREE_RUNNING, TEACHER_FORCED, Bound, Difference, difference
-from pygpt.comparing.model_calls import Pass, backward_calls, forward_calls
+from pygpt.comparing.metrics import FREE_RUNNING, ORTHOGONALIZED, TEACHER_FORCED, Bound, Difference, difference
+from pygpt.comparing.model_calls import Pass, backward_calls, forward_calls, update_calls
 from pygpt.files.json_file import json_text
 from pygpt.reference.dropout import Dropout
 
@@ -486,6 +486,18 @@ def test_a_mean_near_zero_is_judged_on_the_scale_of_what_it_is_the_mean_of(dtype
     assert abs(mean * rstd).max() < 1e-7
     wrong = difference(*(judged("mean", value, call.exact) for value in (mean + 4e-6 / rstd, mean)))
     assert TEACHER_FORCED["float32"].violations(wrong)
+
+
+def test_updates_are_judged_whatever_the_size_of_the_gradient() -> None:
+    """With a small one, all that is left of the weights would be their rounding error."""
+    name, rng = "h.0.attn.c_attn.weight", np.random.default_rng(0)
+    p = {name: rng.normal(size=(16, 48)).astype(np.float32)}
+    for scale in (1.0, 1e-9, 0.0):
+        held = Pass(0.0, np.zeros(0), {}, {}, {name: scale * rng.normal(size=(16, 48))})
+        for call in update_calls(p, held):
+            found = call.call.differences(pygpt.layers("cpu"))
+            bound = ORTHOGONALIZED if call.layer == "muon" else TEACHER_FORCED["float32"]
+            assert not [text for output in found.values() for text in bound.violations(output)], (call.layer, scale)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

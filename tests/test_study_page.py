@@ -159,7 +159,7 @@ def test_tokens_can_be_told_apart(token: bytes, label: str) -> None:
         ([TEXT, "--serve", "-o", "x.html"], "--serve and --output are given"),
         ([TEXT, "--learning-rate", "nan"], "--learning-rate is nan, expected a positive number"),
         ([TEXT, "--dtype", "float32"], "--dtype is given, but page computes in numpy in float64"),
-        (["x" * 65], "the text has 65 byte tokens, expected 2 to 64"),
+        (["x" * 65], "the text has a length of 65 tokens, expected 2 to 64"),
     ],
 )
 def test_bad_flags(folder: Path, arguments: list[str], sentence: str) -> None:

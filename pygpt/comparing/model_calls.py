@@ -74,11 +74,13 @@ def backward_calls(
 def update_calls(p: Tensors, held: Pass) -> Iterator[ModelCall]:
     """The step of each optimizer, on the tensor that Muon takes as three matrices; arguments as in forward_calls.
 
-    The rate is large, so that what comes out is mostly the update.
+    The rate is large and the gradient as large as the weights, so that what comes out is mostly the update.
     """
     name = "h.0.attn.c_attn.weight"
-    dw = held.gradients[name].astype(np.float32)
-    m = {"w": p[name], "m": dw[::-1] / 2, "dw": dw}
+    w, dw = p[name], held.gradients[name]
+    size = np.linalg.norm(dw)
+    dw = (dw * (np.linalg.norm(w) / size if size else 1.0)).astype(np.float32)
+    m = {"w": w, "m": dw[::-1] / 2, "dw": dw}
     rates = {"lr": 8.0, "weight_decay": 0.125}  # exact in float32, as all others here
     sgd = {**m, **rates, "momentum": 0.875}
     adamw = {**m, "v": dw**2, **rates, "beta1": 0.875, "beta2": 0.96875, "eps": 2.0**-27, "step": 3}

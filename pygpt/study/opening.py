@@ -59,7 +59,7 @@ class Subject:
         tokens, positions = self.tokenizer.encode(text), self.config.n_positions
         if not 2 <= len(tokens) <= positions:
             raise UserError(
-                f"the text has {len(tokens)} {self.tokenizer.name} tokens, expected 2 to {positions}, "
+                f"the text has a length of {len(tokens)} tokens, expected 2 to {positions}, "
                 f"the positions of {self.folder}"
             )
         self.check_memory(1, len(tokens))
