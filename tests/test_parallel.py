@@ -24,11 +24,12 @@ import required
 
 from pygpt import memory_needed
 from pygpt.backends.library import cpu_library
+from pygpt.command import experiment
 from pygpt.command.cli import report
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.parallel import ranks as ranks_module
-from pygpt.parallel.exchange import Exchange
+from pygpt.parallel.exchange import EXCHANGE_BYTES, Exchange
 from pygpt.parallel.ranks import ALONE, Ranks, open_ranks
 from pygpt.parallel.tree import GradientTree, levels
 from pygpt.training.settings import TrainSettings
@@ -241,6 +242,14 @@ def test_a_launcher_of_another_mpi(launched: None, monkeypatch: pytest.MonkeyPat
         open_ranks(report)
 
 
+def test_a_program_of_one_process_under_a_launcher(launched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^MPICH started 2 processes, but experiment is one: start it without"):
+        experiment.main(["nothing.toml"])
+    monkeypatch.setenv("PMI_SIZE", "1")
+    with pytest.raises(UserError, match=r"^nothing.toml: cannot be read"):
+        experiment.main(["nothing.toml"])
+
+
 def rank_of(size: int, rank: int = 0) -> Ranks:
     """One of several, for what it needs not speak with the others."""
     world = SimpleNamespace(Get_rank=lambda: rank, Get_size=lambda: size, allgather=lambda value: [value] * size)
@@ -264,11 +273,12 @@ def test_memory_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainSettings(device="cpu", dtype="float32", grad_accum=8)
     one = memory_needed(config, batch_size=12, seq_len=64, training=True, recompute="cheap")
     assert memory_of_run(config, settings, 12, ALONE) == one + 3 * gradient  # three levels of the tree
-    assert memory_of_run(config, settings, 12, rank_of(4)) == one + gradient - 2 * gradient * 3 // 4
+    assert memory_of_run(config, settings, 12, rank_of(4)) == one + gradient - 2 * gradient * 3 // 4 + EXCHANGE_BYTES
     muon = TrainSettings(device="cpu", dtype="float32", grad_accum=4, optimizer="muon")
-    assert memory_of_run(config, muon, 12, rank_of(4)) == memory_needed(
+    needed_by_muon = memory_needed(
         config, batch_size=12, seq_len=64, training=True, recompute="cheap", optimizer="muon"
     )
+    assert memory_of_run(config, muon, 12, rank_of(4)) == needed_by_muon + EXCHANGE_BYTES
     emulated = TrainSettings(device="cuda-emulated", dtype="float32", grad_accum=8)
     needed = functools.partial(memory_needed, config, batch_size=12, seq_len=64, training=True, recompute="cheap")
     assert memory_of_run(config, emulated, 12, ALONE) == needed(device="cuda-emulated")

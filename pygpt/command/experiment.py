@@ -10,11 +10,13 @@ from pygpt.command.flags import Parser
 from pygpt.experiment import plot, report
 from pygpt.experiment.plan import read_plan
 from pygpt.experiment.run import run_all
+from pygpt.parallel.ranks import check_alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the runs that a file asks for, and their report.  Returns the exit status, as train() does."""
     flags = make_parser().parse(argv)
+    check_alone("experiment")
     plan = read_plan(Path(flags.file), flags.out_dir and Path(flags.out_dir))
     status, results = run_all(plan)
     if status:

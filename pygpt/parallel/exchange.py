@@ -24,6 +24,8 @@ from pygpt.parallel.ranks import Ranks
 
 _PIECE = 2**20  # floats in a message
 _UNDER_WAY = 4  # messages whose numbers wait to be added
+EXCHANGE_BYTES = 4 * _PIECE * _UNDER_WAY
+"""What an exchange keeps, at most."""
 
 
 class Halving(NamedTuple):

@@ -144,6 +144,15 @@ def open_ranks(report: Callable[[BaseException, str], int]) -> Ranks:
         raise
 
 
+def check_alone(program: str) -> None:
+    """Raises UserError where a launcher has started several processes of a program that knows only one."""
+    launch = _launched()
+    if launch is not None and launch.size > 1:
+        raise UserError(
+            f"{launch.by} started {launch.size} processes, but {program} is one: start it without a launcher"
+        )
+
+
 def _launched() -> _Launch | None:
     for by, (size, rank) in _LAUNCHERS.items():
         with contextlib.suppress(KeyError, ValueError):

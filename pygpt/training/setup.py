@@ -19,6 +19,7 @@ from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.parallel.exchange import EXCHANGE_BYTES
 from pygpt.parallel.ranks import Ranks
 from pygpt.parallel.tree import levels
 from pygpt.text import tokenizer
@@ -184,6 +185,8 @@ def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int, 
     needed = memory_needed(config, batch_size=batch_size, seq_len=settings.seq_len, training=True, **machine)
     if DEVICES[settings.device].ranks:
         needed += 4 * config.num_parameters * levels(len(ranks.share(settings.grad_accum)))
+    if ranks.several:
+        needed += EXCHANGE_BYTES
     if is_sliced(settings, ranks):
         moments = 4 * sum(map(math.prod, moment_shapes(settings.optimizer, config).values()))
         needed -= moments - moments // ranks.size
