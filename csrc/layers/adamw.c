@@ -9,7 +9,7 @@
 #include "../internal.h"
 #include "../threads.h"
 
-enum { STRETCH = DIVIDES_WORK(1 << 14, 8) };   // summed by one thread at a time; divides PYGPT_SUMMED_APART
+enum { STRETCH = DIVIDES_WORK(1 << 14, 128) };   // summed by one thread at a time; divides PYGPT_SUMMED_APART
 
 void adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, int64_t step) {
