@@ -74,19 +74,21 @@ def backward_calls(
 def update_calls(p: Tensors, held: Pass) -> Iterator[ModelCall]:
     """The step of each optimizer, on the tensor that Muon takes as three matrices; arguments as in forward_calls.
 
-    The rate is large and the gradient as large as the weights, so that what comes out is mostly the update.
+    The rate is large, so that what comes out is mostly the update; for SGD, whose update is as small as the gradient,
+    that is made as large as the weights.
     """
     name = "h.0.attn.c_attn.weight"
-    w, dw = p[name], held.gradients[name]
+    w, dw = p[name], held.gradients[name].astype(np.float32)
     size = np.linalg.norm(dw)
-    dw = (dw * (np.linalg.norm(w) / size if size else 1.0)).astype(np.float32)
-    m = {"w": w, "m": dw[::-1] / 2, "dw": dw}
+    larger = (dw * (np.linalg.norm(w) / size if size else 1.0)).astype(np.float32)
     rates = {"lr": 8.0, "weight_decay": 0.125}  # exact in float32, as all others here
-    sgd = {**m, **rates, "momentum": 0.875}
-    adamw = {**m, "v": dw**2, **rates, "beta1": 0.875, "beta2": 0.96875, "eps": 2.0**-27, "step": 3}
+    sgd = {"w": w, "m": larger[::-1] / 2, "dw": larger, **rates, "momentum": 0.875}
+    muon = {**sgd, "m": dw[::-1] / 2, "dw": dw, "parts": 3}
+    betas = {"beta1": 0.875, "beta2": 0.96875, "eps": 2.0**-27, "step": 3}
+    adamw = {"w": w, "m": dw[::-1] / 2, "v": dw**2, "dw": dw, **rates, **betas}
     yield ModelCall("update", "adamw", LayerCall("adamw_step", adamw, ("w", "m", "v")), {})
     yield ModelCall("update", "sgd", LayerCall("sgd_step", sgd, ("w", "m")), {})
-    yield ModelCall("update", "muon", LayerCall("muon_step", {**sgd, "parts": 3}, ("w", "m")), {})
+    yield ModelCall("update", "muon", LayerCall("muon_step", muon, ("w", "m")), {})
 
 
 def _calls(
