@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 from pygpt.backends.interface import Layers
 from pygpt.reference import (
     adamw,
     attention,
+    bfloat16_attention,
     classifier,
     cross_entropy,
     embedding,
@@ -21,6 +25,7 @@ from pygpt.reference import (
 )
 from pygpt.reference import dropout as dropout_layer
 from pygpt.reference.arrays import Array, Operands, exact
+from pygpt.reference.bfloat16 import round_bfloat16
 from pygpt.reference.dropout import Dropout
 
 
@@ -31,12 +36,14 @@ class ReferenceLayers(Layers):
     given starts at zero.
     `operands` is applied to both operands of each product in matmul, linear and classifier, such as
     pygpt.reference.bfloat16.round_bfloat16, and `stored` to the logits inside the classifier; a LayerCall applies it to
-    what goes into and comes out of a layer, and `attended` to what goes into attention.
+    what goes into and comes out of a layer, and `attended` to what goes into attention: `attention` is another module
+    where that is rounded although it is not stored so, pygpt.reference.bfloat16_attention.
     """
 
-    def __init__(self, operands: Operands = exact, stored: Operands = exact) -> None:
-        self.operands = operands
-        self.stored = self.attended = stored
+    def __init__(self, operands: Operands = exact, stored: Operands = exact, attention: ModuleType = attention) -> None:
+        self.operands, self.stored = operands, stored
+        self.attended = round_bfloat16 if attention is bfloat16_attention else stored
+        self._attention: Any = attention
 
     def matmul(self, a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
         a, b = self.operands(a), self.operands(b)
@@ -99,7 +106,7 @@ class ReferenceLayers(Layers):
     def attention_forward(
         self, qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
     ) -> tuple[Array, Array]:
-        return attention.forward(qkv, n_head, dropout, scale, causal)
+        return self._attention.forward(qkv, n_head, dropout, scale, causal)
 
     def attention_backward(
         self,
@@ -112,12 +119,12 @@ class ReferenceLayers(Layers):
         scale: float | None = None,
         causal: bool = True,
     ) -> Array:
-        return attention.backward(dy, y, lse, qkv, n_head, dropout, scale, causal)
+        return self._attention.backward(dy, y, lse, qkv, n_head, dropout, scale, causal)
 
     def attention_probabilities(
         self, lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True
     ) -> Array:
-        return attention.probabilities(lse, qkv, n_head, scale, causal)
+        return self._attention.probabilities(lse, qkv, n_head, scale, causal)
 
     def gelu_forward(self, x: Array) -> Array:
         return gelu.forward(x)

@@ -63,41 +63,10 @@ def compare(model: GPT2, ops: Layers, tokens: Array, targets: Array) -> list[Row
     return list(_rows(model, ops, tokens, targets))
 
 
-class RoundedAttention(ReferenceLayers):
-    """Operands of all products rounded to bfloat16, those of attention too."""
-
-    def __init__(self) -> None:
-        super().__init__(round_bfloat16)
-        self.attended = round_bfloat16
-
-    def attention_forward(
-        self, qkv: Array, n_head: int, dropout: Dropout | None = None, scale: float | None = None, causal: bool = True
-    ) -> tuple[Array, Array]:
-        return bfloat16_attention.forward(qkv, n_head, dropout, scale, causal)
-
-    def attention_backward(
-        self,
-        dy: Array,
-        y: Array,
-        lse: Array,
-        qkv: Array,
-        n_head: int,
-        dropout: Dropout | None = None,
-        scale: float | None = None,
-        causal: bool = True,
-    ) -> Array:
-        return bfloat16_attention.backward(dy, y, lse, qkv, n_head, dropout, scale, causal)
-
-    def attention_probabilities(
-        self, lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True
-    ) -> Array:
-        return super().attention_probabilities(lse, round_bfloat16(qkv), n_head, scale, causal)
-
-
 def bfloat16_layers(device: str, kernels: str = "fast") -> ReferenceLayers:
     """What rounds to bfloat16 where a device does: the operands of products, and where it stores bfloat16 all else."""
     if device == "cpu" and kernels == "fast" and DEVICES[device].multiplies_bfloat16():
-        return RoundedAttention()
+        return ReferenceLayers(round_bfloat16, attention=bfloat16_attention)
     return ReferenceLayers(round_bfloat16, round_bfloat16 if DEVICES[device].stores_bfloat16 else exact)
 
 

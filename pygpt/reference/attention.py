@@ -51,8 +51,8 @@ def backward(
     q, k, v = split(qkv, n_head)
     p = probabilities(lse, qkv, n_head, scale, causal)
     ds = scores_backward(dy, y, p, v, dropout)
-    dq = ds @ k * _scale(q, scale)
-    dk = ds.swapaxes(-1, -2) @ q * _scale(q, scale)
+    dq = ds @ k * scale_of(q, scale)
+    dk = ds.swapaxes(-1, -2) @ q * scale_of(q, scale)
     dv = dropout_layer.forward(p, dropout).swapaxes(-1, -2) @ heads(dy, n_head)
     return np.concatenate([merge(dq), merge(dk), merge(dv)], axis=-1)
 
@@ -65,11 +65,12 @@ def probabilities(lse: Array, qkv: Array, n_head: int, scale: float | None = Non
 
 def scores(q: Array, k: Array, scale: float | None = None, causal: bool = True) -> Array:
     """q, k: (B,NH,T,HS).  Returns S: (B,NH,T,T), where causal −∞ for a key that lies after its query."""
-    s = q @ k.swapaxes(-1, -2) * _scale(q, scale)
+    s = q @ k.swapaxes(-1, -2) * scale_of(q, scale)
     return np.where(np.tri(s.shape[-1], dtype=bool), s, s.dtype.type(-np.inf)) if causal else s
 
 
-def _scale(q: Array, scale: float | None) -> float:
+def scale_of(q: Array, scale: float | None) -> float:
+    """c: the one that is given, or 1/√HS."""
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 

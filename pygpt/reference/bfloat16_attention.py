@@ -6,8 +6,6 @@ m exp(S − max S), whose sum is divided by afterwards, in the backward pass m P
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from . import attention
@@ -44,7 +42,11 @@ def backward(
     dy, qkv = round_bfloat16(dy), round_bfloat16(qkv)
     q, k, v = attention.split(qkv, n_head)
     p = attention.probabilities(lse, qkv, n_head, scale, causal)
-    c = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    ds = round_bfloat16(c * attention.scores_backward(dy, y, p, v, dropout))
+    ds = round_bfloat16(attention.scale_of(q, scale) * attention.scores_backward(dy, y, p, v, dropout))
     dv = round_bfloat16(dropout_layer.forward(p, dropout)).swapaxes(-1, -2) @ attention.heads(dy, n_head)
     return np.concatenate([attention.merge(x) for x in (ds @ k, ds.swapaxes(-1, -2) @ q, dv)], axis=-1)
+
+
+def probabilities(lse: Array, qkv: Array, n_head: int, scale: float | None = None, causal: bool = True) -> Array:
+    """lse: (B,NH,T) from forward; qkv: (B,T,3C).  Returns P before dropout: (B,NH,T,T)."""
+    return attention.probabilities(lse, round_bfloat16(qkv), n_head, scale, causal)

@@ -84,7 +84,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("cuda/layers/linear.cu", "if (db) add_column_sums(queue, db, dy, N, OC);"),
     ),
     "S": (
-        ("pygpt/reference/attention.py", "s = q @ k.swapaxes(-1, -2) * _scale(q, scale)"),
+        ("pygpt/reference/attention.py", "s = q @ k.swapaxes(-1, -2) * scale_of(q, scale)"),
         ("csrc/layers/attention.c", "for (int64_t u = 0; u <= t; u++) row[u] = scale * dot(q, k + u * 3 * C, HS);"),
         (
             "cuda/layers/attention.cu",
@@ -118,7 +118,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("cuda/layers/attention.cu", "dS = p * (m * dot(dyt, k + C + lane * 3 * C, s.HS) - Dt);"),
     ),
     "dq": (
-        ("pygpt/reference/attention.py", "dq = ds @ k * _scale(q, scale)"),
+        ("pygpt/reference/attention.py", "dq = ds @ k * scale_of(q, scale)"),
         ("csrc/layers/attention.c", "add_scaled(dq, scale * ds, k, HS);"),
         (
             "cuda/layers/attention.cu",
@@ -126,7 +126,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "dk": (
-        ("pygpt/reference/attention.py", "dk = ds.swapaxes(-1, -2) @ q * _scale(q, scale)"),
+        ("pygpt/reference/attention.py", "dk = ds.swapaxes(-1, -2) @ q * scale_of(q, scale)"),
         ("csrc/layers/attention.c", "add_scaled(dk, scale * ds, q, HS);"),
         ("cuda/layers/attention.cu", "add_rows(dk, 1.0f, dS, q, 3 * C, rows, s.HS);"),
     ),
