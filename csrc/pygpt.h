@@ -293,13 +293,33 @@ int generator_feed(Generator *generator, float *logits, const int32_t *tokens, c
 /* Leaves the first lengths[b] tokens of sequence b. */
 int generator_rewind(Generator *generator, const int64_t *lengths);
 
-/* ---- for a gradient that several processes hold in parts, in libpygpt_cpu_* only ---- */
+/* ---- for several processes that train one model, and hold its gradient and its moments in parts ---- */
 
 enum { PYGPT_SUMMED_APART = 16384 };   // a part begins at a multiple of this
 
-/* The sums that kernels->sum_of_squares() adds, in this order, to the sum of all. Returns how many they are; sums: NULL to only
- * learn that. */
+/* In libpygpt_cpu_* only: the sums that kernels->sum_of_squares() adds, in this order, to the sum of all. Returns how many they
+ * are; sums: NULL to only learn that. */
 int64_t pygpt_sums_of_squares(double *sums, const float *x, int64_t n);
+
+/* In libpygpt_cuda* only, as all that follows: the device of later calls, by its number among those that CUDA shows, counted on
+ * from the first where they are fewer. id: its UUID. */
+int pygpt_use_device(int number, uint8_t id[16]);
+
+/* Keeps a copy of the gradients, in a buffer of this level, 0, 1, ...; and adds it to the gradients. */
+int gpt2_keep_gradients(GPT2 *model, int64_t level);
+int gpt2_add_kept_gradients(GPT2 *model, int64_t level);
+
+/* `size` floats from `begin` on of the flat buffer of a kind, up to PYGPT_SECOND_MOMENT; what is added is a part as above. */
+int gpt2_read_part(GPT2 *model, float *values, int kind, int64_t begin, int64_t size);
+int gpt2_write_part(GPT2 *model, const float *values, int kind, int64_t begin, int64_t size);
+int gpt2_add_to_gradients(GPT2 *model, const float *values, int64_t begin, int64_t size);
+
+/* AdamW and SGD update only this part from now on, and moments are there only of it; said before there are any. */
+int gpt2_own(GPT2 *model, int64_t begin, int64_t size);
+/* Of the own part's gradients, one for each PYGPT_SUMMED_APART. */
+int gpt2_sums_of_squares(GPT2 *model, double *sums);
+/* gpt2_clip_grad_norm() of the own part, by the norm of all. sums: those of all parts, in their order; count: how many. */
+int gpt2_clip_part(GPT2 *model, double *norm, const double *sums, int64_t count, float max_norm);
 
 /* ---- peaks: what the processor can do at best, in libpygpt_cpu_* only ---- */
 

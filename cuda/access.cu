@@ -34,6 +34,8 @@ struct Place {
 
 static int locate(GPT2 *m, Place *place, int kind, int64_t index, int64_t size) {
     float *buffer;
+    if ((kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT) && m->own.size != m->weights.size)
+        return fail(PYGPT_ERROR_ARGUMENT, "of the moments this process has only a part");
     const int status = find_tensor(m, &place->tensor, &buffer, kind, index, size);
     if (status != PYGPT_OK) return status;
     const bool gradient = kind == PYGPT_ACTIVATION_GRADIENT;

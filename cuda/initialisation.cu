@@ -23,7 +23,7 @@ static __global__ void __launch_bounds__(ELEMENT_THREADS) fill(float *x, int64_t
 
 void copy_weights(GPT2 *m, int64_t offset, int64_t n) {
     m->weights_changed = true;
-    if (m->queue.type == DataType::bfloat16)
+    if (m->queue.type == DataType::bfloat16 && n > 0)
         round_weights(m->queue, static_cast<bf16 *>(m->copy) + offset, m->parameters + offset, n, offset, m->rounding);
 }
 

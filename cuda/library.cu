@@ -2,16 +2,18 @@
 #include "device.cuh"
 
 #include <cstdio>
+#include <cstring>
 #include <unistd.h>
 
 static const int LEAST_CAPABILITY = 75, LEAST_CAPABILITY_BFLOAT16 = 80;
 
-/* What is found once and stays. */
+/* What is found of the current device. */
 struct Device {
     int status = PYGPT_OK;
-    int capability = 0;
-    const pid_t process = getpid();
+    int capability = 0, others = 0;   // others: devices besides it
+    pid_t process = getpid();
     char sentence[400] = "", name[300] = "";
+    uint8_t id[16] = {};
 
     Device() {
         int count = 0, driver = 0, built_for = 0, number = 0;
@@ -40,6 +42,8 @@ struct Device {
             refuse(cudaGetErrorString(error));
             return;
         }
+        others = count - 1;
+        memcpy(id, properties.uuid.bytes, sizeof id);
         capability = 10 * properties.major + properties.minor;
         snprintf(name, sizeof name, "%s, compute capability %d.%d", properties.name, properties.major,
                  properties.minor);
@@ -55,8 +59,9 @@ struct Device {
     }
 };
 
-static const Device &device() {
-    static const Device found;
+/* Looked for once, and again when another is chosen. */
+static Device &device() {
+    static Device found;
     return found;
 }
 
@@ -121,6 +126,15 @@ const char *pygpt_library(void) {
 /* The device's name; "" with a sentence in pygpt_last_error() if there is none that can be used. */
 const char *pygpt_processor(void) {
     return check_device(DataType::float32) == PYGPT_OK ? device().name : "";
+}
+
+int pygpt_use_device(int number, uint8_t id[16]) {
+    if (const int status = check_device(DataType::float32)) return status;
+    if (const cudaError_t error = cudaSetDevice(number % (1 + device().others)))
+        return fail_cuda(error, "choosing a device");
+    device() = Device();
+    memcpy(id, device().id, sizeof device().id);
+    return check_device(DataType::float32);
 }
 
 int pygpt_device_memory(int64_t *free, int64_t *total) {

@@ -24,12 +24,13 @@ static int64_t flat_size(int64_t weights, const GPT2Config &c) {
 }
 
 /* What layers need while they run. */
-static int64_t scratch_bytes(const GPT2Config &c, DataType type, bool fast, int64_t B, int64_t T, bool training) {
+static int64_t scratch_bytes(const GPT2Config &c, int64_t weights, DataType type, bool fast, int64_t B, int64_t T,
+                             bool training) {
     const bool sums = type == DataType::bfloat16 && !fast;
     const size_t forward = sums ? linear_scratch(B * T, std::max(3 * c.n_embd, c.n_inner)) : 0;
     const auto bias = [&](int64_t OC) { return column_sums_scratch(type, B * T, OC); };
     const size_t backward = std::max({embedding_scratch(B, T, c.n_embd), layernorm_scratch(type, B * T, c.n_embd),
-                                      attention_scratch(B, T, c.n_head), norm_scratch(), bias(c.n_embd),
+                                      attention_scratch(B, T, c.n_head), norm_scratch(weights), bias(c.n_embd),
                                       bias(3 * c.n_embd), bias(c.n_inner)});
     return static_cast<int64_t>(training ? std::max(forward, backward) : forward);
 }
@@ -76,7 +77,7 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     bytes = checked_add(bytes, checked_mul(checked_mul(2, B * T), sizeof(int32_t)));
     if (bytes < 0) return -1;   // before what is made of B * T unchecked
     bytes = checked_add(bytes, weights / UPDATE_GROUP);
-    bytes = checked_add(bytes, scratch_bytes(*config, type, options->kernels == PYGPT_FAST, B, T, training));
+    bytes = checked_add(bytes, scratch_bytes(*config, weights, type, options->kernels == PYGPT_FAST, B, T, training));
     return checked_add(bytes, static_cast<int64_t>(MATMUL_WORKSPACE + sizeof(PassState)));
 }
 
@@ -119,10 +120,12 @@ static int check_batch(const GPT2 *m, int64_t B, int64_t T, bool training) {
     const Room room = room_for(m);
     const double available = room.available;
     /* Moments that are not there yet have their own error, in the first update. */
-    const int trained = m->second_moments ? PYGPT_ADAMW : m->first_moments ? PYGPT_MOMENTUM : PYGPT_SGD;
+    const int64_t moments = (m->first_moments ? moment_bytes(m) : 0) + (m->second_moments ? moment_bytes(m) : 0);
+    const int64_t sums = static_cast<int64_t>(m->kept.size()) * weights_bytes(m);
     auto needs = [&](int64_t batch) {
-        return static_cast<double>(
-            gpt2_memory(&m->config, &m->options, batch, T, training ? trained : PYGPT_INFERENCE));
+        return training ? static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, PYGPT_SGD)) +
+                              static_cast<double>(moments + sums)
+                        : static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, PYGPT_INFERENCE));
     };
     auto fits = [&](int64_t batch) { return needs(batch) <= available; };
     if (fits(B)) return PYGPT_OK;
@@ -217,14 +220,22 @@ int64_t flat_bytes(const GPT2 *m) {
     return flat_size(m->weights.size, m->config) * static_cast<int64_t>(sizeof(float));
 }
 
+int64_t weights_bytes(const GPT2 *m) {
+    return m->weights.size * static_cast<int64_t>(sizeof(float));
+}
+
+int64_t moment_bytes(const GPT2 *m) {
+    return flat_bytes(m) - weights_bytes(m) + m->own.size * static_cast<int64_t>(sizeof(float));
+}
+
 int reserve_gradients(GPT2 *m) {
     return zeroed(m, address(&m->gradients), flat_bytes(m), "the gradients");
 }
 
 int reserve_moments(GPT2 *m, int kind) {
     return kind == PYGPT_FIRST_MOMENT
-               ? zeroed(m, address(&m->first_moments), flat_bytes(m), "the optimizer's first moments")
-               : zeroed(m, address(&m->second_moments), flat_bytes(m), "the optimizer's second moments");
+               ? zeroed(m, address(&m->first_moments), moment_bytes(m), "the optimizer's first moments")
+               : zeroed(m, address(&m->second_moments), moment_bytes(m), "the optimizer's second moments");
 }
 
 int reserve_muon(GPT2 *m) {

@@ -86,6 +86,7 @@ static int make_model(GPT2 *m) {
         return fail_cuda(error, "setting up");
     m->activation = activation_of(m->config.activation_function, type, m->queue.fast);
     status = table_create(&m->weights, PYGPT_PARAMETER, &m->config, m->options.recompute, 0, 0);
+    m->own = {0, m->weights.size};
     if (status == PYGPT_OK) status = zeroed(m, address(&m->parameters), flat_bytes(m), "the parameters");
     if (status == PYGPT_OK) status = make_copy(m);
     if (status == PYGPT_OK) status = make_treatment(m);
@@ -129,6 +130,7 @@ void gpt2_free(GPT2 *m) {
           static_cast<void *>(m->activation_gradients), static_cast<void *>(m->tokens), static_cast<void *>(m->targets),
           m->logits, static_cast<void *>(m->state)})
         cudaFree(buffer);
+    for (float *sum : m->kept) cudaFree(sum);
     cudaFreeHost(m->read_state);
     for (TensorTable *table : {&m->weights, &m->copied_weights, &m->activation_table, &m->activation_gradient_table,
                                &m->activation_layout, &m->activation_gradient_layout})

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <tuple>
+#include <vector>
 
 extern "C" {
 #include "../csrc/access.h"
@@ -36,6 +37,11 @@ enum class Capture { never, where_possible, always };
 using GraphKey = std::tuple<int64_t, int64_t, Pass, bool>;   // B, T, pass, training
 using Graphs = std::map<GraphKey, cudaGraphExec_t>;
 
+/* Floats of a flat buffer of weights. */
+struct Part {
+    int64_t begin, size;
+};
+
 struct GPT2 {
     GPT2Config config;
     GPT2Options options;
@@ -47,6 +53,8 @@ struct GPT2 {
     TensorTable weights;           // the table of the next four buffers, which are float32
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
     float *muon_scratch;           // likewise
+    Part own;                      // what updates are of, and the moments: all, or what gpt2_own() said
+    std::vector<float *> kept;     // by gpt2_keep_gradients()
     TensorTable copied_weights;    // the table of what the layers read
     void *copy;                    // its buffer: bfloat16, or `parameters` itself
     void *sinusoidal;              // (n_positions,C) in place of wpe; NULL in models of another kind
@@ -100,6 +108,8 @@ int64_t head_rows(const GPT2Config &config, int64_t N);
 
 /* Of a buffer of weights: large enough for padded_vocabulary() rows of wte. */
 int64_t flat_bytes(const GPT2 *model);
+int64_t weights_bytes(const GPT2 *model);   // without these
+int64_t moment_bytes(const GPT2 *model);   // of first or second moments, where they are only of model->own
 
 /* Make sure of the memory for a pass with these sizes. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);

@@ -39,9 +39,11 @@ static int begin_update(GPT2 *m, bool first_moments, bool second_moments) {
 }
 
 static void enqueue_adamw(GPT2 *m, const AdamW &settings) {
-    bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) : nullptr;
-    adamw_step(m->queue, m->parameters, copy, m->first_moments, m->second_moments, m->gradients, m->treatment,
-               m->weights.size, settings, m->rounding);
+    const auto [begin, size] = m->own;
+    bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) + begin : nullptr;
+    if (size > 0)
+        adamw_step(m->queue, m->parameters + begin, copy, m->first_moments, m->second_moments, m->gradients + begin,
+                   m->treatment + begin / UPDATE_GROUP, size, begin, settings, m->rounding);
     m->weights_changed = true;
 }
 
@@ -59,9 +61,11 @@ int gpt2_sgd_step(GPT2 *m, float lr, float momentum, float weight_decay) {
     const bool has_moments = momentum != 0.0f;
     const int status = begin_update(m, has_moments, false);
     if (status != PYGPT_OK) return status;
-    sgd_step(m->queue, m->parameters, has_moments ? m->first_moments : nullptr, m->gradients, m->treatment,
-             m->weights.size, {lr, momentum, weight_decay});
-    copy_weights(m, 0, m->weights.size);
+    const auto [begin, size] = m->own;
+    if (size > 0)
+        sgd_step(m->queue, m->parameters + begin, has_moments ? m->first_moments : nullptr, m->gradients + begin,
+                 m->treatment + begin / UPDATE_GROUP, size, {lr, momentum, weight_decay});
+    copy_weights(m, begin, size);
     return queue_status(m->queue);
 }
 

@@ -15,26 +15,31 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import required
+from backends import ABSENT, Backend
 
 from pygpt import memory_needed
+from pygpt.backends.devices import DEVICES
 from pygpt.backends.library import cpu_library
 from pygpt.command import experiment
 from pygpt.command.cli import report
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
 from pygpt.parallel import ranks as ranks_module
-from pygpt.parallel.exchange import EXCHANGE_BYTES, Exchange
+from pygpt.parallel.exchange import Exchange
+from pygpt.parallel.flat import HostFlat
+from pygpt.parallel.messages import EXCHANGE_BYTES, Messages
 from pygpt.parallel.ranks import ALONE, Ranks, open_ranks
 from pygpt.parallel.tree import GradientTree, levels
 from pygpt.training.settings import TrainSettings
-from pygpt.training.setup import check_ranks, check_run_memory, describe, memory_of_run
-from pygpt.training.sliced_optimizer import _sums_of_squares
+from pygpt.training.setup import check_ranks, check_run_memory, choose_device, describe, memory_of_run
+from pygpt.training.slices import sums_of_squares
 
 ROOT = Path(__file__).parents[1]
 UNIT = 2**14  # floats
@@ -82,7 +87,7 @@ def test_the_tree_sums_in_its_order(count: int) -> None:
         assert tree.losses() == sums
 
 
-def test_the_tree_of_a_device_whose_tensors_are_its_own_is_flat() -> None:
+def test_the_tree_of_a_device_that_ranks_cannot_share_is_flat() -> None:
     model = Recorder()
     tree = GradientTree(model, 4, False)  # type: ignore[arg-type]
     tree.sum(0, model.add)
@@ -137,17 +142,28 @@ def on_threads(size: int, work):  # type: ignore[no-untyped-def]
     return results
 
 
+class Elsewhere(HostFlat):
+    """As in a device's memory: the host sees copies."""
+
+    def read(self, part: slice) -> np.ndarray:
+        return self.values[part].copy()
+
+    def room(self, part: slice) -> None:
+        return None
+
+
+@pytest.mark.parametrize("memory", [HostFlat, Elsewhere])
 @pytest.mark.parametrize("length", [1, UNIT - 1, 3 * UNIT + 5, 2**22 + 7 * UNIT + 3])  # of several messages, too
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
-def test_ranks_end_with_the_sum_of_their_slices(size: int, length: int) -> None:
+def test_ranks_end_with_the_sum_of_their_slices(size: int, length: int, memory: type[HostFlat]) -> None:
     arrays = [np.random.default_rng(rank).normal(size=length).astype(np.float32) for rank in range(size)]
 
     def work(ranks: Ranks) -> tuple[slice, list[slice], np.ndarray, np.ndarray]:
-        exchange, values = Exchange(ranks, length), arrays[ranks.rank].copy()
-        exchange.sum(values)
+        exchange, values = Exchange(ranks, length, Messages(ranks)), arrays[ranks.rank].copy()
+        exchange.sum(memory(values))
         own = values[exchange.own].copy()
         values[: exchange.own.start], values[exchange.own.stop :] = np.nan, np.nan
-        exchange.gather(values)
+        exchange.gather(memory(values))
         return exchange.own, exchange.slices, own, values
 
     found = on_threads(size, work)
@@ -177,9 +193,9 @@ def test_sums_of_stretches_make_the_sum_of_squares() -> None:
     assert gradients is not None
     gradients[...] = np.random.default_rng(0).normal(size=gradients.size)
     unit = cpu_library().PYGPT_SUMMED_APART
-    sums = np.concatenate([_sums_of_squares(gradients[:unit]), _sums_of_squares(gradients[unit:])])
+    sums = np.concatenate([sums_of_squares(gradients[:unit]), sums_of_squares(gradients[unit:])])
     assert np.sqrt(np.cumsum(sums)[-1]) == model.clip_grad_norm(0.0)
-    assert len(_sums_of_squares(gradients[:0])) == 0
+    assert len(sums_of_squares(gradients[:0])) == 0
 
 
 # ---- ranks ----
@@ -259,7 +275,9 @@ def rank_of(size: int, rank: int = 0) -> Ranks:
 def test_settings_that_do_not_suit_several_ranks() -> None:
     check_ranks(TrainSettings(device="cpu", grad_accum=2), rank_of(2))
     check_ranks(TrainSettings(device="numpy"), ALONE)
-    with pytest.raises(UserError, match=r"^device is numpy, expected cpu where 2 ranks train one model$"):
+    with pytest.raises(
+        UserError, match=r"^device is numpy, expected cpu, cuda, cuda-emulated where 2 ranks train one model$"
+    ):
         check_ranks(TrainSettings(device="numpy", grad_accum=2), rank_of(2))
     with pytest.raises(
         UserError, match=r"^grad_accum is 3, expected at least 4, the number of ranks: .*--grad-accum 4"
@@ -281,7 +299,7 @@ def test_memory_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_of_run(config, muon, 12, rank_of(4)) == needed_by_muon + EXCHANGE_BYTES
     emulated = TrainSettings(device="cuda-emulated", dtype="float32", grad_accum=8)
     needed = functools.partial(memory_needed, config, batch_size=12, seq_len=64, training=True, recompute="cheap")
-    assert memory_of_run(config, emulated, 12, ALONE) == needed(device="cuda-emulated")
+    assert memory_of_run(config, emulated, 12, ALONE) == needed(device="cuda-emulated") + 3 * gradient
 
     needed_by_one = memory_of_run(config, settings, 12, rank_of(4))
     from pygpt import memory
@@ -294,6 +312,30 @@ def test_memory_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "available_memory", lambda *_: 4 * needed_by_one - 1)
     with pytest.raises(UserError, match="--batch-size 11 would fit"):
         check_run_memory(config, settings, rank_of(4))
+    own = replace(DEVICES["cpu"], in_host_memory=False)  # as that of a GPU for each rank
+    monkeypatch.setitem(DEVICES, "cpu", own)
+    for module in (setup, memory):
+        monkeypatch.setattr(module, "available_memory", lambda *_: needed_by_one)
+    check_run_memory(config, settings, rank_of(4))
+
+
+def test_each_rank_chooses_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(number: int) -> bytes:
+        return bytes([*range(15), number % 3])
+
+    monkeypatch.setitem(DEVICES, "cuda", replace(DEVICES["cuda"], choose=choose))
+    settings = TrainSettings(device="cuda", grad_accum=4)
+    choose_device(settings, ALONE)
+    results = on_threads(3, lambda ranks: choose_device(settings, ranks) or [ranks.rank_on_host])
+    assert results == [[0], [1], [2]]
+
+    def refused(ranks: Ranks) -> str:
+        with pytest.raises(UserError) as caught:
+            choose_device(settings, ranks)
+        return str(caught.value)
+
+    (sentence,) = set(on_threads(4, refused))
+    assert sentence.startswith("ranks 0 and 3 would share the GPU 00010203-0405-0607-0809-0a0b0c0d0e00, expected one")
 
 
 def test_a_run_says_how_many_ranks_it_has() -> None:
@@ -333,6 +375,8 @@ FLAGS = {
     "dtype": "float32",
 }
 
+EMULATED = {"device": "cuda-emulated", "n_layer": 1, "n_embd": 32, "seq_len": 8, "grad_accum": 4, "max_iters": 6}
+
 
 def mpi() -> str:
     """The launcher of the MPI that mpi4py uses."""
@@ -340,6 +384,12 @@ def mpi() -> str:
     beside = Path(sys.executable).with_name("mpiexec")
     found = str(beside) if beside.is_file() else shutil.which("mpiexec")
     return found or required.skip("mpi", "needs mpiexec")
+
+
+def emulated() -> None:
+    """Skips where there is no such device."""
+    if absence := ABSENT.get(Backend("cuda-emulated", "float32", "fast")):
+        pytest.skip(absence)
 
 
 @pytest.fixture
@@ -394,15 +444,20 @@ def outcome(folder: str) -> tuple[dict[str, str], list[dict[str, float]]]:
         {"optimizer": "momentum", "grad_clip": 0.05, "grad_accum": 12},
         {"optimizer": "sgd", "kernels": "plain"},
         {"optimizer": "muon"},
+        EMULATED,
+        {**EMULATED, "dtype": "bfloat16", "optimizer": "momentum", "grad_clip": 0.05},
+        {**EMULATED, "optimizer": "muon"},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "adamw",
 )
 def test_the_bits_of_a_run_do_not_depend_on_the_number_of_ranks(here: Path, changes: dict[str, object]) -> None:
     mpi()
+    if changes.get("device") == "cuda-emulated":
+        emulated()
     for count in (1, 2, 4):
         done = run(count, flags(out_dir=f"ranks-{count}", **changes))
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("12 steps in ") == 1  # one rank speaks
+        assert done.stdout.count(" steps in ") == 1  # one rank speaks
         assert ("\nranks   " in done.stdout) == (count > 1)
     assert outcome("ranks-1") == outcome("ranks-2") == outcome("ranks-4")
 

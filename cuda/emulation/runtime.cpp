@@ -95,7 +95,7 @@ struct Device {
 
 constexpr int runtime_version = 13000;
 
-static size_t bytes_in(const char *variable, size_t otherwise) {
+static size_t number_in(const char *variable, size_t otherwise) {
     const char *text = getenv(variable);
     return text ? strtoull(text, nullptr, 10) : otherwise;
 }
@@ -113,15 +113,21 @@ static Device device() {
     else if (capability >= 90 && capability < 120)
         kilobytes = 227;
     d.shared_optin = kilobytes << 10;
-    d.memory = bytes_in("PYGPT_EMULATION_MEMORY",
-                        static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)));
-    d.used = std::min(bytes_in("PYGPT_EMULATION_MEMORY_USED", 0), d.memory);
+    d.memory = number_in("PYGPT_EMULATION_MEMORY",
+                         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)));
+    d.used = std::min(number_in("PYGPT_EMULATION_MEMORY_USED", 0), d.memory);
     if (const char *text = getenv("PYGPT_EMULATION_DRIVER")) {
         int major = 0, minor = 0;
         sscanf(text, "%d.%d", &major, &minor);
         d.driver = 1000 * major + 10 * minor;
     }
     return d;
+}
+
+static thread_local int current_device = 0;   // they are all alike, and each process has its own
+
+static int device_count() {
+    return static_cast<int>(std::min(number_in("PYGPT_EMULATION_DEVICES", 1024), size_t{1024}));
 }
 
 /* With the table locked. */
@@ -310,24 +316,28 @@ cudaError_t cudaGetDeviceCount(int *count) {
     *count = 0;
     if (device().driver < runtime_version) return remember(cudaErrorInsufficientDriver);
     if (failed() == cudaErrorNoDevice) return cudaErrorNoDevice;   // other errors show when the device is used
-    *count = 1;
+    *count = device_count();
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *number) {
-    *number = 0;
+    *number = current_device;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int number) {
-    return number == 0 ? cudaSuccess : remember(cudaErrorInvalidDevice);
+    if (number < 0 || number >= device_count()) return remember(cudaErrorInvalidDevice);
+    current_device = number;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int number) {
-    if (number != 0) return remember(cudaErrorInvalidDevice);
+    if (number < 0 || number >= device_count()) return remember(cudaErrorInvalidDevice);
     const Device d = device();
     *properties = {};
     snprintf(properties->name, sizeof properties->name, "CUDA emulated on the CPU");
+    const int identity[] = {number, static_cast<int>(gethostid())};
+    memcpy(properties->uuid.bytes, identity, sizeof identity);
     properties->totalGlobalMem = d.memory;
     properties->sharedMemPerBlock = shared_default;
     properties->sharedMemPerBlockOptin = d.shared_optin;

@@ -35,8 +35,13 @@ cudaError_t cudaPeekAtLastError();
 
 /* ---- the device; environment variables make it another one, a busy or a broken one: docs/emulation.md ---- */
 
+struct cudaUUID_t {
+    char bytes[16];
+};
+
 struct cudaDeviceProp {
     char name[256];
+    cudaUUID_t uuid;
     size_t totalGlobalMem;
     size_t sharedMemPerBlock;
     size_t sharedMemPerBlockOptin;

@@ -41,8 +41,8 @@ __device__ void write_copy(bf16 *copy, float (&w)[W], uint64_t element, const Ro
 }
 
 __global__ void __launch_bounds__(ELEMENT_THREADS)
-    adamw(float *w, bf16 *copy, float *m, float *v, const float *dw, const uint8_t *treatment, int64_t n, Update update,
-          Rounding rounding) {
+    adamw(float *w, bf16 *copy, float *m, float *v, const float *dw, const uint8_t *treatment, int64_t n,
+          int64_t element, Update update, Rounding rounding) {
     const int64_t first = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (first >= n) return;
     const uint8_t how = treatment[first / UPDATE_GROUP];
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
     store<W>(w + first, wi);
     store<W>(m + first, mi);
     store<W>(v + first, vi);
-    if (copy) write_copy(copy + first, wi, static_cast<uint64_t>(first), rounding);
+    if (copy) write_copy(copy + first, wi, static_cast<uint64_t>(element + first), rounding);
 }
 
 __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
 } // namespace
 
 void adamw_step(Queue &queue, float *w, bf16 *copy, float *m, float *v, const float *dw, const uint8_t *treatment,
-                int64_t n, const AdamW &s, const Rounding &rounding) {
+                int64_t n, int64_t element, const AdamW &s, const Rounding &rounding) {
     const Update update = {
         s.lr,
         s.beta1,
@@ -88,7 +88,7 @@ void adamw_step(Queue &queue, float *w, bf16 *copy, float *m, float *v, const fl
         static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step))),
         s.without_muon};
     ENQUEUE(queue, adamw, blocks_for(n, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, w, copy, m, v, dw, treatment, n,
-            update, rounding);
+            element, update, rounding);
 }
 
 void round_weights(Queue &queue, bf16 *copy, const float *w, int64_t n, int64_t element, const Rounding &rounding) {

@@ -204,10 +204,10 @@ struct AdamW {
     bool without_muon;   // leaves out what Muon updates
 };
 
-/* One update of all tensors in a flat buffer. copy: bfloat16, (n), or NULL. treatment: UPDATE_* of each group. */
+/* One update of all tensors in a flat buffer. copy: bfloat16, (n), or NULL. treatment: UPDATE_* of each group. element: the
+ * number of w[0] in its flat buffer, on which stochastic rounding depends. */
 void adamw_step(Queue &queue, float *w, __nv_bfloat16 *copy, float *m, float *v, const float *dw,
-                const uint8_t *treatment, int64_t n, const AdamW &settings, const Rounding &rounding);
-/* element: the number of w[0] in its flat buffer, on which stochastic rounding depends */
+                const uint8_t *treatment, int64_t n, int64_t element, const AdamW &settings, const Rounding &rounding);
 void round_weights(Queue &queue, __nv_bfloat16 *copy, const float *w, int64_t n, int64_t element,
                    const Rounding &rounding);
 
@@ -237,4 +237,14 @@ void sum_of_squares(Queue &queue, double *sum, const float *x, int64_t n);
 void scale(Queue &queue, float *x, float factor, int64_t n);
 /* norm = √Σx², and x *= max_norm / norm where that is less than 1; max_norm <= 0 only measures */
 void clip_norm(Queue &queue, double *norm, float *x, int64_t n, float max_norm);
-size_t norm_scratch();
+size_t norm_scratch(int64_t n);
+/* The same in three steps: the sums of stretches of PYGPT_SUMMED_APART elements, of which there are stretches(n); the norm from
+ * all of them; the clipping. */
+int64_t stretches(int64_t n);
+void sums_of_squares(Queue &queue, double *sums, const float *x, int64_t n);
+void norm_of_sums(Queue &queue, double *norm, const double *sums, int64_t count);
+void clip(Queue &queue, float *x, const double *norm, int64_t n, float max_norm);
+
+/* ---- adding.cu ---- */
+
+void add(Queue &queue, float *y, const float *x, int64_t n);   // y += x

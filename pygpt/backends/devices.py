@@ -26,6 +26,7 @@ from pygpt.backends.library import (
 from pygpt.backends.native_generator import native_generator_memory
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
+from pygpt.backends.native_parts import use_device
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
@@ -81,7 +82,13 @@ def _cuda(name: str, how: str) -> Device:
     """how: the end of a sentence, how one comes by the library."""
     library = partial(cuda_library, name, how)
     path = partial(cuda_library_path, name, how)
-    return replace(native(library, path), memory=lambda: device_memory(library()), stores_bfloat16=True)
+    return replace(
+        native(library, path),
+        memory=lambda: device_memory(library()),
+        stores_bfloat16=True,
+        ranks=True,
+        choose=lambda number: use_device(library(), number),
+    )
 
 
 def _cpu_model(config: GPT2Config, dtype: str, kernels: str, recompute: str) -> NativeGPT2:

@@ -288,5 +288,6 @@ class Device:
     has_threads: bool = False  # whether pygpt.set_threads decides how many it has
     stores_bfloat16: bool = False  # with dtype bfloat16: tensors too, not only the operands of products
     multiplies_bfloat16: Callable[[], bool] = lambda: False  # whether dtype "auto" is bfloat16
-    ranks: bool = False  # whether several processes can train on it: its tensors lie in one array of the host's memory
+    ranks: bool = False  # whether several processes can train on it
+    choose: Callable[[int], bytes] | None = None  # one of several such devices by its number; returns its UUID
     preferred: bool = False  # whether "auto" takes it where it can be used

@@ -23,7 +23,7 @@ class NativeTensors(Mapping[str, Floats]):
     """
 
     def __init__(self, library: Any, handle: Any, kind: int) -> None:
-        self._library, self._handle, self._kind = library, handle, kind
+        self.library, self.handle, self._kind = library, handle, kind
         self._tensors: dict[str, tuple[int, Any]] = {}
         self._flat: Floats | None = None
 
@@ -35,12 +35,12 @@ class NativeTensors(Mapping[str, Floats]):
         """Name -> index, Tensor."""
         if not self._tensors:
             tensors = {}
-            count = self._library.gpt2_num_tensors(self._handle, self._kind)
+            count = self.library.gpt2_num_tensors(self.handle, self._kind)
             if count < 0:
-                raise UserError(last_error(self._library))
+                raise UserError(last_error(self.library))
             for index in range(count):
                 tensor = ffi().new("Tensor *")
-                check(self._library, self._library.gpt2_tensor(self._handle, tensor, self._kind, index))
+                check(self.library, self.library.gpt2_tensor(self.handle, tensor, self._kind, index))
                 tensors[ffi().string(tensor.name).decode()] = index, tensor
             self._tensors = tensors
         return self._tensors
@@ -49,11 +49,11 @@ class NativeTensors(Mapping[str, Floats]):
         """The flat buffer of all tensors, None where it lies in a device's memory."""
         if self._flat is None:
             data, size = ffi().new("float **"), ffi().new("int64_t *")
-            check(self._library, self._library.gpt2_buffer(self._handle, data, size, self._kind))
+            check(self.library, self.library.gpt2_buffer(self.handle, data, size, self._kind))
             if data[0] == ffi().NULL:
                 return None
             # The array keeps `owned` alive, and so the buffer, also when the model lets go of it.
-            owned = ffi().gc(data[0], self._library.pygpt_release)
+            owned = ffi().gc(data[0], self.library.pygpt_release)
             self._flat = np.frombuffer(ffi().buffer(owned, size[0] * 4), np.float32)
         return self._flat
 
@@ -69,7 +69,7 @@ class NativeTensors(Mapping[str, Floats]):
         if buffer is not None:
             return buffer[self.place(name)].reshape(shape)
         values = np.empty(shape, np.float32)
-        check(self._library, self._library.gpt2_read(self._handle, floats(values), self._kind, index, values.size))
+        check(self.library, self.library.gpt2_read(self.handle, floats(values), self._kind, index, values.size))
         values.flags.writeable = False
         return values
 
@@ -78,8 +78,8 @@ class NativeTensors(Mapping[str, Floats]):
         index, tensor = self._table()[name]
         values = as_floats(values)
         expect_shape(name, values, tuple(tensor.shape[0 : tensor.ndim]))
-        arguments = self._handle, floats(values), self._kind, index, values.size
-        check(self._library, self._library.gpt2_write(*arguments))
+        arguments = self.handle, floats(values), self._kind, index, values.size
+        check(self.library, self.library.gpt2_write(*arguments))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table())

@@ -14,18 +14,11 @@ rank beyond it gives all it has to one of them beforehand, and gets the result a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple, Protocol
 
 from pygpt.backends.library import cpu_library
-from pygpt.backends.pointers import Floats
+from pygpt.parallel.flat import Flat
 from pygpt.parallel.ranks import Ranks
-
-_PIECE = 2**20  # floats in a message
-_UNDER_WAY = 4  # messages whose numbers wait to be added
-EXCHANGE_BYTES = 4 * _PIECE * _UNDER_WAY
-"""What an exchange keeps, at most."""
 
 
 class Halving(NamedTuple):
@@ -59,11 +52,22 @@ def halvings(rank: int, ranks: int, size: int) -> list[Halving]:
     return steps
 
 
+class Transport(Protocol):
+    """How two ranks exchange parts of an array: what one sends is as large as what the other expects."""
+
+    def swap(self, partner: int, values: Flat, outgoing: slice, incoming: slice) -> None:
+        """Send one part, and make the other what the partner sends."""
+
+    def add(self, partner: int, values: Flat, outgoing: slice, incoming: slice) -> None:
+        """Send one part, and add what the partner sends to the other."""
+
+
 class Exchange:
     """Sums, and puts together, float32 arrays of one size."""
 
-    def __init__(self, ranks: Ranks, size: int) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, size: int, transport: Transport) -> None:
+        self._ranks, self._transport = ranks, transport
+        self._whole, self._none = slice(0, size), slice(0, 0)
         self._halving = 1 << (ranks.size.bit_length() - 1)  # ranks that take part in it
         self._beyond = [
             rank for rank in (ranks.rank + self._halving, ranks.rank - self._halving) if 0 <= rank < ranks.size
@@ -72,7 +76,6 @@ class Exchange:
         """The slice of each rank; those beyond the power of two have none."""
         self.own = self.slices[ranks.rank]
         self._steps = halvings(ranks.rank, self._halving, size) if ranks.rank < self._halving else []
-        self._received: list[Floats] = []
 
     def _slice(self, rank: int, size: int) -> slice:
         if rank >= self._halving:
@@ -80,46 +83,20 @@ class Exchange:
         steps = halvings(rank, self._halving, size)
         return steps[-1].kept if steps else slice(0, size)
 
-    def sum(self, values: Floats) -> None:
+    def sum(self, values: Flat) -> None:
         """Make values[own] the sum over all ranks; what is outside it is partly summed then."""
         for partner in self._beyond:
             giving = partner < self._ranks.rank
-            self._add(partner, values if giving else values[:0], values[:0] if giving else values)
+            parts = (self._whole, self._none) if giving else (self._none, self._whole)
+            self._transport.add(partner, values, *parts)
         for step in self._steps:
-            self._add(step.partner, values[step.sent], values[step.kept])
+            self._transport.add(step.partner, values, step.sent, step.kept)
 
-    def gather(self, values: Floats) -> None:
+    def gather(self, values: Flat) -> None:
         """Make all of values what the ranks have in values[own]."""
         for step in reversed(self._steps):
-            self._swap(step.partner, values[step.kept], values[step.sent])
+            self._transport.swap(step.partner, values, step.kept, step.sent)
         for partner in self._beyond:
             taking = partner < self._ranks.rank
-            self._swap(partner, values[:0] if taking else values, values if taking else values[:0])
-
-    def _swap(self, partner: int, outgoing: Floats, incoming: Floats) -> None:
-        receives = [self._ranks.world.Irecv(piece, partner) for piece in _pieces(incoming)]
-        for request in [*self._send(partner, outgoing), *receives]:
-            request.Wait()
-
-    def _add(self, partner: int, outgoing: Floats, incoming: Floats) -> None:
-        """Send to the partner, and add what it sends."""
-        targets = _pieces(incoming)
-        if len(self._received) < min(_UNDER_WAY, len(targets)):
-            self._received = [np.empty(_PIECE, np.float32) for _ in range(_UNDER_WAY)]
-        places = [self._received[i % _UNDER_WAY][: len(target)] for i, target in enumerate(targets)]
-        receives = [self._ranks.world.Irecv(place, partner) for place in places[:_UNDER_WAY]]
-        sends = self._send(partner, outgoing)
-        for i, target in enumerate(targets):
-            receives[i].Wait()
-            target += places[i]
-            if len(receives) < len(targets):
-                receives.append(self._ranks.world.Irecv(places[len(receives)], partner))
-        for request in sends:
-            request.Wait()
-
-    def _send(self, partner: int, outgoing: Floats) -> list[Any]:
-        return [self._ranks.world.Isend(piece, partner) for piece in _pieces(outgoing)]
-
-
-def _pieces(values: Floats) -> list[Floats]:
-    return [values[first : first + _PIECE] for first in range(0, len(values), _PIECE)]
+            parts = (self._none, self._whole) if taking else (self._whole, self._none)
+            self._transport.swap(partner, values, *parts)

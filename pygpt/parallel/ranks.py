@@ -53,6 +53,7 @@ class Ranks:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         places = self.gather((host, cores))
         self.hosts = len({each for each, _ in places})
+        self.rank_on_host = sum(each == host for each, _ in places[: self.rank])
         self.on_host = sum(each == host for each, _ in places)
         self.on_cores = places.count((host, cores))
         """How many ranks run on this one's machine, and on just its cores, where a launcher gave each the same."""

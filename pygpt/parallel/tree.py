@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from pygpt.model import GPT2
+from pygpt.parallel.flat import parts_of
 from pygpt.reference.arrays import Array
 
 
@@ -26,9 +25,10 @@ class GradientTree:
     """Sums the gradients of a model."""
 
     def __init__(self, model: GPT2, count: int, halved: bool) -> None:
-        """count: micro-batches of a step.  halved: False adds one after the other, where tensors are a device's own."""
+        """count: micro-batches of a step.  halved: False adds one after the other."""
         self._model, self._count = model, count
-        self._halves: list[list[Array]] = [[] for _ in range(levels(count) if halved else 0)]
+        self._levels = levels(count) if halved else 0
+        self._kept = parts_of(model.gradients) or _KeptOnHost(model)
         self._losses: list[float] = []
 
     def sum(self, first: int, add: Callable[[int], None]) -> None:
@@ -37,26 +37,41 @@ class GradientTree:
         add: adds the gradients of one of them.
         """
         self._losses = []
-        self._sum(first, self._count, self._halves, add)
+        self._sum(first, self._count, self._levels, add)
 
     def losses(self) -> list[float]:
         """Sums of losses of the latest sum(), in the order of their micro-batches; waits for a device."""
         return [*self._losses, self._model.summed_loss]
 
-    def _sum(self, first: int, count: int, halves: list[list[Array]], add: Callable[[int], None]) -> None:
-        if not halves:
+    def _sum(self, first: int, count: int, levels: int, add: Callable[[int], None]) -> None:
+        if not levels:
             self._model.zero_grad()
             for number in range(first, first + count):
                 add(number)
             return
-        *lower, half = halves
-        self._sum(first, count // 2, lower, add)
+        half, lower = count // 2, levels - 1
+        self._sum(first, half, lower, add)
         self._losses.append(self._model.summed_loss)
-        gradients = list(self._model.gradients.values())
-        if not half:
-            half += [np.empty_like(gradient) for gradient in gradients]
-        for kept, gradient in zip(half, gradients, strict=True):
+        self._kept.keep_gradients(lower)
+        self._sum(first + half, half, lower, add)
+        self._kept.add_kept_gradients(lower)
+
+
+class _KeptOnHost:
+    """Sums of gradients that wait for their other half, by level."""
+
+    def __init__(self, model: GPT2) -> None:
+        self._model = model
+        self._kept: dict[int, list[Array]] = {}
+
+    def keep_gradients(self, level: int) -> None:
+        gradients = self._model.gradients.values()
+        if level not in self._kept:
+            self._kept[level] = [gradient.copy() for gradient in gradients]
+            return
+        for kept, gradient in zip(self._kept[level], gradients, strict=True):
             kept[...] = gradient
-        self._sum(first + count // 2, count // 2, lower, add)
-        for kept, gradient in zip(half, gradients, strict=True):
+
+    def add_kept_gradients(self, level: int) -> None:
+        for kept, gradient in zip(self._kept[level], self._model.gradients.values(), strict=True):
             gradient += kept

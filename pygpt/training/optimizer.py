@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from pygpt.backends.native_tensors import NativeTensors
 from pygpt.config import GPT2Config
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
+from pygpt.parallel.flat import flat_tensors
+from pygpt.parallel.messages import Messages
 from pygpt.parallel.ranks import Ranks
 from pygpt.parameters import parameter_table
 from pygpt.reference.arrays import Array
@@ -71,13 +72,15 @@ class WholeOptimizer:
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
         self._model, self._settings = model, settings
         self._moments = ModelMoments(model, settings.optimizer)
-        self._exchange = Exchange(ranks, flat(model.gradients).size) if ranks.several else None
+        self._exchange: Exchange | None = None
+        if ranks.several:
+            self._gradients = flat_tensors(model, "gradients")
+            self._exchange = Exchange(ranks, self._gradients.size, Messages(ranks))
 
     def step(self, lr: float) -> float:
         if self._exchange is not None:
-            gradients = flat(self._model.gradients)
-            self._exchange.sum(gradients)
-            self._exchange.gather(gradients)
+            self._exchange.sum(self._gradients)
+            self._exchange.gather(self._gradients)
         norm = self._model.clip_grad_norm(self._settings.grad_clip)
         update(self._model, self._settings, lr)
         return norm
@@ -88,14 +91,6 @@ class WholeOptimizer:
     @contextlib.contextmanager
     def gathered(self) -> Iterator[Moments]:
         yield self._moments
-
-
-def flat(tensors: Mapping[str, Array]) -> Array:
-    """The array in which the tensors of a device lie that has them in one, as several ranks need it."""
-    assert isinstance(tensors, NativeTensors)
-    values = tensors.flat()
-    assert values is not None
-    return values
 
 
 def update(model: GPT2, settings: TrainSettings, lr: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
-from pygpt.parallel.exchange import EXCHANGE_BYTES
+from pygpt.parallel.messages import EXCHANGE_BYTES
 from pygpt.parallel.ranks import Ranks
 from pygpt.parallel.tree import levels
 from pygpt.text import tokenizer
@@ -159,16 +160,31 @@ def check_ranks(settings: TrainSettings, ranks: Ranks) -> None:
         )
 
 
+def choose_device(settings: TrainSettings, ranks: Ranks) -> None:
+    """Give each of several ranks a GPU of its own, by its number on its host.  Raises UserError where two share one."""
+    choose = DEVICES[settings.device].choose
+    if choose is None or not ranks.several:
+        return
+    chosen = ranks.gather(choose(ranks.rank_on_host))
+    for rank, device in enumerate(chosen):
+        if (other := chosen.index(device)) < rank:
+            raise UserError(
+                f"ranks {other} and {rank} would share the GPU {uuid.UUID(bytes=device)}, expected one for each: "
+                "start as many on a host as it has GPUs, which CUDA_VISIBLE_DEVICES may hide"
+            )
+
+
 def check_run_memory(config: GPT2Config, settings: TrainSettings, ranks: Ranks) -> None:
     """Raises UserError, naming the batch size that would fit, when the device has less memory than is needed."""
     available = available_memory(settings.device)
-    needed = ranks.on_host * memory_of_run(config, settings, settings.batch_size, ranks)
+    sharing = ranks.on_host if DEVICES[settings.device].in_host_memory else 1
+    needed = sharing * memory_of_run(config, settings, settings.batch_size, ranks)
     if needed <= available:
         return
     fits, too_large = 0, settings.batch_size
     middle = 1  # first, so that a model which is far too large is refused at once
     while too_large - fits > 1:
-        if ranks.on_host * memory_of_run(config, settings, middle, ranks) <= available:
+        if sharing * memory_of_run(config, settings, middle, ranks) <= available:
             fits = middle
         else:
             too_large = middle

@@ -9,71 +9,55 @@ the squares of the gradient are summed over the same stretches, whose sums are a
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pygpt.backends.library import cpu_library, ffi
 from pygpt.backends.native_tensors import NativeTensors
-from pygpt.backends.pointers import Floats, floats
+from pygpt.backends.pointers import Floats
 from pygpt.files.tensor_file import StoredTensor
-from pygpt.model import GPT2, layers
+from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
+from pygpt.parallel.flat import HostFlat, flat_tensors, parts_of
+from pygpt.parallel.messages import Messages
 from pygpt.parallel.ranks import Ranks
-from pygpt.parameters import parameter_table
-from pygpt.training.optimizer import Moments, flat, moment_shapes
+from pygpt.training.optimizer import Moments, moment_shapes
 from pygpt.training.settings import TrainSettings
+from pygpt.training.slices import DeviceSlice, HostSlice, Slice, behind, overlap
 
 SLICED = ("adamw", "sgd", "momentum")
 """The optimizers that update each number by itself, as Muon does not."""
 
 
 class SlicedOptimizer:
-    """An Optimizer for a model on the CPU."""
+    """An Optimizer for several ranks."""
 
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
-        self._model, self._settings, self._ranks = model, settings, ranks
-        self._layers = layers(model.device, model.dtype, model.kernels)
-        self._weights, self._gradients = flat(model.parameters), flat(model.gradients)
-        self._exchange = Exchange(ranks, self._weights.size)
-        self._own = self._exchange.own
+        self._ranks = ranks
+        self._weights, self._gradients = flat_tensors(model, "parameters"), flat_tensors(model, "gradients")
+        self._exchange = Exchange(ranks, self._weights.size, Messages(ranks))
         assert isinstance(model.parameters, NativeTensors)
         self._places = {name: model.parameters.place(name) for name in model.parameters}
         self._shapes = moment_shapes(settings.optimizer, model.config)
-        size = self._own.stop - self._own.start
-        self._moments = {kind: np.zeros(size, np.float32) for kind in {_split(name)[0] for name in self._shapes}}
+        self._slice = self._make_slice(model, settings)
+
+    def _make_slice(self, model: GPT2, settings: TrainSettings) -> Slice:
+        weights, gradients, own = self._weights, self._gradients, self._exchange.own
+        if isinstance(weights, HostFlat) and isinstance(gradients, HostFlat):
+            kinds = {_split(name)[0] for name in self._shapes}
+            return HostSlice(model, settings, own, kinds, weights, gradients)
+        parts = parts_of(model.parameters)
+        assert parts is not None
+        return DeviceSlice(model, settings, own, parts)
 
     def step(self, lr: float) -> float:
         self._exchange.sum(self._gradients)
-        norm = self._norm()
-        max_norm = float(np.float32(self._settings.grad_clip))  # as C takes it
-        if 0 < max_norm < norm:
-            self._gradients[self._own] *= np.float32(max_norm / norm)
-        for parameter in parameter_table(self._model.config):
-            decay = self._settings.weight_decay if parameter.weight_decay else 0.0
-            self._update(_overlap(self._places[parameter.name], self._own), lr, decay)
-        self._exchange.gather(self._weights)
-        self._model.steps += 1
-        return norm
-
-    def _norm(self) -> float:
-        """As gpt2_clip_grad_norm() finds it."""
-        sums = self._ranks.gather((self._own.start, _sums_of_squares(self._gradients[self._own])))
+        sums = self._ranks.gather((self._exchange.own.start, self._slice.sums_of_squares()))
         in_order = np.concatenate([each for _, each in sorted(sums, key=lambda pair: pair[0])])
-        return math.sqrt(np.cumsum(in_order)[-1])
-
-    def _update(self, part: slice, lr: float, decay: float) -> None:
-        settings, w, dw = self._settings, self._weights[part], self._gradients[part]
-        held = {kind: values[_behind(part, self._own)] for kind, values in self._moments.items()}
-        m = held["first_moments"] if settings.optimizer == "adamw" or settings.used_momentum else None
-        if settings.optimizer == "adamw":
-            assert m is not None
-            rates = settings.beta1, settings.beta2, settings.adam_eps, decay
-            self._layers.adamw_step(w, m, held["second_moments"], dw, lr, *rates, self._model.steps + 1)
-        else:
-            self._layers.sgd_step(w, m, dw, lr, settings.used_momentum, decay)
+        norm = self._slice.clip(in_order)
+        self._slice.update(lr)
+        self._exchange.gather(self._weights)
+        return norm
 
     # ---- checkpoints ----
 
@@ -81,9 +65,9 @@ class SlicedOptimizer:
         for name in self._shapes:
             kind, parameter = _split(name)
             place = self._places[parameter]
-            part = _overlap(place, self._own)
+            part = overlap(place, self._exchange.own)
             stored = tensors[name].float32().reshape(-1)
-            self._moments[kind][_behind(part, self._own)] = stored[_behind(part, place)]
+            self._slice.write(kind, part, stored[behind(part, place)])
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[Moments]:
@@ -104,17 +88,17 @@ class SlicedOptimizer:
         place = self._places[parameter]
         whole = np.empty(place.stop - place.start if self._ranks.first else 0, np.float32)
         for rank, owned in enumerate(self._exchange.slices):
-            part = _overlap(place, owned)
+            part = overlap(place, owned)
             if part.start == part.stop:
                 continue
             if rank == self._ranks.rank:
-                mine = self._moments[kind][_behind(part, owned)]
+                mine = self._slice.read(kind, part)
                 if self._ranks.first:
-                    whole[_behind(part, place)] = mine
+                    whole[behind(part, place)] = mine
                 else:
                     self._ranks.world.Send(mine, 0)
             elif self._ranks.first:
-                self._ranks.world.Recv(whole[_behind(part, place)], rank)
+                self._ranks.world.Recv(whole[behind(part, place)], rank)
         return whole
 
 
@@ -134,22 +118,3 @@ def _split(name: str) -> tuple[str, str]:
     """The kind and the parameter of a moment, first_moments.wte.weight."""
     kind, parameter = name.split(".", 1)
     return kind, parameter
-
-
-def _overlap(place: slice, owned: slice) -> slice:
-    """What of a place is in a slice; empty where nothing is."""
-    start = min(max(place.start, owned.start), owned.stop)
-    return slice(start, max(start, min(place.stop, owned.stop)))
-
-
-def _behind(part: slice, begin: slice) -> slice:
-    """A part of a flat array, counted from the beginning of another."""
-    return slice(part.start - begin.start, part.stop - begin.start)
-
-
-def _sums_of_squares(x: Floats) -> NDArray[np.float64]:
-    """Of the stretches over which a norm is summed, in their order."""
-    library = cpu_library()
-    sums = np.empty(library.pygpt_sums_of_squares(ffi().NULL, floats(x), x.size))
-    library.pygpt_sums_of_squares(ffi().cast("double *", sums.ctypes.data), floats(x), x.size)
-    return sums

@@ -45,6 +45,7 @@ from pygpt.training.setup import (
     check_ranks,
     check_run_memory,
     check_windows,
+    choose_device,
     create_model,
     create_optimizer,
     describe,
@@ -73,6 +74,7 @@ def train(request: Request, watch: Callable[[int], object] = lambda step: None, 
         device = resolve_device(request.settings.device)
         settings = replace(request.settings, device=device, dtype=resolve_dtype(request.settings.dtype, device))
         check_ranks(settings, ranks)
+        choose_device(settings, ranks)
 
         def open_all() -> tuple[Path | None, Data]:
             """Where weights come from, if not from the seed, and the data."""

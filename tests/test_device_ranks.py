@@ -1,0 +1,156 @@
+"""What ranks do with a model on a CUDA device: sums of gradients, parts of flat buffers, the update of a slice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_cuda import SMALL, batch, device, every_dtype, model_of
+
+from pygpt.backends.devices import DEVICES
+from pygpt.backends.library import cpu_library
+from pygpt.backends.native_parts import NativeParts
+from pygpt.errors import UserError
+from pygpt.model import GPT2
+from pygpt.parallel.flat import parts_of
+from pygpt.parallel.tree import GradientTree
+
+__all__ = ["device"]  # a fixture
+UNIT = 2**14  # floats
+CONFIG = replace(SMALL, n_embd=64)  # of three such
+
+
+def parts(model: GPT2) -> NativeParts:
+    found = parts_of(model.parameters)
+    assert found is not None
+    return found
+
+
+def everything(model: GPT2, kind: str) -> np.ndarray:
+    return parts(model).read(kind, slice(0, parts(model).size))
+
+
+def with_gradients(device: str, dtype: str) -> GPT2:
+    model = model_of(device, CONFIG, dtype=dtype)
+    model.zero_grad()
+    model.forward_backward(*batch(CONFIG, 2, 11))
+    return model
+
+
+@every_dtype
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum"])
+@pytest.mark.parametrize("max_norm", [0.0, 0.1])
+def test_updates_of_slices_are_those_of_the_whole(
+    device: str, dtype: str, optimizer: str, max_norm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYGPT_ROUNDING", "stochastic")  # which depends on the place of a weight
+
+    def update(model: GPT2) -> None:
+        if optimizer == "adamw":
+            model.adamw_step(1e-2)
+        else:
+            model.sgd_step(1e-2, 0.9 if optimizer == "momentum" else 0.0)
+
+    whole = with_gradients(device, dtype)
+    size = parts(whole).size
+    middle = size // UNIT // 2 * UNIT
+    assert 0 < middle < size
+    slices = [slice(0, middle), slice(middle, size), slice(size // UNIT * UNIT, size // UNIT * UNIT)]  # one has none
+    ranks = [with_gradients(device, dtype) for _ in slices]
+    held = [parts(model) for model in ranks]
+    for each, own in zip(held, slices, strict=True):
+        each.own(own)
+    norm = whole.clip_grad_norm(max_norm)
+    assert norm > 0.1
+    sums = np.concatenate([each.sums_of_squares() for each in held])
+    assert [each.clip(sums, max_norm) for each in held] == [norm] * 3
+    for model in (whole, *ranks):
+        update(model)
+    kinds = {"adamw": ["first_moments", "second_moments"], "momentum": ["first_moments"]}.get(optimizer, [])
+    for each, own in zip(held, slices, strict=True):
+        for kind in ("parameters", "gradients", *kinds):
+            np.testing.assert_array_equal(each.read(kind, own), everything(whole, kind)[own])
+    for own in slices[1:]:  # put together: the layers see the others' weights
+        held[0].write("parameters", own, held[1].read("parameters", own))
+    tokens, targets = batch(CONFIG, 2, 11, seed=1)
+    assert ranks[0].forward(tokens, targets) == whole.forward(tokens, targets)
+
+
+def test_a_sum_goes_through_the_tree(device: str) -> None:
+    model = model_of(device, CONFIG)
+
+    def one(number: int) -> None:
+        model.accumulate(*batch(CONFIG, 2, 11, seed=number), scale=0.25, dropout_step=number)
+
+    singles = []
+    for number in range(4):
+        model.zero_grad()
+        one(number)
+        singles.append((everything(model, "gradients"), model.summed_loss))
+    tree = GradientTree(model, 4, True)
+    for _ in range(2):  # its buffers are used again
+        tree.sum(0, one)
+        (a, b, c, d), losses = zip(*singles, strict=True)
+        np.testing.assert_array_equal(everything(model, "gradients"), (a + b) + (c + d))
+        assert tree.losses() == list(losses)
+
+
+def test_parts_are_read_written_and_added_to(device: str) -> None:
+    model = with_gradients(device, "float32")
+    held, before = parts(model), everything(model, "gradients")
+    part = slice(UNIT, UNIT + 1001)
+    more = np.random.default_rng(0).normal(size=part.stop - part.start).astype(np.float32)
+    held.add_to_gradients(part, more)
+    expected = before.copy()
+    expected[part] += more
+    np.testing.assert_array_equal(everything(model, "gradients"), expected)
+    held.write("first_moments", part, more)
+    moments = everything(model, "first_moments")
+    np.testing.assert_array_equal(moments[part], more)
+    assert np.count_nonzero(moments) == np.count_nonzero(more)
+    assert held.read("second_moments", slice(5, 5)).size == 0
+
+
+def test_what_parts_refuse(device: str) -> None:
+    model = with_gradients(device, "float32")
+    held = parts(model)
+    size = held.size
+    with pytest.raises(UserError, match=rf"^2 numbers from {size - 1} on were asked for, expected some of {size} "):
+        held.read("parameters", slice(size - 1, size + 1))
+    with pytest.raises(UserError, match=rf"^5 numbers from 5 on, expected some of {size} from a multiple of {UNIT}"):
+        held.own(slice(5, 10))
+    with pytest.raises(UserError, match=rf"^parts of gradients are added from a multiple of {UNIT} on, not from 5$"):
+        held.add_to_gradients(slice(5, 6), np.ones(1, np.float32))
+    with pytest.raises(UserError, match=r"^no gradients were kept on level 0$"):
+        held.add_kept_gradients(0)
+    with pytest.raises(UserError, match=r"^level is 1, expected 0 ... 0$"):
+        held.keep_gradients(1)
+    held.own(slice(UNIT, size))
+    with pytest.raises(UserError, match=rf"^1 sums were given, expected {-(-size // UNIT)}$"):
+        held.clip(np.ones(1), 1.0)
+    with pytest.raises(UserError, match=rf"^10 numbers from 0 on were asked for, expected some of {size - UNIT} from"):
+        held.read("first_moments", slice(0, 10))
+    with pytest.raises(UserError, match=r"^of the moments this process has only a part$"):
+        dict(model.first_moments)
+    model.adamw_step(1e-3)
+    with pytest.raises(UserError, match=r"^the moments are there already$"):
+        held.own(slice(0, size))
+
+
+def test_the_moments_of_a_slice_take_only_its_memory(device: str) -> None:
+    memory = DEVICES[device].memory
+    assert memory is not None
+    taken = []
+    for begin in (0, UNIT):
+        model = with_gradients(device, "float32")
+        held = parts(model)
+        held.own(slice(begin, held.size))
+        before = memory()[0]
+        model.adamw_step(1e-3)
+        taken.append(before - memory()[0])
+    assert device == "cuda" or taken[0] - taken[1] == 2 * 4 * UNIT  # which gives memory in larger pieces
+
+
+def test_the_unit_is_the_same_in_every_library() -> None:
+    assert cpu_library().PYGPT_SUMMED_APART == UNIT
