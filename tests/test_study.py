@@ -116,6 +116,20 @@ def test_traces_of_any_backend_agree(backend: backends.Backend) -> None:
         assert relative_l2(*gradients) < 10 * bound, name
 
 
+@pytest.mark.parametrize("backend", backends.PRESENT, ids=str)
+def test_scores_of_a_trace_are_those_of_its_probabilities(backend: backends.Backend) -> None:
+    """In bfloat16 too, where some kernels round q and k, and others do not."""
+    model = make_model(backend.device, backend.dtype, kernels=backend.kernels)
+    for layer in range(CONFIG.n_layer):
+        name = f"h.{layer}.attn.c_attn.weight"
+        model.set_parameter(name, 8 * model.parameters[name])
+    found = study.trace(model, tokens_of())
+    for layer in range(CONFIG.n_layer):
+        s, lse, p = (found.activations[f"h.{layer}.attn.{name}"] for name in ("scores", "lse", "probabilities"))
+        assert abs(s[np.isfinite(s)]).max() > 1
+        assert np.allclose(np.exp(s - lse[..., None]), p, rtol=1e-4, atol=1e-6)
+
+
 def test_a_trace_leaves_the_model_as_it_is(folder: Path) -> None:
     model = make_model()
     model.forward_backward(tokens_of("xyz")[None], tokens_of("yzx")[None])

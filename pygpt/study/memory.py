@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pygpt.model import GPT2, layers
+from pygpt.model import GPT2
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Curves, Result
 from pygpt.study.step import step
-from pygpt.study.trace import run, trace
+from pygpt.study.trace import Machine, run, trace
 
 
 def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3, weight_decay: float = 0.0) -> Result:
@@ -23,9 +23,9 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
     one: ‖Δ‖ of each row.
     """
     taken = step(model, tokens, lr=lr, weight_decay=weight_decay)
-    before, after, ops = taken.before, taken.after, layers(model.device, model.dtype, model.kernels)
+    before, after = taken.before, taken.after
     others = trace(model, other)
-    others_after = run(ops, before.config, after.parameters, others.tokens, others.targets)
+    others_after = run(Machine.of(model), before.config, after.parameters, others.tokens, others.targets)
     T, inputs, targets = before.tokens.shape[1], before.tokens, before.targets[before.targets >= 0]
     of_token, of_position = (np.arange(size) for size in (before.config.vocab_size, before.config.n_positions))
     seen, predicted = np.isin(of_token, inputs), np.isin(of_token, targets)

@@ -14,13 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pygpt.backends.interface import Layers
-from pygpt.model import GPT2, layers
+from pygpt.model import GPT2
 from pygpt.parameters import parameter_table
 from pygpt.reference import adamw, clipping
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Curves, Result
-from pygpt.study.trace import Trace, run, trace
+from pygpt.study.trace import Machine, Trace, run, trace
 
 
 @dataclass(frozen=True)
@@ -101,27 +100,23 @@ def step(
         for held in (model.first_moments, model.second_moments)
     )
     settings = Settings(lr, *betas, eps, weight_decay, max_norm)
-    return _take(_layers(model), before, Moments(first, second), model.steps + 1, settings)
+    return _take(Machine.of(model), before, Moments(first, second), model.steps + 1, settings)
 
 
 def next_step(model: GPT2, taken: Step) -> Step:
     """The step after this one, on the same batch with the same settings; model: the one of the first."""
-    return _take(_layers(model), taken.after, taken.moments, taken.number + 1, taken.settings)
+    return _take(Machine.of(model), taken.after, taken.moments, taken.number + 1, taken.settings)
 
 
-def _layers(model: GPT2) -> Layers:
-    return layers(model.device, model.dtype, model.kernels)
-
-
-def _take(ops: Layers, before: Trace, moments: Moments, number: int, settings: Settings) -> Step:
+def _take(machine: Machine, before: Trace, moments: Moments, number: int, settings: Settings) -> Step:
     norm = float(clipping.global_norm(before.gradients.values()))
     clip = settings.max_norm / norm if 0 < settings.max_norm < norm else 1.0
     p, m, v = ({name: x.copy() for name, x in tensors.items()} for tensors in (before.parameters, *moments))
     rates = settings.lr, settings.beta1, settings.beta2, settings.eps
     for parameter in parameter_table(before.config):
         name, decay = parameter.name, settings.weight_decay if parameter.weight_decay else 0.0
-        ops.adamw_step(p[name], m[name], v[name], clip * before.gradients[name], *rates, decay, number)
-    after = run(ops, before.config, p, before.tokens, before.targets)
+        machine.layers.adamw_step(p[name], m[name], v[name], clip * before.gradients[name], *rates, decay, number)
+    after = run(machine, before.config, p, before.tokens, before.targets)
     return Step(before, after, moments, Moments(m, v), number, settings, norm, clip)
 
 

@@ -8,6 +8,7 @@ docs/architecture.md, there are
     logits                    (B,T,V)
 
 each with its gradient: dS, whose rows sum to 0, dP, and dlogits, whose rows sum to 0 too. mean, rstd and lse have none.
+The first two come from q, k, v and dy as the device multiplies them, which in bfloat16 may mean rounded.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from numpy.typing import ArrayLike
 from pygpt.backends.interface import Layers
 from pygpt.backends.numpy_model import check_batch
 from pygpt.backends.recorder import record
+from pygpt.comparing.compare import bfloat16_layers
 from pygpt.config import GPT2Config
 from pygpt.model import GPT2, layers
 from pygpt.reference import attention, gpt2
-from pygpt.reference.arrays import Array, row_of_integers
+from pygpt.reference.arrays import Array, Operands, exact, row_of_integers
 from pygpt.study.changes import Change, ChangedLayers
 from pygpt.study.result import Map, Result
 
@@ -54,6 +56,21 @@ class Trace:
         return np.stack([self.activations[f"h.{layer}.attn.{kind}"] for layer in range(self.config.n_layer)])
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a pass runs on: its layers, and what becomes of q, k, v and dy before attention multiplies them."""
+
+    layers: Layers
+    attended: Operands
+
+    @classmethod
+    def of(cls, model: GPT2) -> Machine:
+        """The machine that a model runs on."""
+        rounds = model.dtype == "bfloat16"
+        attended = bfloat16_layers(model.device, model.kernels).attended if rounds else exact
+        return cls(layers(model.device, model.dtype, model.kernels), attended)
+
+
 def trace(
     model: GPT2 | str | Path, tokens: ArrayLike, targets: ArrayLike | None = None, changes: Sequence[Change] = ()
 ) -> Trace:
@@ -70,23 +87,28 @@ def trace(
     config = replace(model.config, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     check_batch(config, tokens, targets)
     p = {name: np.array(value) for name, value in model.parameters.items()}
-    return run(layers(model.device, model.dtype, model.kernels), config, p, tokens, targets, changes)
+    return run(Machine.of(model), config, p, tokens, targets, changes)
 
 
 def run(
-    ops: Layers, config: GPT2Config, p: dict[str, Array], tokens: Array, targets: Array, changes: Sequence[Change] = ()
+    machine: Machine,
+    config: GPT2Config,
+    p: dict[str, Array],
+    tokens: Array,
+    targets: Array,
+    changes: Sequence[Change] = (),
 ) -> Trace:
-    """trace() of parameters by name, over the layers of a device; nothing is checked but the changes."""
+    """trace() of parameters by name; nothing is checked but the changes."""
     # the losses come from the backward pass
     calls = [call for call in record(config, p, tokens, targets) if call.operation != "classifier_forward"]
-    over: Any = ChangedLayers(ops, calls, changes)
+    over: Any = ChangedLayers(machine.layers, calls, changes)
     a = gpt2.forward(over, p, config, tokens)
     dlosses = gpt2.mean_loss_backward(targets, 1.0, a[config.head_input].dtype)
     dp = {name: np.zeros_like(value) for name, value in p.items()}
     a["losses"], da = gpt2.backward(over, p, dp, a, config, tokens, targets, dlosses)
-    _add_logits(ops, config, p, a, da, targets)
+    _add_logits(machine.layers, config, p, a, da, targets)
     for layer in range(config.n_layer):
-        _add_attention(ops, a, da, layer, config)
+        _add_attention(machine, a, da, layer, config)
     loss = float(gpt2.mean_loss(np.asarray(a["losses"], np.float64), targets))
     return Trace(config, tokens, targets, loss, p, a, dp, da)
 
@@ -126,11 +148,13 @@ def _add_logits(
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 
 
-def _add_attention(ops: Layers, a: dict[str, Array], da: dict[str, Array], layer: int, config: GPT2Config) -> None:
+def _add_attention(
+    machine: Machine, a: dict[str, Array], da: dict[str, Array], layer: int, config: GPT2Config
+) -> None:
     name, settings = f"h.{layer}.attn", (config.attention_scale(layer), config.causal)
-    qkv, dy = a[f"{name}.{gpt2.attended(config)}"], da[f"{name}.heads"]
+    qkv, dy = (machine.attended(x) for x in (a[f"{name}.{gpt2.attended(config)}"], da[f"{name}.heads"]))
     q, k, v = attention.split(qkv, config.n_head)
-    p = ops.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head, *settings)
+    p = machine.layers.attention_probabilities(a[f"{name}.lse"], qkv, config.n_head, *settings)
     a[f"{name}.scores"], a[f"{name}.probabilities"] = attention.scores(q, k, *settings), p
     y = attention.merge(p @ v)  # of the head itself, if its output was changed
     da[f"{name}.scores"] = attention.scores_backward(dy, y, p, v)
