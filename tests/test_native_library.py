@@ -287,3 +287,21 @@ def test_files_with_bfloat16_instructions_are_compiled_for_them() -> None:
     assert using == set(listed.split())
     headers = {path.name for path in (ROOT / "csrc").rglob("*.h") if "HAVE_BF16_PAIRS" in path.read_text()}
     assert headers == {"microkernel.h"}  # where it is defined: an inline function would be compiled without it
+
+
+def test_threads_that_come_first_together_get_the_same_declarations() -> None:
+    # in a fresh process, since this one has them already
+    program = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from pygpt.backends.library import ffi
+together, made = threading.Barrier(8), []
+def first():
+    together.wait()
+    made.append(ffi())
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+sys.exit(len({id(each) for each in [*made, ffi()]}) != 1)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

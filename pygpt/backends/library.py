@@ -41,7 +41,11 @@ def ffi() -> FFI:
     text = re.sub(r"^\s*#.*$", "", header_path().read_text(encoding="utf-8"), flags=re.MULTILINE)
     made = FFI()
     made.cdef(text)
-    return made
+    return _declared.setdefault("", made)
+
+
+# Of one FFI only: what is made with another, by threads that both came first, is of other types.
+_declared: dict[str, FFI] = {}
 
 
 def header_path() -> Path:
