@@ -353,13 +353,13 @@ def test_instruments_read_a_varied_model(verb: str, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("verb", "sentence"),
     [
-        ("page", "position_embedding is 'rotary', expected 'learned': page has no formulas for it"),
+        ("lens", "norm_position is 'post', expected 'pre': lens has no formulas for it"),
         ("heads", "the model has causal: false, and only one with causal: true has attention that only looks back"),
         ("sink", "the model has causal: false, and only one with causal: true has attention that only looks back"),
     ],
 )
 def test_variations_that_an_instrument_lacks(verb: str, sentence: str, tmp_path: Path) -> None:
-    save_varied(tmp_path, causal=False)
+    save_varied(tmp_path, causal=False, norm_position="post")
     with pytest.raises(UserError, match=sentence):
         command.main([verb, str(tmp_path), *([TEXT] if command.VERBS[verb].text else [])])
 

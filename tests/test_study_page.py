@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import re
 import signal
 import socket
@@ -20,16 +21,18 @@ import numpy as np
 import pytest
 from browser import Watched
 from numpy.typing import NDArray
+from variations import VARIED
 
 import pygpt
 from pygpt import study
+from pygpt.backends.interface import LINEAR
 from pygpt.backends.sources import CHECKOUT
 from pygpt.command import study as command
 from pygpt.comparing.compare import perturb
 from pygpt.errors import UserError
+from pygpt.reference import positions
 from pygpt.study.page import build, sources
 from pygpt.study.page.errors import measure
-from pygpt.study.page.stored import LINEAR
 from pygpt.study.page.window import choose
 from pygpt.study.step import Step, next_step
 from pygpt.study.step import step as take_step
@@ -38,7 +41,18 @@ from pygpt.text.tokenizer import ByteTokenizer
 Array = NDArray[Any]
 
 CONFIG = pygpt.GPT2Config(vocab_size=256, n_positions=64, n_embd=24, n_layer=2, n_head=3, n_inner=40)
-VARIED = replace(CONFIG, bias=False, tie_word_embeddings=False)
+TURNED = replace(
+    CONFIG,
+    activation_function="relu",
+    position_embedding="rotary",
+    bias=False,
+    tie_word_embeddings=False,
+    scale_attn_by_inverse_layer_idx=True,
+    norm_position="post",
+)
+BOTH_SIDES = replace(
+    CONFIG, activation_function="gelu", position_embedding="sinusoidal", causal=False, scale_attn_weights=False
+)
 TEXT = 'the <b>cat</b> & "sat"'
 T = len(TEXT) - 1
 ROOT = Path(__file__).parents[1]
@@ -178,17 +192,19 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
         command.main(["page", str(tmp_path), TEXT])
 
 
-def test_a_model_that_is_not_gpt2(tmp_path: Path) -> None:
-    make_model(replace(CONFIG, activation_function="relu")).save_pretrained(tmp_path)
-    ByteTokenizer().save(tmp_path)
-    with pytest.raises(UserError, match="activation_function is 'relu', expected 'gelu_new': page has no formulas"):
-        command.main(["page", str(tmp_path), TEXT])
-
-
 def test_the_command_writes_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "page.html"
     command.main(["page", str(folder), TEXT, "-o", str(path)])
     assert capsys.readouterr().out.startswith(f"{path}: ") and path.read_text(encoding="utf-8").endswith("</html>\n")
+
+
+def test_the_page_of_a_varied_model_says_so(tmp_path: Path) -> None:
+    make_model(TURNED).save_pretrained(tmp_path)
+    ByteTokenizer().save(tmp_path)
+    command.main(["page", str(tmp_path), TEXT, "-o", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{tmp_path.name}: activation_function relu, position_embedding rotary, bias false, " in page
+    assert "norm_position post, 2 layers" in page
 
 
 # ---- in a browser ----
@@ -211,22 +227,27 @@ def whole(step: Step, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def varied(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_page(tmp_path_factory.mktemp("varied") / "page.html", make_step(VARIED))
+def turned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_page(tmp_path_factory.mktemp("turned") / "page.html", make_step(TURNED))
+
+
+@pytest.fixture(scope="module")
+def both_sides(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_page(tmp_path_factory.mktemp("both_sides") / "page.html", make_step(BOTH_SIDES))
 
 
 def exact_values(step: Step) -> dict[str, Array]:
     """Every tensor by the page's name, from the trace alone."""
     trace, after = step.before, step.after
+    seen = np.tri(T, dtype=bool) if trace.config.causal else np.ones((T, T), bool)
     found: dict[str, Array] = {}
     for name in trace.activation_gradients:
         if name.endswith((".scores", ".probabilities")):
             kind = "S" if name.endswith("scores") else "P"
             for head in range(CONFIG.n_head):
                 own = f"{name.rpartition('.')[0]}.{kind}.{head}"
-                low = np.tril(np.ones((T, T), bool))
                 x, dx, x_after = (
-                    np.where(low, of[name][0, head], 0)
+                    np.where(seen, of[name][0, head], 0)
                     for of in (trace.activations, trace.activation_gradients, after.activations)
                 )
                 found |= {own: x, f"d:{own}": dx, f"D:{own}": x_after - x}
@@ -247,7 +268,7 @@ def compare_numbers(page: Any, step: Step) -> None:
     for name, values in exact.items():
         held = page.evaluate("n => { const m = pageOfNumbers.tensor(n); return m && [m.rows, m.cols]; }", name)
         assert held is not None, name
-        lower = re.search(r"\.[SP]\.\d+$", name)
+        lower = step.before.config.causal and re.search(r"\.[SP]\.\d+$", name)
         cells = [(int(rng.choice(held[0])), int(rng.choice(held[1]))) for _ in range(6)]
         cells = [(max(i, j), min(i, j)) if lower else (i, j) for i, j in cells]
         shown = page.evaluate(
@@ -258,7 +279,7 @@ def compare_numbers(page: Any, step: Step) -> None:
         for (i, j), (value, sum_of_terms) in zip(cells, shown, strict=True):
             assert value == pytest.approx(values[i, j], rel=1e-5, abs=3e-7 * scale), (name, i, j)
             assert sum_of_terms == pytest.approx(values[i, j], rel=1e-4, abs=1e-5 * scale), (name, i, j)
-    assert len(exact) > 150
+    assert len(exact) > 130
     checked = page.evaluate("pageOfNumbers.selfCheck()")
     assert checked["cells"] > 1000 and checked["worst"] < 1e-6, checked
 
@@ -268,18 +289,74 @@ def test_numbers_are_those_of_the_trace(chromium: Any, address: str, step: Step)
         compare_numbers(page, step)
 
 
-def test_numbers_of_a_varied_model_are_those_of_its_trace(chromium: Any, varied: str) -> None:
-    with Watched(chromium, varied) as page:
-        compare_numbers(page, make_step(VARIED))
-        for name, formula in (
-            ("h.0.ln_1", "y_c = w_c x̂_c"),
-            ("h.0.attn.c_attn", "y_{to} = Σ_i x_{ti} W_{io}"),
-            ("d:lm_head.weight", "dhead_{vc} = Σ_t dz_{tv} x_{tc}"),
-            ("d:wte.weight", "dwte_{vc} = Σ_{t: token = v} dx_{tc}^{embd}"),
-        ):
-            assert page.evaluate("n => pageOfNumbers.explain(n, 3, 2).sym", name).endswith(formula)
-        labels = page.evaluate("n => pageOfNumbers.explain(n, 116, 2).terms.map(t => t.k)", "d:wte.weight")
-        assert labels == [f"input, t {t}" for t in range(T) if TEXT[t] == "t"]
+@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("channels", [None, 8])
+def test_numbers_of_a_varied_model_are_those_of_its_trace(
+    chromium: Any, name: str, channels: int | None, tmp_path: Path
+) -> None:
+    step = make_step(replace(CONFIG, **VARIED[name]))
+    path = tmp_path / "page.html"
+    window = build.fitting_window(step, channels, None)
+    path.write_bytes(build.build_page(step, window, label, build.About("a model", "Made by a test.", TEXT)))
+    with Watched(chromium, path.as_uri()) as page:
+        compare_numbers(page, step)
+
+
+def explained(page: Any, name: str, i: int, j: int) -> Any:
+    return page.evaluate("c => pageOfNumbers.explain(...c)", [name, i, j])
+
+
+def test_formulas_are_those_of_the_model(chromium: Any, turned: str, both_sides: str) -> None:
+    with Watched(chromium, turned) as page:
+        for name, formula in {
+            "embd": "x_{tc} = wte_{token(t),c}",
+            "h.0.ln_1": "y_c = w_c x̂_c",
+            "h.0.attn.c_attn": "y_{to} = Σ_i x_{ti} W_{io}",
+            "h.1.attn.S.0": "S_{tu} = q_t · k_u / √HS / (l + 1)",
+            "h.0.attn.rotary": "y_i = x_i cos θ − x_j sin θ      j = i + HS/2      θ = t / 10000^{2i/HS}",
+            "d:h.0.attn.c_attn": "dx_i = dy_i cos θ + dy_j sin θ      j = i + HS/2      θ = t / 10000^{2i/HS}",
+            "h.0.mlp.act": "y = max(x, 0)",
+            "d:h.0.ln_1": "dx_{ti} = dx_{ti}^{stream} + Σ_o dy_{to} W_{io}",
+            "d:h.0.resid_mid": "dx_c = r (u_c − ⟨u⟩ − x̂_c ⟨u x̂⟩)      u = w ⊙ dy",
+            "d:h.1.ln_2": "dx_{tc} = Σ_v dz_{tv} head_{vc}",
+            "d:lm_head.weight": "dhead_{vc} = Σ_t dz_{tv} x_{tc}",
+            "d:wte.weight": "dwte_{vc} = Σ_{t: token = v} dx_{tc}^{embd}",
+        }.items():
+            found = explained(page, name, 3, 2)["sym"]
+            assert found.endswith(formula), (name, found)
+        terms = explained(page, "d:wte.weight", 116, 2)["terms"]
+        assert [term["k"] for term in terms] == [f"input, t {t}" for t in range(T) if TEXT[t] == "t"]
+    with Watched(chromium, both_sides) as page:
+        assert explained(page, "h.0.attn.S.0", 3, 2)["sym"] == "S_{tu} = q_t · k_u"
+        assert explained(page, "h.0.mlp.act", 3, 2)["sym"].startswith("y = x Φ(x)")
+        assert explained(page, "h.0.attn.P.0", 3, 9)["sym"] == "P_{tu} = e^{S_{tu}} / Z_t      Z_t = Σ_u e^{S_{tu}}"
+        assert len(explained(page, "h.0.attn.heads", 3, 2)["terms"]) == T
+        table = positions.sinusoidal(T, CONFIG.n_embd)
+        for t, c in ((0, 0), (7, 4), (T - 1, 23)):
+            assert explained(page, "positions", t, c)["calc"] == pytest.approx(table[t, c], rel=1e-12)
+
+
+def test_the_normal_distribution_of_the_page(chromium: Any, both_sides: str) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 97), [-3.0 - 1e-9, 1e-9, 0.0]])
+    with Watched(chromium, both_sides) as page:
+        shown = page.evaluate("x => x.map(distribution)", x.tolist())
+    assert np.allclose(shown, [0.5 * math.erfc(-value / math.sqrt(2)) for value in x], rtol=1e-12, atol=0)
+
+
+def test_the_stream_passes_by_the_branches_of_any_block(chromium: Any, whole: str, turned: str) -> None:
+    ends = ["logits", "losses"]
+    for address, own in (
+        (whole, ["ln_1", "attn.c_attn", "attn.heads", "attn.c_proj", "resid_mid*", "ln_2"]),
+        (turned, ["attn.c_attn", "attn.rotary", "attn.heads", "attn.c_proj", "resid_mid*", "ln_1*"]),
+    ):
+        own = [*own, "mlp.c_fc", "mlp.act", "mlp.c_proj", "resid_post*", *(["ln_2*"] if address == turned else [])]
+        blocks = [f"h.{layer}.{name}" for layer in range(CONFIG.n_layer) for name in own]
+        last = ["ln_f*"] if address == whole else []
+        with Watched(chromium, address) as page:
+            shown = page.evaluate("layers.map(n => n.id + (n.stream ? '*' : ''))")
+            assert shown == ["embd*", *blocks, *last, *ends]
+            branches = page.locator("#stream path[fill=none][stroke-width='1.3']").count()
+            assert branches == 2 * CONFIG.n_layer
 
 
 def test_gradients_on_the_page_are_slopes_of_the_loss(chromium: Any, whole: str, step: Step) -> None:
@@ -375,11 +452,14 @@ SMALL = """() => {
 }"""
 
 
-@pytest.mark.parametrize(("kind", "width"), [("whole", 1440), ("whole", 1100), ("whole", 360), ("varied", 1440)])
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [("whole", 1440), ("whole", 1100), ("whole", 360), ("turned", 1440), ("turned", 360), ("both_sides", 1440)],
+)
 def test_every_map_can_be_chosen_from(chromium: Any, kind: str, width: int, request: pytest.FixtureRequest) -> None:
     with Watched(chromium, request.getfixturevalue(kind), width) as page:
         ids = page.evaluate("pageOfNumbers.layers().map(n => n.id)")
-        assert len(ids) == 4 + 10 * CONFIG.n_layer
+        assert len(ids) == {"whole": 24, "turned": 25, "both_sides": 24}[kind]
         for mode in ("forward", "backward", "step"):
             page.click(f"[data-mode={mode}][role]")
             for layer in ids:

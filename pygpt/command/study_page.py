@@ -21,7 +21,6 @@ from pygpt.study.page.serve import serve
 from pygpt.study.page.window import Window
 from pygpt.study.result import Curves, Result
 from pygpt.study.step import Step, next_step, step
-from pygpt.study.variations import check_variations
 
 LEARNING_RATE = 1e-3
 OUTPUT = "page.html"
@@ -44,7 +43,6 @@ def page(flags: argparse.Namespace, subject: Subject) -> Result:
         raise UserError("--port is given without --serve")
     if flags.serve and flags.output is not None:
         raise UserError("--serve and --output are given: expected one of them")
-    check_variations(subject.config, "page", ("bias", "tie_word_embeddings"))
     studio = _Studio(flags, subject)
     first = studio.step(flags.text, 1)
     if flags.serve:
@@ -117,7 +115,8 @@ class _Studio:
         """What the page says of itself."""
         config, rate = self._subject.config, step.settings.lr
         sizes = f"{config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels, {config.vocab_size} tokens"
-        heading = f"{self._subject.folder.name}: {sizes}; a text of {step.before.tokens.size} tokens"
+        varied = "".join(f"{name} {str(value).lower()}, " for name, value in config.variations.items())
+        heading = f"{self._subject.folder.name}: {varied}{sizes}; a text of {step.before.tokens.size} tokens"
         made = f"By pygpt: forward, backward and AdamW (learning rate {rate:g}) in float64."
         return About(heading, made, text, root, errors)
 

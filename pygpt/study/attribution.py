@@ -20,7 +20,7 @@ from pygpt.reference import positions
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Map, Result
 from pygpt.study.trace import Trace
-from pygpt.study.variations import SUM, check_variations
+from pygpt.study.variations import check_stream
 
 SHOWN = 20
 
@@ -38,7 +38,7 @@ def attribution(
     feed-forward; last_bias; difference.  Raises UserError for a position or token that is not there, and for a model
     whose stream is not such a sum.
     """
-    check_variations(found.config, "attribution", SUM)
+    check_stream(found.config, "attribution")
     config, T = found.config, found.tokens.shape[1]
     t = T - 1 if position is None else position
     if not 0 <= t < T:

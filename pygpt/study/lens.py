@@ -13,7 +13,7 @@ from pygpt.reference import classifier, layernorm
 from pygpt.reference.arrays import Array, log_sum_exp
 from pygpt.study.result import Map, Result
 from pygpt.study.trace import Trace
-from pygpt.study.variations import SUM, check_variations
+from pygpt.study.variations import check_stream
 
 
 def lens(found: Trace) -> Result:
@@ -22,7 +22,7 @@ def lens(found: Trace) -> Result:
     Arrays, (L+1,B,T): losses (0 where there is no target), entropy in nats, divergence KL(model ‖ lens), and top, the
     most likely token.  Raises UserError for a model whose last LayerNorm is not the head's.
     """
-    check_variations(found.config, "lens", SUM)
+    check_stream(found.config, "lens")
     counts = found.targets >= 0
     arrays = dict.fromkeys(("losses", "entropy", "divergence", "top"), np.zeros(0))
     depths = [_at(found, name, counts) for name in found.stream]

@@ -12,7 +12,7 @@ import numpy as np
 from pygpt.reference.arrays import Array
 from pygpt.study.result import Curves, Result
 from pygpt.study.trace import Trace
-from pygpt.study.variations import SUM, check_variations
+from pygpt.study.variations import check_stream
 
 
 def norms(found: Trace) -> Result:
@@ -20,7 +20,7 @@ def norms(found: Trace) -> Result:
 
     Raises UserError for a model whose stream is not such a sum.
     """
-    check_variations(found.config, "norms", SUM)
+    check_stream(found.config, "norms")
     names, before = ["embd"], "embd"
     cosines = {}
     for layer in range(found.config.n_layer):

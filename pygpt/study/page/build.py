@@ -20,7 +20,8 @@ from pygpt.reference.arrays import Array, log_sum_exp
 from pygpt.study.lens import lens_logits
 from pygpt.study.page import sources
 from pygpt.study.page.errors import Errors
-from pygpt.study.page.stored import ACTIVATIONS, LINEAR, encode, tensors
+from pygpt.study.page.graph import graph
+from pygpt.study.page.stored import encode, tensors
 from pygpt.study.page.window import Window, choose
 from pygpt.study.step import Step
 
@@ -37,6 +38,8 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "data",
     "graph",
+    "activation",
+    "positions",
     "explain_forward",
     "explain_backward",
     "explain_step",
@@ -139,6 +142,7 @@ def page_data(step: Step, window: Window, words: Callable[[int], str], about: Ab
             "loss_after": step.after.loss,
             "promise": sum(update["promise"] for update in _updates(step)),
         },
+        "layers": [asdict(layer) for layer in graph(trace)],
         "tensors": table,
         "windows": windows,
         "sizes": _sizes(step),
@@ -178,11 +182,6 @@ def _part(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _layer_names(n_layer: int) -> list[str]:
-    blocks = [f"h.{layer}.{name}" for layer in range(n_layer) for name in ACTIVATIONS]
-    return ["embd", *blocks, "ln_f", "logits", "losses"]
-
-
 def _sizes(step: Step) -> dict[str, dict[str, float]]:
     """The norm of each layer's output a token, in each direction: √(Σ x² / T)."""
     trace = step.before
@@ -193,9 +192,7 @@ def _sizes(step: Step) -> dict[str, dict[str, float]]:
     }
     T = trace.tokens.shape[1]
     return {
-        direction: {
-            name: _round(math.sqrt(np.square(values(name)).sum() / T)) for name in _layer_names(trace.config.n_layer)
-        }
+        direction: {layer.id: _round(math.sqrt(np.square(values(layer.id)).sum() / T)) for layer in graph(trace)}
         for direction, values in of.items()
     }
 
@@ -219,8 +216,13 @@ def _updates(step: Step) -> list[dict[str, Any]]:
 
 
 def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, Any]:
-    """What the head would read from the stream: for each token three words with probabilities, and the target's."""
+    """What the head would read from the stream: for each token three words with probabilities, and the target's.
+
+    Nothing where no last LayerNorm makes of any depth what the head reads.
+    """
     trace = step.before
+    if trace.config.norm_position == "post":
+        return {}
     targets = trace.targets[0]
     names = [f"h.{layer}.{name}" for layer in window.blocks for name in ("resid_mid", "resid_post")]
     found = {}
@@ -243,7 +245,8 @@ def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, 
 def _spectra(step: Step, window: Window) -> dict[str, Any]:
     """The singular values of each matrix on show, and the root mean square of its entries."""
     p = step.before.parameters
-    names = [f"h.{layer}.{name}.weight" for layer in window.blocks for name in LINEAR]
+    linear = [layer for layer in graph(step.before) if layer.kind == "linear"]
+    names = [f"{layer.id}.weight" for layer in linear if layer.block in window.blocks]
     return {
         name: {
             "values": [_round(value) for value in _singular_values(p[name])],

@@ -80,7 +80,8 @@ function triangle(stored, n, above) {
 }
 const like = (m, f) => ({ ...m, d: Float64Array.from(m.d, (_, k) => f(k)) });
 
-/* What follows from what is stored: P and its change from the scores, dS from P and dP, p from the logits. */
+/* What follows from what is stored: P and its change from the scores, dS from P and dP, p from the logits; and the table of
+ * positions that are not learned. */
 function derive(name) {
   const [k, b] = split(name),
     head = /^(.*)\.([SP])\.(\d+)$/.exec(b);
@@ -112,6 +113,11 @@ function derive(name) {
     const dz = tensor('D:logits'),
       dlse = tensor('D:lse');
     return like(z, i => p.d[i] * Math.expm1(dz.d[i] - dlse.d[Math.floor(i / width)]));
+  }
+  if (name === 'positions' && study.config.position_embedding === 'sinusoidal') {
+    const x = tensor('embd'),
+      width = x.cols.length;
+    return like(x, i => sinusoid(x.rows[Math.floor(i / width)], x.cols[i % width]));
   }
   if (k === 'm' || k === 'v') return tensor(b) && like(tensor(b), () => 0); // before the first step
   return null;

@@ -14,6 +14,9 @@ from pygpt.study.backends import backends, calls
 from pygpt.study.rounding import UNIT
 from pygpt.study.step import Step
 
+AT_THE_ENDS = {"wte.weight": "embd", "wpe.weight": "embd", "lm_head.weight": "logits"}
+"""Parameters whose layer has another name."""
+
 
 @dataclass
 class Errors:
@@ -56,5 +59,5 @@ def _updates(step: Step) -> Iterator[tuple[str, str, LayerCall]]:
         tensors = {"w": w, "m": step.moments_before.first[name], "v": step.moments_before.second[name]}
         tensors["dw"] = step.clipped[name]
         inputs = {key: value.astype(np.float32) for key, value in tensors.items()}
-        layer = "embd" if name in ("wte.weight", "wpe.weight") else name.rpartition(".")[0]
+        layer = AT_THE_ENDS.get(name) or name.rpartition(".")[0]
         yield "step", layer, LayerCall("adamw_step", {**inputs, **settings, "step": step.number}, ("w", "m", "v"))

@@ -29,7 +29,8 @@ function throughNorm(e, o, x, i, j, past) {
 
 function backwards(e, b, o, i, j) {
   e.slope = true;
-  const next = reader(b).find(n => n.kind !== 'resid'),
+  const next = reader(b).find(n => n.kind !== 'residual'),
+    sumOf = reader(b).find(n => n.kind === 'residual'), // of a branch, or what passes by it
     hn = headOf(b);
   if (b === 'losses') {
     e.sym = '∂L/∂ℓ_t = 1/T';
@@ -43,7 +44,7 @@ function backwards(e, b, o, i, j) {
     e.lines = [line`= (${R('probs', i, j)} − ${hit}) × ${R('d:losses', i, 0)} = ${e.value}`];
     e.calc = (val('probs', i, j) - hit) / T;
     if (tensor('logits').whole) e.checks = [['row of dz sums to', row(tensor('d:logits'), i), 0]];
-  } else if (b === 'ln_f') {
+  } else if (next?.kind === 'classifier') {
     e.sym = inHead('dx_{tc} = Σ_v dz_{tv} wte_{vc}');
     e.where = 'dlnf';
     e.head = ['v', 'dz', inHead('wte')];
@@ -62,7 +63,7 @@ function backwards(e, b, o, i, j) {
       e.head = ['i', 'dy', 'v'];
       e.terms = many(HS, c => term(c, R(dy, i, h + c), R(q, j, 2 * C + h + c)));
     } else {
-      const D = many(i + 1, u => term(at(u), R(P, i, u), R(dP, i, u))),
+      const D = many(keyCount(i), u => term(at(u), R(P, i, u), R(dP, i, u))),
         total = sum(D.map(t => t.v));
       e.sym = 'dS_{tu} = P_{tu} (dP_{tu} − D_t)      D_t = Σ_u P_{tu} dP_{tu}';
       e.where = 'dS';
@@ -73,30 +74,31 @@ function backwards(e, b, o, i, j) {
       if (tensor(o.id).whole)
         e.checks.push(['D = dy · y =', many(HS, c => val(dy, i, h + c) * val(o.id, i, h + c)), total]);
     }
-  } else if (next?.kind === 'attn') {
+  } else if (next?.kind === 'attention') {
     const { part, n, i: c, o: h } = qkvPart(j),
       dS = 'd:' + next.id.replace('heads', 'S.' + n),
       P = next.id.replace('heads', 'P.' + n),
       q = b;
     e.where = ['dq', 'dk', 'dv'][part];
-    if (part < 2) e.scale = 1 / Math.sqrt(HS);
+    const by = scaleOf(next.block);
+    if (part < 2) e.scale = by.factor;
     const over = (a, x) =>
       many(T, k => k)
         .filter(a)
         .map(x);
     if (part === 0) {
-      e.sym = 'dq_t = Σ_u dS_{tu} k_u / √HS';
+      e.sym = `dq_t = Σ_u dS_{tu} k_u${by.sym}`;
       e.head = ['u', 'dS', 'k'];
       e.terms = over(
-        u => u <= i,
+        u => u < keyCount(i),
         u => term(at(u), R(dS, i, u), R(q, u, C + h + c)),
       );
     }
     if (part === 1) {
-      e.sym = 'dk_u = Σ_t dS_{tu} q_t / √HS';
+      e.sym = `dk_u = Σ_t dS_{tu} q_t${by.sym}`;
       e.head = ['t', 'dS', 'q'];
       e.terms = over(
-        t => t >= i,
+        t => i < keyCount(t),
         t => term(at(t), R(dS, t, i), R(q, t, h + c)),
       );
       e.checks = [['Σ_u dk_u, this channel', many(T, u => val(e.name, u, j)), 0]];
@@ -105,30 +107,33 @@ function backwards(e, b, o, i, j) {
       e.sym = 'dv_u = Σ_t P_{tu} dy_t';
       e.head = ['t', 'P', 'dy'];
       e.terms = over(
-        t => t >= i,
+        t => i < keyCount(t),
         t => term(at(t), R(P, t, i), R('d:' + next.id, t, h + c)),
       );
     }
     if (part < 2)
-      e.post = [line`${'dq dk'.slice(part * 3, part * 3 + 2)} = ${sum(e.terms.map(t => t.v))} / √${HS} = ${e.value}`];
-  } else if (o.stream) {
-    const past = reader(b).find(n => n.kind === 'resid');
-    throughNorm(e, next, b, i, j, past ? 'd:' + past.id : null);
-  } else if (next?.kind === 'gelu') {
-    const x = R(b, i, j);
-    e.sym = 'dx = dy · gelu′(x)';
-    e.where = 'dgelu';
-    e.head = ['', 'dy', 'gelu′(x)'];
-    e.lines = [line`x = ${x}      gelu′(x) = ${dgelu(x.v)}`];
-    e.terms = [term('', R('d:' + next.id, i, j), K(dgelu(x.v)))];
+      e.post = [line`${'dq dk'.slice(part * 3, part * 3 + 2)} = ${sum(e.terms.map(t => t.v))}${by.text} = ${e.value}`];
+  } else if (next?.kind === 'rotary') turn(e, 'd:' + next.id, i, j, '', true);
+  else if (next?.kind === 'layernorm') throughNorm(e, next, b, i, j, sumOf && 'd:' + sumOf.id);
+  else if (next?.kind === 'activation') {
+    const x = R(b, i, j),
+      { name, slope, slopeLines, dsym } = next.f;
+    e.sym = dsym;
+    e.where = 'd' + next.file;
+    e.head = ['', 'dy', `${name}′(x)`];
+    e.lines = [line`x = ${x}`, ...slopeLines(x.v)];
+    e.terms = [term('', R('d:' + next.id, i, j), K(slope(x.v)))];
   } else if (next) {
+    // where LayerNorm comes after the sum, a branch's input is also what passes by it
     const W = next.w + '.weight';
-    e.sym = 'dx_{ti} = Σ_o dy_{to} W_{io}';
+    e.sym = `dx_{ti} = ${sumOf ? 'dx_{ti}^{stream} + ' : ''}Σ_o dy_{to} W_{io}`;
     e.where = 'dlin';
     e.head = ['o', 'dy', 'W'];
-    e.terms = many(tensor(W).c, c => term(c, R('d:' + next.id, i, c), R(W, j, c)));
+    e.terms = [
+      ...(sumOf ? [term('stream', R('d:' + sumOf.id, i, j))] : []),
+      ...many(tensor(W).c, c => term(c, R('d:' + next.id, i, c), R(W, j, c))),
+    ];
   } else {
-    const sumOf = reader(b)[0];
     e.sym = 'dx_2 = dy';
     e.where = 'dresid';
     e.lines = [line`= ${R('d:' + sumOf.id, i, j)}      the sum hands its gradient to both branches`];
@@ -145,7 +150,7 @@ function gradient(e, b, o, i, j) {
     e.sym = `d${b === HEAD ? inHead('wte') : 'wte'}_{vc} = ${parts.join(' + ')}`;
     e.where = b === HEAD ? 'dwte' : 'dembd';
     e.head = ['from', b === HEAD ? 'dz' : 'dx', b === HEAD ? 'x' : ''];
-    const heads = many(T, t => term(`head, t ${t}`, R('d:logits', t, i), R('ln_f', t, j))),
+    const heads = many(T, t => term(`head, t ${t}`, R('d:logits', t, i), R(HEAD_IN, t, j))),
       inputs = many(T, t => t)
         .filter(t => tokens[t] === i)
         .map(t => term(`input, t ${t}`, R('d:embd', t, j)));
@@ -155,7 +160,7 @@ function gradient(e, b, o, i, j) {
     e.where = 'dwpe';
     e.lines = [line`= ${R('d:embd', i, j)}`];
     e.calc = val('d:embd', i, j);
-  } else if (o.kind === 'ln') {
+  } else if (o.kind === 'layernorm') {
     const x = o.ins[0],
       w = b.endsWith('weight');
     e.sym = w ? 'dw_c = Σ_t dy_{tc} x̂_{tc}' : 'db_c = Σ_t dy_{tc}';

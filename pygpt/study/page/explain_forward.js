@@ -3,12 +3,15 @@ function forwards(e, b, o, i, j) {
   const [x, x2] = o.ins,
     W = o.w + '.weight',
     B = o.w + '.bias';
-  if (o.kind === 'embd') {
-    e.sym = 'x_{tc} = wte_{token(t),c} + wpe_{tc}';
-    e.where = 'embd';
+  if (b === 'positions') sinusoidal(e, i, j);
+  else if (o.kind === 'embedding') {
+    const added = { learned: ' + wpe_{tc}', sinusoidal: ' + P_{tc}' }[study.config.position_embedding];
+    e.sym = `x_{tc} = wte_{token(t),c}${added ?? ''}`;
+    e.where = added ? 'embd' : 'embd alone';
     e.head = ['from', 'entry', ''];
-    e.terms = [term(`token ${word(i)}`, R('wte.weight', tokens[i], j)), term(`position ${i}`, R('wpe.weight', i, j))];
-  } else if (o.kind === 'ln') {
+    e.terms = [term(`token ${word(i)}`, R('wte.weight', tokens[i], j)), ...positionTerms('', i, j)];
+  } else if (o.kind === 'rotary') turn(e, x, i, j, '', false);
+  else if (o.kind === 'layernorm') {
     const mu = val(b + '.mean', i, 0),
       r = val(b + '.rstd', i, 0),
       h = (val(x, i, j) - mu) * r;
@@ -17,12 +20,12 @@ function forwards(e, b, o, i, j) {
     e.lines = [line`μ = ⟨x⟩ = ${mu}`, line`r = 1/√(σ² + ε) = ${r}`, line`x̂ = ${r} × (${R(x, i, j)} − ${mu}) = ${h}`];
     e.head = ['part', 'w', 'x̂'];
     e.terms = [term('w x̂', R(W, 0, j), K(h)), ...bias('b', B, j)];
-  } else if (o.kind === 'lin') {
+  } else if (o.kind === 'linear') {
     e.sym = withBias('y_{to} = Σ_i x_{ti} W_{io}', ' + b_o');
     e.where = 'lin';
     e.head = ['i', 'x', 'W'];
     e.terms = [...many(tensor(x).c, c => term(c, R(x, i, c), R(W, c, j))), ...bias('bias', B, j)];
-  } else if (o.kind === 'attn') {
+  } else if (o.kind === 'attention') {
     const q = o.ins[0],
       hn = headOf(b),
       n = hn ? +hn[2] : qkvPart(j).n,
@@ -31,52 +34,52 @@ function forwards(e, b, o, i, j) {
       P = o.id.replace('heads', 'P.' + n);
 
     if (hn?.[1] === 'S') {
-      e.sym = 'S_{tu} = q_t · k_u / √HS';
-      e.where = 'S';
+      const by = scaleOf(o.block);
+      e.sym = `S_{tu} = q_t · k_u${by.sym}`;
+      e.where = maskless('S');
       e.head = ['i', 'q', 'k'];
-      e.scale = 1 / Math.sqrt(HS);
+      e.scale = by.factor;
       e.terms = many(HS, c => term(c, R(q, i, h + c), R(q, j, C + h + c)));
-      e.post = [line`S = ${sum(e.terms.map(t => t.v))} / √${HS} = ${e.value}`];
+      e.post = [line`S = ${sum(e.terms.map(t => t.v))}${by.text} = ${e.value}`];
     } else if (hn) {
       const beta = ui.beta,
-        Z = sum(many(i + 1, u => Math.exp(beta * val(S, i, u))));
-      e.where = 'P';
+        Z = sum(many(keyCount(i), u => Math.exp(beta * val(S, i, u))));
+      e.where = maskless('P');
       e.mark = j;
       e.label = at;
-      e.sym =
+      e.sym = ofKeys(
         beta === 1
           ? 'P_{tu} = e^{S_{tu}} / Z_t      Z_t = Σ_{u ≤ t} e^{S_{tu}}'
-          : 'P_{tu} = e^{β S_{tu}} / Z_t      Z_t = Σ_{u ≤ t} e^{β S_{tu}}';
-      e.bars = many(i + 1, u => ({ k: u, s: R(S, i, u), e: Math.exp(beta * val(S, i, u)) }));
+          : 'P_{tu} = e^{β S_{tu}} / Z_t      Z_t = Σ_{u ≤ t} e^{β S_{tu}}',
+      );
+      e.bars = many(keyCount(i), u => ({ k: u, s: R(S, i, u), e: Math.exp(beta * val(S, i, u)) }));
       e.calc = Math.exp(beta * val(S, i, j)) / Z;
       if (beta !== 1) e.value = e.calc;
       e.post = [line`Z = ${Z}      lse = log Z = ${Math.log(Z)}`, line`P = ${e.bars[j].e} / ${Z} = ${e.value}`];
       e.checks = [['row of P sums to', e.bars.map(x => x.e / Z), 1]];
       e.say = `${word(i)} gives ${(100 * e.value).toFixed(1)} % of this head’s attention to ${word(j)}${beta === 1 ? '' : `, at β = ${beta.toFixed(2)}`}.`;
     } else {
-      e.sym = 'y_t = Σ_{u ≤ t} P_{tu} v_u';
-      e.where = 'y';
+      e.sym = ofKeys('y_t = Σ_{u ≤ t} P_{tu} v_u');
+      e.where = maskless('y');
       e.head = ['u', 'P', 'v'];
-      e.terms = many(i + 1, u => term(at(u), R(P, i, u), R(q, u, 2 * C + j)));
+      e.terms = many(keyCount(i), u => term(at(u), R(P, i, u), R(q, u, 2 * C + j)));
     }
-  } else if (o.kind === 'resid') {
+  } else if (o.kind === 'residual') {
     e.sym = 'y = x_1 + x_2';
     e.where = 'resid';
     e.head = ['from', 'entry', ''];
     e.terms = [term('stream', R(x, i, j)), term('branch', R(x2, i, j))];
-  } else if (o.kind === 'gelu') {
-    const z = val(x, i, j),
-      u = GK * (z + GC * z ** 3),
-      t = Math.tanh(u);
-    e.sym = 'y = ½ x (1 + t)      t = tanh(√(2/π) (x + 0.044715 x³))';
-    e.where = 'gelu';
-    e.lines = [line`x = ${R(x, i, j)}`, line`t = tanh(${u}) = ${t}`, line`y = ½ × ${z} × (1 + ${t}) = ${e.value}`];
-    e.calc = 0.5 * z * (1 + t);
+  } else if (o.kind === 'activation') {
+    const z = val(x, i, j);
+    e.sym = o.f.sym;
+    e.where = o.file;
+    e.lines = [line`x = ${R(x, i, j)}`, ...o.f.lines(z, e.value)];
+    e.calc = o.f.of(z);
   } else if (b === 'logits') {
     e.sym = inHead('z_{tv} = Σ_c x_{tc} wte_{vc}');
     e.where = 'logits';
     e.head = ['c', 'x', inHead('wte')];
-    e.terms = many(C, c => term(c, R('ln_f', i, c), R(HEAD, j, c)));
+    e.terms = many(C, c => term(c, R(HEAD_IN, i, c), R(HEAD, j, c)));
   } else if (b === 'probs') {
     e.sym = 'p_{tv} = e^{z_{tv}} / Σ_{v′} e^{z_{tv′}}';
     e.where = 'loss';

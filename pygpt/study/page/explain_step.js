@@ -47,31 +47,36 @@ function changed(e, b, o, i, j) {
     hn = headOf(b);
   e.head = ['part', '', ''];
   e.where = hn
-    ? hn[1]
-    : { lin: 'lin', resid: 'resid', embd: 'embd', head: 'logits', ln: 'ln', attn: 'y', gelu: 'gelu', loss: 'loss' }[
-        o.kind
-      ];
-  if (o.kind === 'lin' && tensor(x).whole) {
+    ? maskless(hn[1])
+    : {
+        linear: 'lin',
+        residual: 'resid',
+        embedding: positionTerms('', i, j).length ? 'embd' : 'embd alone',
+        classifier: 'logits',
+        layernorm: 'ln',
+        attention: maskless('y'),
+        activation: o.file,
+        cross_entropy: 'loss',
+      }[o.kind];
+  if (o.kind === 'linear' && tensor(x).whole) {
     const [a, c, d] = productChange(x, i, tensor(x).c, k => [o.w + '.weight', k, j]);
     e.sym = withBias('Δy = Δx W + x ΔW + Δx ΔW', ' + Δb');
     e.terms = [term('Δx W', a), term('x ΔW', c), term('Δx ΔW', d), ...bias('Δb', 'D:' + o.w + '.bias', j)];
-  } else if (b === 'logits' && tensor('ln_f').whole) {
-    const [a, c, d] = productChange('ln_f', i, C, k => [HEAD, j, k]);
+  } else if (b === 'logits' && tensor(HEAD_IN).whole) {
+    const [a, c, d] = productChange(HEAD_IN, i, C, k => [HEAD, j, k]);
     e.sym = inHead('Δz = Δx wte + x Δwte + Δx Δwte');
     e.terms = [term(inHead('Δx wte'), a), term(inHead('x Δwte'), c), term(inHead('Δx Δwte'), d)];
-  } else if (o.kind === 'resid') {
+  } else if (o.kind === 'residual') {
     e.sym = 'Δy = Δx_1 + Δx_2';
     e.terms = [term('stream', R('D:' + x, i, j)), term('branch', R('D:' + o.ins[1], i, j))];
-  } else if (o.kind === 'embd') {
-    e.sym = 'Δx = Δwte + Δwpe';
-    e.terms = [
-      term(`token ${word(i)}`, R('D:wte.weight', tokens[i], j)),
-      term(`position ${i}`, R('D:wpe.weight', i, j)),
-    ];
+  } else if (o.kind === 'rotary') turn(e, 'D:' + x, i, j, 'Δ', false);
+  else if (o.kind === 'embedding') {
+    e.sym = withPositions('Δx = Δwte', ' + Δwpe');
+    e.terms = [term(`token ${word(i)}`, R('D:wte.weight', tokens[i], j)), ...positionTerms('D:', i, j)];
   } else {
     e.sym = 'Δ = after − before';
     const before = val(b, i, j);
     e.terms =
-      hn && j > i ? [] : [term('after', K(before + e.value)), term('before', { ...R(b, i, j), minus: 1, v: -before })];
+      hn && j >= keyCount(i) ? [] : [term('after', K(before + e.value)), term('before', { ...R(b, i, j), minus: 1, v: -before })];
   }
 }

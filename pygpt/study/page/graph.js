@@ -2,55 +2,45 @@
  *
  * A cell is (name, i, j). `owner` is the layer that a tensor is drawn in.
  */
-let L, NH, C, HS, T, I, V, HEAD, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
-
-function layer(id, kind, ins, extra = {}) {
-  const short = id.replace(/^h\.\d+\./, ''),
-    block = /^h\.(\d+)/.exec(id)?.[1];
-  layers.push((owner[id] = { id, kind, ins, short, block, w: null, ...extra }));
-}
+let L, NH, C, HS, T, V, CAUSAL, HEAD, HEAD_IN, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
 
 function build() {
-  ({ n_layer: L, n_head: NH, n_embd: C, n_inner: I, vocab_size: V } = study.config);
+  ({ n_layer: L, n_head: NH, n_embd: C, vocab_size: V, causal: CAUSAL } = study.config);
   ({ tokens, targets, text: TEXT, next: NEXT, words: WORDS } = study);
   HS = C / NH;
   HEAD = study.config.tie_word_embeddings ? 'wte.weight' : 'lm_head.weight';
   T = tokens.length;
-  layers = [];
-  owner = {};
   bytes = {};
   tensors = {};
-  layer('embd', 'embd', [], { stream: true });
-  let x = 'embd';
-  for (let l = 0; l < L; l++) {
-    const h = `h.${l}.`;
-    layer(h + 'ln_1', 'ln', [x], { w: h + 'ln_1' });
-    layer(h + 'attn.c_attn', 'lin', [h + 'ln_1'], { w: h + 'attn.c_attn' });
-    layer(h + 'attn.heads', 'attn', [h + 'attn.c_attn']);
-    layer(h + 'attn.c_proj', 'lin', [h + 'attn.heads'], { w: h + 'attn.c_proj' });
-    layer(h + 'resid_mid', 'resid', [x, h + 'attn.c_proj'], { stream: true });
-    layer(h + 'ln_2', 'ln', [h + 'resid_mid'], { w: h + 'ln_2' });
-    layer(h + 'mlp.c_fc', 'lin', [h + 'ln_2'], { w: h + 'mlp.c_fc' });
-    layer(h + 'mlp.act', 'gelu', [h + 'mlp.c_fc']);
-    layer(h + 'mlp.c_proj', 'lin', [h + 'mlp.act'], { w: h + 'mlp.c_proj' });
-    x = h + 'resid_post';
-    layer(x, 'resid', [h + 'resid_mid', h + 'mlp.c_proj'], { stream: true });
-  }
-  layer('ln_f', 'ln', [x], { w: 'ln_f', stream: true });
-  layer('logits', 'head', ['ln_f']);
-  layer('losses', 'loss', ['logits']);
+  owner = {};
+  layers = study.layers.map(({ id, kind, ins }) => ({
+    id,
+    ins,
+    kind: kind in ACTIVATIONS ? 'activation' : kind,
+    f: ACTIVATIONS[kind],
+    file: kind,
+    short: id.replace(/^h\.\d+\./, ''),
+    block: /^h\.(\d+)/.exec(id)?.[1],
+    w: ['linear', 'layernorm'].includes(kind) ? id : null,
+  }));
+  HEAD_IN = layers.find(n => n.kind === 'classifier').ins[0];
+  // the stream: what residual connections put out, what passes by their branches, and what the head reads
+  const past = layers.filter(n => n.kind === 'residual').map(n => n.ins[0]);
   for (const n of layers) {
-    if (n.kind === 'attn')
+    owner[n.id] = n;
+    n.stream = n.kind === 'residual' || n.id === HEAD_IN || past.includes(n.id);
+    if (n.kind === 'attention')
       for (let k = 0; k < NH; k++) for (const q of 'SP') owner[n.id.replace('heads', `${q}.${k}`)] = n;
     if (n.w) owner[n.w + '.weight'] = owner[n.w + '.bias'] = n;
   }
   owner.probs = owner.losses;
-  owner['wte.weight'] = owner['wpe.weight'] = owner.embd;
+  owner['wte.weight'] = owner['wpe.weight'] = owner.positions = owner.embd;
   if (HEAD !== 'wte.weight') owner[HEAD] = owner.logits;
 }
 
-/* The formula of a model with biases, or without, and the terms of one; the head's matrix in symbols. */
+/* The formula of a model with biases or learned positions, or without, and the terms of a bias; the head's matrix in symbols. */
 const withBias = (formula, part) => formula + (study.config.bias ? part : '');
+const withPositions = (formula, part) => formula + (tensor('wpe.weight') ? part : '');
 const bias = (k, n, j) => (study.config.bias ? [term(k, R(n, 0, j))] : []);
 const inHead = formula => (HEAD === 'wte.weight' ? formula : formula.replaceAll('wte', 'head'));
 const isParameter = name => /\.(weight|bias)$/.test(name);
@@ -68,15 +58,19 @@ const term = (k, ...f) => ({ k, f, v: f.reduce((p, x) => p * x.v, 1) });
 const at = t => `${t} ${TEXT[t]}`;
 const word = t => `“${TEXT[t]}”`;
 const wordOf = v => WORDS[v] ?? `#${v}`;
-const note = kind =>
-  `docs/layers/${{ embd: 'embedding', ln: 'layernorm', lin: 'linear', attn: 'attention', resid: 'residual', gelu: 'gelu' }[kind] ?? 'cross_entropy'}.md`;
+const note = o => o.f?.note ?? `docs/layers/${o.kind === 'classifier' ? 'cross_entropy' : o.kind}.md`;
 
-const GK = Math.sqrt(2 / Math.PI),
-  GC = 0.044715;
-const dgelu = x => {
-  const t = Math.tanh(GK * (x + GC * x ** 3));
-  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GK * (1 + 3 * GC * x * x);
-};
+/* How many keys a query looks at, and a name or formula of them. */
+const keyCount = t => (CAUSAL ? t + 1 : T);
+const ofKeys = formula => (CAUSAL ? formula : formula.replaceAll('{u ≤ t}', 'u'));
+const maskless = where => (CAUSAL ? where : `${where} of all`);
+/* By what the scores of a block are divided: in symbols, in digits, and the factor. */
+function scaleOf(block) {
+  const { scale_attn_weights: ofWidth, scale_attn_by_inverse_layer_idx: ofBlock } = study.config;
+  const by = [ofWidth && ['√HS', `√${HS}`, Math.sqrt(HS)], ofBlock && ['(l + 1)', +block + 1, +block + 1]].filter(Boolean);
+  const [sym, text] = [0, 1].map(k => by.map(part => ` / ${part[k]}`).join(''));
+  return { sym, text, factor: by.reduce((x, part) => x / part[2], 1) };
+}
 
 function qkvPart(j) {
   const n = Math.floor((j % C) / HS);
@@ -97,7 +91,7 @@ function explain(name, i, j) {
     checks: [],
     scale: 1,
     head: ['', '', ''],
-    note: note(o.kind),
+    note: note(o),
   };
   if (k === 'd') (isParameter(b) ? gradient : backwards)(e, b, o, i, j);
   else if (k === 'D') (isParameter(b) ? update : changed)(e, b, o, i, j);

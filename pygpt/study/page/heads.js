@@ -60,9 +60,10 @@ function heads(o, moving) {
     backward: () => square(P, 'P', p) + square('d:' + P, 'dP') + square('d:' + S, 'dS', { foot: 'each row sums to 0' }),
     step: () => square(P, 'P before', p) + square('D:' + P, 'ΔP') + square('D:' + S, 'ΔS'),
   }[ui.mode]();
+  const by = scaleOf(o.block).sym;
   const body =
     `<div class="rowset">${['q', 'k', 'v'].map((x, part) => channels(o.ins[0], part, x)).join('')}</div>` +
-    flow('S = q k^T / √HS     P = softmax(S)', 'dq = dS k / √HS     dk = dS^T q / √HS', 'ΔS') +
+    flow(`S = q k^T${by}     P = softmax(S)`, `dq = dS k${by}     dk = dS^T q${by}`, 'ΔS') +
     `<div class="rowset">${mid}</div>` +
     flow('y = P v', 'dP = dy v^T     dS = P ⊙ (dP − D)     dv = P^T dy', 'Δy') +
     channels(o.id, 0, `y</b> <span class="soft">of head ${n}</span><b>`, { style: `width:${Math.max(room, 300)}px` });
@@ -83,8 +84,8 @@ function thermo(S, table, room) {
   const fixed = x => x.toFixed(2).replace('-', '−').replace('−0.00', '0.00'),
     beta = ui.beta;
   const rows = many(T, t => {
-    const s = row(S, t).subarray(0, t + 1),
-      p = row(table, t).subarray(0, t + 1),
+    const s = row(S, t).subarray(0, keyCount(t)),
+      p = row(table, t).subarray(0, keyCount(t)),
       most = beta * Math.max(...s);
     const logZ = most + Math.log(sum(s.map(x => Math.exp(beta * x - most)))),
       mean = beta * dot(p, s);
@@ -116,9 +117,9 @@ function drawThumbs() {
       image = g.createImageData(T, T);
     cv.width = cv.height = T;
     let most = 0;
-    for (let i = 0; i < T; i++) for (let j = +ui.hide0; j <= i; j++) most = Math.max(most, Math.abs(m.d[i * T + j]));
+    for (let i = 0; i < T; i++) for (let j = +ui.hide0; j < keyCount(i); j++) most = Math.max(most, Math.abs(m.d[i * T + j]));
     for (let i = 0; i < T; i++)
-      for (let j = 0; j <= i; j++) {
+      for (let j = 0; j < keyCount(i); j++) {
         image.data.set(
           [...shade(ui.hide0 && j === 0 ? 0 : m.d[i * T + j], most, ui.mode === 'forward' ? 'seq' : 'div'), 255],
           4 * (i * T + j),

@@ -44,55 +44,64 @@ function par(name, o = {}) {
   return map({ name: PRE[ui.mode] + name, title, cell: 38, cellH: 15, minH: 12, labels, ...o, flip });
 }
 const parameters = o => par(o.w + '.weight') + (study.config.bias ? par(o.w + '.bias') : '');
-const SAYS = {
-  embd: [
-    'Each token is looked up, its position added. The stream begins.',
-    'What reaches the stream’s beginning is the gradient of the two rows that made it.',
+const says = o => ({
+  embedding: [
+    `Each token is looked up${positionTerms('', 0, 0).length ? ', its position added' : ''}. The stream begins.`,
+    `What reaches the stream’s beginning is the gradient of ${tensor('wpe.weight') ? 'the two rows' : 'the row'} that made it.`,
     'How far the step moved each token’s first vector.',
   ],
-  ln: [
+  layernorm: [
     'Each token’s vector is brought to mean 0 and variance 1, then scaled and shifted.',
     'The gradient loses its parts along 1 and along x̂: a projection.',
     'Only direction counts here: a change of length is taken out again.',
   ],
-  lin: [
+  linear: [
     'One matrix, the same for each token.',
     'The same matrix, transposed, carries the gradient back; x and dy make the matrix’s own.',
     'The change of the output, by what came in and by the matrix itself.',
   ],
-  attn: [
+  attention: [
     'The only layer in which tokens see each other.',
     'The gradient goes back along the same arrows, weighted by the same P.',
     'Where the step moved each head’s attention.',
   ],
-  resid: [
+  rotary: [
+    'Queries and keys are turned by angles that grow with the position; their product then depends on the distance.',
+    'The gradient is turned back by the same angles.',
+    'What the step changes is turned by the same angles.',
+  ],
+  residual: [
     'The branch is added to the stream.',
     'A sum copies its gradient: one copy for the stream, one for the branch.',
     'The changes of stream and branch add up.',
   ],
-  gelu: [
+  activation: [
     'Each number alone: large ones pass, negative ones fade.',
     'Each gradient is multiplied by the slope at its own input.',
     'How the step moved each neuron.',
   ],
-  head: [
+  classifier: [
     'Each token’s vector against each word’s embedding.',
     'Expected minus observed, pulled back through the embeddings.',
     'How the scores of the words moved.',
   ],
-  loss: [
+  cross_entropy: [
     'Minus the log-probability of the word that comes next.',
     'p minus one-hot, over T: here the backward pass begins.',
     'What each token pays after the step, less what it paid before.',
   ],
-};
+})[o.kind][Object.keys(PRE).indexOf(ui.mode)];
 
 const BODY = {
-  embd: o =>
-    pair(par('wte.weight', HALF), par('wpe.weight', HALF)) +
-    flow('wte_{token} + wpe_t', 'dwte += dx     dwpe = dx', 'Δwte + Δwpe') +
+  embedding: o =>
+    pair(par('wte.weight', HALF), positions()) +
+    flow(
+      `wte_{token}${{ learned: ' + wpe_t', sinusoidal: ' + P_t' }[study.config.position_embedding] ?? ''}`,
+      withPositions('dwte += dx', '     dwpe = dx'),
+      withPositions('Δwte', ' + Δwpe'),
+    ) +
     act('embd'),
-  ln: o =>
+  layernorm: o =>
     act(o.ins[0]) +
     flow(
       withBias('x̂ = r (x − μ)     y = w x̂', ' + b'),
@@ -102,45 +111,59 @@ const BODY = {
     parameters(o) +
     flow('y', withBias('dw = Σ dy ⊙ x̂', '     db = Σ dy'), 'Δy') +
     act(o.id),
-  lin: o =>
+  linear: o =>
     act(o.ins[0]) +
     flow(withBias('y = x W', ' + b'), 'dx = dy W^T', withBias('Δy = Δx W + x ΔW + Δx ΔW', ' + Δb')) +
     parameters(o) +
     flow('y', withBias('dW = x^T dy', '     db = Σ dy'), 'Δy') +
     act(o.id) +
     spectrum(o),
-  resid: o =>
+  residual: o =>
     pair(act(o.ins[0], HALF), act(o.ins[1], HALF)) +
     flow('y = x_1 + x_2', 'dx_1 = dx_2 = dy', 'Δy = Δx_1 + Δx_2') +
     act(o.id),
-  gelu: o => act(o.ins[0]) + flow('y = gelu(x)', 'dx = dy · gelu′(x)', 'Δ') + act(o.id),
-  head: o =>
-    act('ln_f') +
+  activation: o => act(o.ins[0]) + flow(`y = ${o.f.name}(x)`, `dx = dy · ${o.f.name}′(x)`, 'Δ') + act(o.id),
+  rotary: o =>
+    act(o.ins[0]) +
+    flow(
+      'y_i = x_i cos θ − x_j sin θ     y_j = x_j cos θ + x_i sin θ     j = i + HS/2',
+      'dx_i = dy_i cos θ + dy_j sin θ     dx_j = dy_j cos θ − dy_i sin θ',
+      'Δ',
+    ) +
+    act(o.id),
+  classifier: o =>
+    act(HEAD_IN) +
     flow(inHead('z = x wte^T'), inHead('dx = dz wte'), inHead('Δz = Δx wte + x Δwte + Δx Δwte')) +
     par(HEAD) +
     flow('z', inHead('dwte += dz^T x'), 'Δz') +
     act('logits'),
-  loss: o =>
+  cross_entropy: o =>
     act('logits') +
     (ui.mode === 'backward' ? '' : flow('p = softmax(z)', '', 'Δ') + act('probs')) +
     flow('ℓ_t = −log p_{t,target}', 'dz = (p − [v = target]) / T', 'Δℓ') +
     act('losses', { cell: 60 }),
-  attn: o => heads(o),
+  attention: o => heads(o),
 };
+/* The parameters of the positions, or in their place the table of sines; a model may have neither. */
+const positions = () =>
+  tensor(PRE[ui.mode] + 'wpe.weight')
+    ? par('wpe.weight', HALF)
+    : positionTerms(PRE[ui.mode], 0, 0).length
+      ? act('positions', HALF)
+      : '';
 const HALF = { style: 'flex:1 1 300px' };
 const pair = (a, b) => `<div class="rowset">${a}${b}</div>`;
 
 function openLayer() {
   views = views.filter(v => v.keep);
-  const o = owner[ui.layer],
-    says = SAYS[o.kind][Object.keys(PRE).indexOf(ui.mode)];
+  const o = owner[ui.layer];
   const absent = [o.id, ...o.ins].find(name => !tensor(PRE[ui.mode] + name));
   const body = absent
     ? `<p class="badge" style="white-space:normal">The maps of this layer are not in the page. Its norms are in the list of layers; --layers ${o.block ?? 0} stores them.</p>`
     : BODY[o.kind](o);
   $('open').innerHTML =
     `<h2><span class="mono" style="font-size:17px">${o.id}</span> <span class="soft small" style="font-weight:400">layer ${layers.indexOf(o) + 1} of ${layers.length}</span></h2>
-    <p class="says">${says}</p>${body}${ui.mode === 'forward' ? lens(o.id) : ''}`;
+    <p class="says">${says(o)}</p>${body}${ui.mode === 'forward' ? lens(o.id) : ''}`;
 }
 
 /* What the head would read from the stream here: the likeliest words, computed when the page was made. */

@@ -184,7 +184,7 @@ function open() {
   build();
   const q = new URLSearchParams(location.hash.slice(1)),
     has = k => q.get(k),
-    heads = layers.filter(n => n.kind === 'attn' && isStored(n));
+    heads = layers.filter(n => n.kind === 'attention' && isStored(n));
   ui.layer = heads.at(-1).id;
   if (has('mode') in PRE) ui.mode = has('mode');
   if (has('layer') in owner) ui.layer = owner[has('layer')].id;

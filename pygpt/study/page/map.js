@@ -14,7 +14,7 @@ function map(o) {
   const js = (m?.cols ?? many(o.n, k => k)).filter(o.only ?? (() => true));
   const view = { kind: 'div', ...o, is, js, rows: is.length, n: js.length, id: serial++ };
   view.value ??= (a, b) => get(m, is[a], js[b]);
-  view.blank ??= headOf(o.name ?? '') ? (a, b) => b > a : () => false;
+  view.blank ??= headOf(o.name ?? '') ? (a, b) => b >= keyCount(a) : () => false;
   view.most ??= largest(view) || 1e-300;
   views.push(view);
   const ends = view.kind === 'seq' ? ['0', fmt(view.most, 2)] : [fmt(-view.most, 2), fmt(view.most, 2)];

@@ -41,7 +41,7 @@ function rail() {
       block = n.block;
       html += `<li class="block">${block ? `block ${block}` : 'head'}</li>`;
     }
-    html += `<li class="${n.stream ? 'stream' : ''}${isStored(n) ? '' : ' absent'}"><button data-layer="${n.id}" aria-current="${n.id === ui.layer}"><code>${n.kind === 'resid' ? '+ ' : ''}${n.short}</code><span>${fmt(size(n.id), 3)}</span></button></li>`;
+    html += `<li class="${n.stream ? 'stream' : ''}${isStored(n) ? '' : ' absent'}"><button data-layer="${n.id}" aria-current="${n.id === ui.layer}"><code>${n.kind === 'residual' ? '+ ' : ''}${n.short}</code><span>${fmt(size(n.id), 3)}</span></button></li>`;
   }
   $('rail').innerHTML = html;
   $('pick').innerHTML = layers
@@ -66,8 +66,9 @@ function drawStream() {
   }
   const spine = layers.filter(n => n.stream || n.id === 'logits' || n.id === 'losses'),
     sizes = spine.map(n => size(n.id)),
-    most = Math.max(...spine.filter(n => n.stream && n.id !== 'ln_f').map(n => size(n.id)));
-  const half = k => 1.5 + 7.5 * Math.min(1, sizes[Math.min(k, spine.findIndex(n => n.id === 'ln_f') - 1)] / most),
+    last = spine.findLastIndex(n => n.stream && n.id !== 'ln_f'), // behind it the width stays
+    most = Math.max(...sizes.slice(0, last + 1));
+  const half = k => 1.5 + 7.5 * Math.min(1, sizes[Math.min(k, last)] / most),
     cx = 16,
     up = ui.mode === 'backward';
   let left = '',
@@ -77,22 +78,22 @@ function drawStream() {
     right.unshift(`L${cx + half(k)} ${y[n.id]}`);
   });
   let out = `<path d="${left}${right.join('')}Z" fill="var(--accent)" opacity=".3"/>`;
-  for (const n of layers.filter(n => n.kind === 'resid')) {
-    const first = layers.indexOf(n),
-      a = layers[first - 4],
+  for (const n of layers.filter(n => n.kind === 'residual')) {
+    const sum = layers.indexOf(n),
+      branch = layers.slice(layers.findLastIndex((m, k) => k < sum && m.stream) + 1, sum),
+      a = branch[0],
       y0 = y[a.id] - 15,
       x1 = 46;
-    const last = layers[first - 1];
-    out += `<path d="M${cx} ${y0}C${cx} ${y[a.id]} ${x1} ${y0 + 2} ${x1} ${y[a.id] + 2}V${y[last.id] - 2}C${x1} ${y[n.id] - 2} ${cx + 6} ${y[n.id] - 12} ${cx + 8} ${y[n.id]}" fill="none" stroke="var(--soft)" stroke-width="1.3"/>`;
-    const ym = (y[layers[first - 2].id] + y[layers[first - 3].id]) / 2;
+    out += `<path d="M${cx} ${y0}C${cx} ${y[a.id]} ${x1} ${y0 + 2} ${x1} ${y[a.id] + 2}V${y[branch.at(-1).id] - 2}C${x1} ${y[n.id] - 2} ${cx + 6} ${y[n.id] - 12} ${cx + 8} ${y[n.id]}" fill="none" stroke="var(--soft)" stroke-width="1.3"/>`;
+    const ym = (y[branch[1].id] + y[branch[2].id]) / 2;
     if (ui.mode !== 'step')
       out += `<path d="M${x1 - 4} ${ym + (up ? 3 : -3)}l4 ${up ? -6 : 6}l4 ${up ? 6 : -6}" fill="none" stroke="var(--soft)" stroke-width="1.5"/>`;
-    for (const m of layers.slice(first - 4, first))
+    for (const m of branch)
       out += `<circle cx="${x1}" cy="${y[m.id]}" r="${m.id === ui.layer ? 5 : 3}" fill="${m.id === ui.layer ? 'var(--accent)' : 'var(--paper)'}" stroke="var(--soft)"/>`;
   }
   spine.forEach((n, k) => {
     const here = n.id === ui.layer,
-      plus = n.kind === 'resid';
+      plus = n.kind === 'residual';
     if (k && ui.mode !== 'step')
       for (const f of [0.3, 0.5, 0.7].slice(0, y[n.id] - y[spine[k - 1].id] > 60 ? 3 : 0)) {
         const ym = y[spine[k - 1].id] + f * (y[n.id] - y[spine[k - 1].id]);

@@ -52,7 +52,7 @@ function placeInWords(b, i, j) {
   if (isParameter(b)) return `row ${i}, column ${j}`;
   if (b === 'losses') return `t ${at(i)}`;
   if (b === 'logits' || b === 'probs') return `t ${at(i)}, word “${wordOf(j)}”`;
-  const q = /c_attn$/.test(b) ? qkvPart(j) : null;
+  const q = /(c_attn|rotary)$/.test(b) ? qkvPart(j) : null;
   return `t ${at(i)}, channel ${j}${q ? `: ${'qkv'[q.part]} of head ${q.n}, channel ${q.i}` : ''}`;
 }
 /* The terms of a softmax: the largest ten and the one that is explained, and the rest of Z. */
@@ -138,10 +138,10 @@ function reveal(c) {
     hn = headOf(b),
     here = owner[ui.layer];
   const drawn = [here.id, ...here.ins, here.w + '.weight', here.w + '.bias'];
-  if (here.kind === 'head') drawn.push(HEAD);
-  if (!(drawn.includes(b) || (here.kind === 'attn' && o === here))) ui.layer = o.id;
+  if (here.kind === 'classifier') drawn.push(HEAD);
+  if (!(drawn.includes(b) || (here.kind === 'attention' && o === here))) ui.layer = o.id;
   if (hn) ui.head = +hn[2];
-  else if ((/c_attn$/.test(b) || /attn\.heads$/.test(b)) && !isParameter(b)) ui.head = qkvPart(c.j).n;
+  else if (/attn\.(c_attn|rotary|heads)$/.test(b) && !isParameter(b)) ui.head = qkvPart(c.j).n;
 }
 function show(c, keepFocus) {
   const focus =

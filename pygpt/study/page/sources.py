@@ -21,6 +21,19 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("csrc/layers/embedding.c", "for (int64_t c = 0; c < C; c++) x[n * C + c] = token[c] + position[c];"),
         ("cuda/layers/embedding.cu", "for (int i = 0; i < W; i++) token[i] += position[i];"),
     ),
+    "embd alone": (
+        ("pygpt/reference/embedding.py", "return wte[tokens] if wpe is None else wte[tokens] + wpe[: tokens.shape[1]]"),
+        ("csrc/layers/embedding.c", "memcpy(x + n * C, token, (size_t)C * sizeof *x);"),
+        ("cuda/layers/embedding.cu", "load<W>(token, wte + tokens[n] * C + c);"),
+    ),
+    "positions": (
+        (
+            "pygpt/reference/positions.py",
+            "rows = np.stack([np.sin(theta), np.cos(theta)], -1).reshape(positions, -1)[:, :channels]",
+        ),
+        ("csrc/positions.c", "wpe[t * C + c] = (float)((c % 2 ? cos(angle) : sin(angle)) / sqrt((double)C));"),
+        ("csrc/positions.c", "wpe[t * C + c] = (float)((c % 2 ? cos(angle) : sin(angle)) / sqrt((double)C));"),
+    ),
     "dwte": (
         (
             "pygpt/reference/classifier.py",
@@ -83,6 +96,26 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("csrc/layers/linear.c", "for (int64_t o = 0; o < columns; o++) sums[o] += dy[n * OC + first + o];"),
         ("cuda/layers/linear.cu", "if (db) add_column_sums(queue, db, dy, N, OC);"),
     ),
+    "rotary": (
+        ("pygpt/reference/rotary.py", "y[..., :2, :, 0, :] = first * cos - second * sin"),
+        ("csrc/layers/rotary.c", "y[at + i] = a * cosine[i] - b * sine[i];"),
+        ("cuda/layers/rotary.cuh", "y[0] = static_cast<T>(a * cosine - b * sine);"),
+    ),
+    "rotary partner": (
+        ("pygpt/reference/rotary.py", "y[..., :2, :, 1, :] = second * cos + first * sin"),
+        ("csrc/layers/rotary.c", "y[at + half + i] = b * cosine[i] + a * sine[i];"),
+        ("cuda/layers/rotary.cuh", "y[half] = static_cast<T>(b * cosine + a * sine);"),
+    ),
+    "rotary value": (
+        ("pygpt/reference/rotary.py", "y = x.copy()"),
+        ("csrc/layers/rotary.c", "for (int64_t c = 0; c < C; c++) yv[c] = v[c];"),
+        ("cuda/layers/rotary.cu", "y[h * HS] = x[h * HS];"),
+    ),
+    "drotary": (
+        ("pygpt/reference/rotary.py", "return turn(dqkv, n_head, -np.arange(dqkv.shape[1]))"),
+        ("csrc/layers/rotary.c", "turn_all(dqkv, dy, B, T, NH, HS, -1);"),
+        ("cuda/layers/rotary.cu", "rotate_all(queue, dqkv, dy, B, T, NH, HS, -1);"),
+    ),
     "S": (
         ("pygpt/reference/attention.py", "s = q @ k.swapaxes(-1, -2) * scale_of(q, scale)"),
         ("csrc/layers/attention.c", "for (int64_t u = 0; u <= t; u++) row[u] = scale * dot(q, k + u * 3 * C, HS);"),
@@ -99,6 +132,27 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
     "y": (
         ("pygpt/reference/attention.py", "y = dropout_layer.forward(p, dropout) @ v"),
         ("csrc/layers/attention.c", "add_scaled(yt, p * factor_of(bh * T + t, u, T, dropout), v + u * 3 * C, HS);"),
+        (
+            "cuda/layers/attention.cu",
+            "add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);",
+        ),
+    ),
+    "S of all": (
+        ("pygpt/reference/attention.py", "s = q @ k.swapaxes(-1, -2) * scale_of(q, scale)"),
+        ("csrc/layers/attention.c", "float s = scale * dot(qt, k + u * 3 * C, HS);"),
+        (
+            "cuda/layers/attention.cu",
+            "const float score = u < end ? s.scale * dot(q, k + lane * 3 * C, s.HS) : -INFINITY;",
+        ),
+    ),
+    "P of all": (
+        ("pygpt/reference/attention.py", "p = np.exp(s - lse)"),
+        ("csrc/layers/attention.c", "float p = expf(scale * dot(qt, k + u * 3 * C, HS) - largest) / sum;"),
+        ("cuda/layers/attention.cu", "const float p = u < end ? expf(score - larger) : 0.0f;"),
+    ),
+    "y of all": (
+        ("pygpt/reference/attention.py", "y = dropout_layer.forward(p, dropout) @ v"),
+        ("csrc/layers/attention.c", "add_scaled(yt, p * factor_of(row + t, u, T, dropout), v + u * 3 * C, HS);"),
         (
             "cuda/layers/attention.cu",
             "add_rows(yt, shrink, weights, k + C, 3 * C, static_cast<int>(min(int64_t{32}, end - first)), s.HS);",
@@ -157,6 +211,29 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
             "cuda/layers/gelu.cuh",
             "return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * s * (1.0f + 3.0f * 0.044715f * x * x);",
         ),
+    ),
+    "exact_gelu": (
+        ("pygpt/reference/exact_gelu.py", "return x * normal_distribution(x)"),
+        ("csrc/layers/exact_gelu.c", "for (int64_t i = 0; i < n; i++) y[i] = x[i] * 0.5f * erfcf(-SQRT_HALF * x[i]);"),
+        ("cuda/layers/exact_gelu.cuh", "return x * normal_distribution(x);"),
+    ),
+    "dexact_gelu": (
+        ("pygpt/reference/exact_gelu.py", "return dy * (normal_distribution(x) + x * normal_density(x))"),
+        ("csrc/layers/exact_gelu.c", "dx[i] = dy[i] * (0.5f * erfcf(-SQRT_HALF * x[i]) + x[i] * density);"),
+        (
+            "cuda/layers/exact_gelu.cuh",
+            "return normal_distribution(x) + x * 0.3989422804014327f * expf(-0.5f * x * x);",
+        ),
+    ),
+    "relu": (
+        ("pygpt/reference/relu.py", "return np.where(x.real > 0, x, x.dtype.type(0))"),
+        ("csrc/layers/relu.c", "for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0.0f ? x[i] : 0.0f;"),
+        ("cuda/layers/relu.cu", "for (int i = 0; i < W; i++) y[i] = x[0][i] > 0.0f ? x[0][i] : 0.0f;"),
+    ),
+    "drelu": (
+        ("pygpt/reference/relu.py", "return np.where(x.real > 0, dy, dy.dtype.type(0))"),
+        ("csrc/layers/relu.c", "for (int64_t i = 0; i < n; i++) dx[i] = x[i] > 0.0f ? dy[i] : 0.0f;"),
+        ("cuda/layers/relu.cu", "for (int i = 0; i < W; i++) dx[i] = x[i] > 0.0f ? dy[i] : 0.0f;"),
     ),
     "logits": (
         ("pygpt/reference/classifier.py", "return linear.forward(x, wte.T, operands=operands)"),

@@ -2,7 +2,7 @@
 
 Names: an activation or parameter as it is; `d:` before it for its gradient, `D:` for its change in the step, `m:` and
 `v:` for AdamW's moments before the step. Scores and the gradients of probabilities are stored for each head, as S and
-P, and only up to the diagonal. What follows from these (P, dS, ΔP, p) the page computes.
+P, and in a causal model only up to the diagonal. What follows from these (P, dS, ΔP, p) the page computes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,9 @@ from typing import Any
 import numpy as np
 
 from pygpt.reference.arrays import Array, log_sum_exp
+from pygpt.study.page.graph import Layer, graph
 from pygpt.study.page.window import Rows, Window
 from pygpt.study.step import Step
-
-ACTIVATIONS = (
-    "ln_1",
-    "attn.c_attn",
-    "attn.heads",
-    "attn.c_proj",
-    "resid_mid",
-    "ln_2",
-    "mlp.c_fc",
-    "mlp.act",
-    "mlp.c_proj",
-    "resid_post",
-)
-LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
 @dataclass(frozen=True)
@@ -63,30 +50,27 @@ class Stored:
 
 def tensors(step: Step, window: Window) -> Iterator[Stored]:
     """All that a page stores."""
-    config = step.before.config
-    for layer in window.blocks:
-        h = f"h.{layer}"
-        for name in ACTIVATIONS:
-            yield from _activation(step, window, f"{h}.{name}", layer)
-        if layer and layer - 1 not in window.blocks:  # what the block reads
-            yield from _activation(step, window, f"h.{layer - 1}.resid_post", layer)
-        yield from _attention(step, f"{h}.attn", layer)
-        for name in ("ln_1", "ln_2"):
-            yield from _norm(step, f"{h}.{name}", _stream_before(h, layer, name), layer, window)
-        for name in LINEAR:
-            yield from _weights(step, window, f"{h}.{name}", layer)
+    config, layers = step.before.config, graph(step.before)
     ends = config.n_layer
-    for name in ("embd", "ln_f", "logits"):
-        yield from _activation(step, window, name, ends)
-    if ends - 1 not in window.blocks:
-        yield from _activation(step, window, f"h.{ends - 1}.resid_post", ends)
-    yield from _activation(step, window, "losses", ends)
+    shown = [(layer, ends if layer.block is None else layer.block) for layer in layers if _is_shown(layer, window)]
+    places: dict[str, int] = {}  # of the activations that these put out or read: in whose numbers they stand
+    for layer, block in shown:
+        places |= {name: block for name in layer.ins if name not in places} | {layer.id: block}
+    for name, block in places.items():
+        yield from _activation(step, window, name, block)
+    for layer, block in shown:
+        if layer.kind == "attention":
+            yield from _attention(step, layer.id.removesuffix(".heads"), block)
+        elif layer.kind == "layernorm":
+            yield from _norm(step, layer.id, layer.ins[0], block, window)
+        elif layer.kind == "linear":
+            yield from _weights(step, window, layer.id, block)
     before, change = _lse(step)
     yield Stored("lse", ends, before)
     yield Stored("D:lse", ends, change)
-    yield from _norm(step, "ln_f", f"h.{ends - 1}.resid_post", ends, window)
     for name in dict.fromkeys(("wte.weight", "wpe.weight", config.head)):
-        yield from _parameter(step, window, name, ends)
+        if name in step.before.parameters:
+            yield from _parameter(step, window, name, ends)
 
 
 def encode(stored: list[Stored]) -> tuple[dict[str, Any], list[list[int]], dict[int, str]]:
@@ -122,14 +106,15 @@ def _activation(step: Step, window: Window, name: str, block: int) -> Iterator[S
 
 
 def _attention(step: Step, name: str, block: int) -> Iterator[Stored]:
-    before, after = step.before, step.after
+    before, after, causal = step.before, step.after, step.before.config.causal
     S, S_after = (trace.activations[f"{name}.scores"][0] for trace in (before, after))
     dP = before.activation_gradients[f"{name}.probabilities"][0]
+    seen = np.isfinite(S)  # all, or where causal those up to the diagonal
+    change = np.where(seen, S_after, 0) - np.where(seen, S, 0)
     for head in range(len(S)):
-        yield Stored(f"{name}.S.{head}", block, S[head], lower="S")
-        yield Stored(f"d:{name}.P.{head}", block, dP[head], lower="0")
-        change = np.tril(np.where(np.isfinite(S[head]), S_after[head], 0) - np.where(np.isfinite(S[head]), S[head], 0))
-        yield Stored(f"D:{name}.S.{head}", block, change, lower="0")
+        yield Stored(f"{name}.S.{head}", block, S[head], lower="S" if causal else None)
+        yield Stored(f"d:{name}.P.{head}", block, dP[head], lower="0" if causal else None)
+        yield Stored(f"D:{name}.S.{head}", block, change[head], lower="0" if causal else None)
 
 
 def _norm(step: Step, name: str, x: str, block: int, window: Window) -> Iterator[Stored]:
@@ -169,8 +154,5 @@ def _lse(step: Step) -> tuple[Array, Array]:
     return before, after - before
 
 
-def _stream_before(h: str, layer: int, name: str) -> str:
-    """What this LayerNorm reads."""
-    if name == "ln_2":
-        return f"{h}.resid_mid"
-    return f"h.{layer - 1}.resid_post" if layer else "embd"
+def _is_shown(layer: Layer, window: Window) -> bool:
+    return layer.block is None or layer.block in window.blocks

@@ -45,6 +45,7 @@ class Window:
             "attn.c_proj": (self.heads.get(block), self.stream),
             "mlp.c_fc": (self.stream, self.inner.get(block)),
             "mlp.c_proj": (self.inner.get(block), self.stream),
+            "attn.rotary": (None, self.qkv.get(block)),
             "attn.heads": (None, self.heads.get(block)),
             "mlp.act": (None, self.inner.get(block)),
         }
