@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 from pygpt.config import GPT2Config
 from pygpt.parameters import parameter_shapes, parameter_table
 
-from . import philox, positions
+from . import philox, positions, post_norm
 from .arrays import Array, Operands, exact
 from .dropout import Dropout
 
@@ -127,28 +127,25 @@ def forward(
             y = keep(f"{h}.dropout", ops.dropout_forward(y, branch_drop))
         return y
 
-    def pre_norm(layer: int, x: Array) -> Array:
+    def add(name: str, x: Array, y: Array) -> Array:
+        return keep(name, ops.residual_forward(x, y))
+
+    def block(layer: int, x: Array) -> Array:
         h = f"h.{layer}"
         y = attention(layer, norm(f"{h}.ln_1", x))
-        x = keep(f"{h}.resid_mid", ops.residual_forward(x, y))
+        x = add(f"{h}.resid_mid", x, y)
         y = feed_forward(layer, norm(f"{h}.ln_2", x))
-        return keep(f"{h}.resid_post", ops.residual_forward(x, y))
-
-    def post_norm(layer: int, x: Array) -> Array:
-        h = f"h.{layer}"
-        y = attention(layer, x)
-        x = norm(f"{h}.ln_1", keep(f"{h}.resid_mid", ops.residual_forward(x, y)))
-        y = feed_forward(layer, x)
-        return norm(f"{h}.ln_2", keep(f"{h}.resid_post", ops.residual_forward(x, y)))
+        return add(f"{h}.resid_post", x, y)
 
     wpe = positions.added_to_embedding(p, config)
     x = keep("embd", ops.embedding_forward(tokens, p["wte.weight"], wpe if wpe is None else stored(wpe)))
     if config.embd_pdrop:
         x = keep("drop", ops.dropout_forward(x, dropout_at(0, config.embd_pdrop, drop)))
-    block = pre_norm if config.norm_position == "pre" else post_norm
-    for layer in range(config.n_layer):
-        x = block(layer, x)
-    if config.norm_position == "pre":
+    if config.norm_position == "post":
+        x = post_norm.forward(post_norm.Forward(attention, feed_forward, norm, add), config.n_layer, x)
+    else:
+        for layer in range(config.n_layer):
+            x = block(layer, x)
         x = norm("ln_f", x)
     if targets is not None:
         a["losses"] = ops.classifier_forward(x, p[config.head], targets, HEAD_ROWS)
@@ -233,37 +230,32 @@ def backward(
         keep(f"{h}.c_fc", activation_backward(da[f"{h}.act"], a[f"{h}.c_fc"]))
         affine(f"{h}.c_fc", x)
 
-    def pre_norm(layer: int, x: str) -> None:
+    def split(name: str) -> tuple[Array, Array]:
+        return ops.residual_backward(da[name])
+
+    def add(name: str, dx: Array) -> None:
+        keep(name, da[name] + dx)
+
+    def block(layer: int, x: str) -> None:
         h = f"h.{layer}"
-        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
+        dx, dy = split(f"{h}.resid_post")
         feed_forward(layer, dy, f"{h}.ln_2")
         norm(f"{h}.ln_2", f"{h}.resid_mid", dx)
-        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
+        dx, dy = split(f"{h}.resid_mid")
         attention(layer, dy, f"{h}.ln_1")
         norm(f"{h}.ln_1", x, dx)
-
-    def post_norm(layer: int, x: str) -> None:
-        """A branch's input also goes past it, so its gradient is the sum of both ways."""
-        h = f"h.{layer}"
-        norm(f"{h}.ln_2", f"{h}.resid_post")
-        dx, dy = ops.residual_backward(da[f"{h}.resid_post"])
-        feed_forward(layer, dy, f"{h}.ln_1")
-        keep(f"{h}.ln_1", da[f"{h}.ln_1"] + dx)
-        norm(f"{h}.ln_1", f"{h}.resid_mid")
-        dx, dy = ops.residual_backward(da[f"{h}.resid_mid"])
-        attention(layer, dy, x)
-        keep(x, da[x] + dx)
 
     head, last = config.head, config.head_input
     losses, dx, _ = ops.classifier_backward(dlosses, a[last], p[head], targets, HEAD_ROWS, dp[head])
     keep(last, dx)
     embedded = "drop" if config.embd_pdrop else "embd"
-    out, block = ("resid_post", pre_norm) if config.norm_position == "pre" else ("ln_2", post_norm)
-    inputs = [embedded] + [f"h.{layer}.{out}" for layer in range(config.n_layer)]
-    if config.norm_position == "pre":
+    if config.norm_position == "post":
+        post_norm.backward(post_norm.Backward(attention, feed_forward, norm, split, add), config.n_layer, embedded)
+    else:
+        inputs = [embedded] + [f"h.{layer}.resid_post" for layer in range(config.n_layer)]
         norm("ln_f", inputs[-1])
-    for layer in reversed(range(config.n_layer)):
-        block(layer, inputs[layer])
+        for layer in reversed(range(config.n_layer)):
+            block(layer, inputs[layer])
 
     if config.embd_pdrop:
         keep("embd", ops.dropout_backward(da["drop"], dropout_at(0, config.embd_pdrop, drop)))
