@@ -583,7 +583,7 @@ def test_without_its_induction_heads_a_model_cannot_copy(copier: pygpt.GPT2) -> 
     induction, before = study.Change("h.1.attn.heads"), study.Change("h.0.attn.heads")
     first_without, second_without = losses(induction)
     assert second < first - 1 and second_without > first_without - 0.3 and abs(first_without - first) < 0.1
-    assert losses(replace(induction, part=(slice(None), slice(n))))[1] < second + 0.1  # nor missed before they are of use
+    assert losses(replace(induction, part=(slice(None), slice(n))))[1] < second + 0.1  # nor missed before
     assert losses(replace(before, part=part_of_head(copier, one_back)))[1] > second + 0.5  # they need this one,
     assert losses(replace(before, part=part_of_head(copier, other)))[1] < second + 0.15  # and no other
 

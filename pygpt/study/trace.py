@@ -148,9 +148,7 @@ def _add_logits(
     a["logits"], da["logits"] = (z.reshape(*targets.shape, -1) for z in (logits, dlogits))
 
 
-def _add_attention(
-    machine: Machine, a: dict[str, Array], da: dict[str, Array], layer: int, config: GPT2Config
-) -> None:
+def _add_attention(machine: Machine, a: dict[str, Array], da: dict[str, Array], layer: int, config: GPT2Config) -> None:
     name, settings = f"h.{layer}.attn", (config.attention_scale(layer), config.causal)
     qkv, dy = (machine.attended(x) for x in (a[f"{name}.{gpt2.attended(config)}"], da[f"{name}.heads"]))
     q, k, v = attention.split(qkv, config.n_head)
