@@ -321,6 +321,16 @@ int gpt2_sums_of_squares(GPT2 *model, double *sums);
 /* gpt2_clip_grad_norm() of the own part, by the norm of all. sums: those of all parts, in their order; count: how many. */
 int gpt2_clip_part(GPT2 *model, double *norm, const double *sums, int64_t count, float max_norm);
 
+/* The exchange of parts from one device's memory to another's, by NCCL, whose library is opened at run time. version: as NCCL
+ * has it, 22703 for 2.27.3. */
+int pygpt_nccl_open(const char *path, int *version);
+int pygpt_nccl_id(char id[128]);   // one rank makes it and tells the others
+int gpt2_connect(GPT2 *model, const char id[128], int ranks, int rank);   // returns once all ranks have called it
+/* Sends a part of the buffer of a kind to the partner, which makes the same call, and meanwhile receives one in place of another
+ * part, or to be added to that. */
+int gpt2_exchange(GPT2 *model, int kind, int partner, int64_t sent, int64_t sent_size, int64_t kept, int64_t kept_size,
+                  int adding);
+
 /* ---- peaks: what the processor can do at best, in libpygpt_cpu_* only ---- */
 
 enum { PYGPT_COPY = 0, PYGPT_TRIAD = 1, PYGPT_READ = 2 };   // a = b, a = b + f c, and the sum of a

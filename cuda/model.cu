@@ -122,6 +122,7 @@ void gpt2_free(GPT2 *m) {
     if (!m) return;
     if (m->queue.stream) cudaStreamSynchronize(m->queue.stream);
     forget_graphs(m);
+    disconnect(m);
     if (m->copy == m->parameters) m->copy = nullptr;
     for (void *buffer :
          {static_cast<void *>(m->parameters), static_cast<void *>(m->gradients), static_cast<void *>(m->first_moments),

@@ -37,6 +37,8 @@ enum class Capture { never, where_possible, always };
 using GraphKey = std::tuple<int64_t, int64_t, Pass, bool>;   // B, T, pass, training
 using Graphs = std::map<GraphKey, cudaGraphExec_t>;
 
+struct NcclCommunicator;
+
 /* Floats of a flat buffer of weights. */
 struct Part {
     int64_t begin, size;
@@ -55,6 +57,8 @@ struct GPT2 {
     float *muon_scratch;           // likewise
     Part own;                      // what updates are of, and the moments: all, or what gpt2_own() said
     std::vector<float *> kept;     // by gpt2_keep_gradients()
+    NcclCommunicator *communicator;   // NULL where ranks do not exchange by NCCL
+    bool exchange_failed;          // so it cannot be ended in good order
     TensorTable copied_weights;    // the table of what the layers read
     void *copy;                    // its buffer: bfloat16, or `parameters` itself
     void *sinusoidal;              // (n_positions,C) in place of wpe; NULL in models of another kind
@@ -135,3 +139,10 @@ void forget_graphs(GPT2 *model);
 
 /* The copy of some neighbouring weights for the layers, after they have changed. */
 void copy_weights(GPT2 *model, int64_t offset, int64_t n);
+
+/* ---- ranks.cu, exchange.cu ---- */
+
+/* Where a part of the buffer of a kind lies, up to PYGPT_SECOND_MOMENT; NULL if it is empty. PYGPT_OK or an error. */
+int locate_part(GPT2 *model, float **data, int kind, const Part &part);
+/* Ends the model's use of NCCL. */
+void disconnect(GPT2 *model);

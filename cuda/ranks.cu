@@ -40,7 +40,7 @@ static bool is_within(const Part &part, const Part &whole) {
            part.begin - whole.begin <= whole.size - part.size;
 }
 
-static int locate(GPT2 *m, float **data, int kind, const Part &part) {
+int locate_part(GPT2 *m, float **data, int kind, const Part &part) {
     if (kind < PYGPT_PARAMETER || kind > PYGPT_SECOND_MOMENT)
         return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 3", kind);
     const bool moment = kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT;
@@ -61,7 +61,7 @@ static int locate(GPT2 *m, float **data, int kind, const Part &part) {
 int gpt2_read_part(GPT2 *m, float *values, int kind, int64_t begin, int64_t size) {
     USE(m);
     float *data;
-    const int status = locate(m, &data, kind, {begin, size});
+    const int status = locate_part(m, &data, kind, {begin, size});
     if (status != PYGPT_OK || size == 0) return status;
     download(m->queue, values, data, DataType::float32, size);
     return queue_status(m->queue);
@@ -70,7 +70,7 @@ int gpt2_read_part(GPT2 *m, float *values, int kind, int64_t begin, int64_t size
 int gpt2_write_part(GPT2 *m, const float *values, int kind, int64_t begin, int64_t size) {
     USE(m);
     float *data;
-    const int status = locate(m, &data, kind, {begin, size});
+    const int status = locate_part(m, &data, kind, {begin, size});
     if (status != PYGPT_OK || size == 0) return status;
     upload(m->queue, data, DataType::float32, values, size);
     if (kind == PYGPT_PARAMETER) copy_weights(m, begin, size);
@@ -83,7 +83,7 @@ int gpt2_add_to_gradients(GPT2 *m, const float *values, int64_t begin, int64_t s
     if (begin % PYGPT_SUMMED_APART != 0)
         return fail(PYGPT_ERROR_ARGUMENT, "parts of gradients are added from a multiple of %d on, not from %" PRId64,
                     PYGPT_SUMMED_APART, begin);
-    const int status = locate(m, &data, PYGPT_GRADIENT, {begin, size});
+    const int status = locate_part(m, &data, PYGPT_GRADIENT, {begin, size});
     if (status != PYGPT_OK || size == 0) return status;
     auto *const room = static_cast<float *>(scratch(m->queue, static_cast<size_t>(size) * sizeof(float)));
     upload(m->queue, room, DataType::float32, values, size);

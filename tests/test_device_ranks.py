@@ -1,24 +1,41 @@
-"""What ranks do with a model on a CUDA device: sums of gradients, parts of flat buffers, the update of a slice."""
+"""What ranks do with a model on a CUDA device: sums of gradients, parts of flat buffers, updates of slices, NCCL."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cuda import SMALL, batch, device, every_dtype, model_of
+from test_cuda import SMALL, batch, device, emulated, every_dtype, model_of
+from test_parallel import on_threads
 
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.library import cpu_library
 from pygpt.backends.native_parts import NativeParts
-from pygpt.errors import UserError
-from pygpt.model import GPT2
+from pygpt.backends.nccl import _in_words, installed
+from pygpt.config import GPT2Config
+from pygpt.errors import DeviceError, UserError
+from pygpt.model import GPT2, set_threads
 from pygpt.parallel.flat import parts_of
+from pygpt.parallel.nccl import Nccl, nccl_version
+from pygpt.parallel.ranks import ALONE, Ranks
 from pygpt.parallel.tree import GradientTree
+from pygpt.training.settings import TrainSettings
+from pygpt.training.setup import create_optimizer
 
-__all__ = ["device"]  # a fixture
+__all__ = ["device", "emulated"]  # fixtures
 UNIT = 2**14  # floats
 CONFIG = replace(SMALL, n_embd=64)  # of three such
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Of the emulation, for each rank, which is a thread itself."""
+    set_threads(1)
+    yield
+    set_threads(None)
 
 
 def parts(model: GPT2) -> NativeParts:
@@ -154,3 +171,117 @@ def test_the_moments_of_a_slice_take_only_its_memory(device: str) -> None:
 
 def test_the_unit_is_the_same_in_every_library() -> None:
     assert cpu_library().PYGPT_SUMMED_APART == UNIT
+
+
+# ---- NCCL, of which the emulation has a stand-in; ranks are threads ----
+
+
+@every_dtype
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("nccl", ["", "0"])
+def test_steps_have_the_same_bits_on_any_number_of_ranks(
+    emulated: str, dtype: str, optimizer: str, nccl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYGPT_NCCL", nccl)
+    settings = TrainSettings(device=emulated, dtype=dtype, optimizer=optimizer, grad_accum=4, grad_clip=0.5)
+
+    def work(ranks: Ranks) -> list[np.ndarray]:
+        model = model_of(emulated, replace(CONFIG, embd_pdrop=0.1, attn_pdrop=0.1), dtype=dtype)
+        mine = ranks.share(4)
+        tree, step_of = GradientTree(model, len(mine), True), create_optimizer(model, settings, ranks)
+        norms = []
+        for step in range(3):
+            tree.sum(
+                4 * step + mine.start,
+                lambda number: model.accumulate(*batch(CONFIG, 2, 11, seed=number), scale=0.25, dropout_step=number),
+            )
+            norms.append(step_of.step(1e-2))
+        loss = model.forward(*batch(CONFIG, 2, 11, seed=99))
+        assert loss is not None
+        return [everything(model, "parameters"), np.array([*norms, loss])]
+
+    alone = work(ALONE)
+    for size in (2, 4):
+        for found in on_threads(size, work):
+            for value, expected in zip(found, alone, strict=True):
+                np.testing.assert_array_equal(value, expected)
+
+
+def connected(emulated: str, ranks: Ranks, config: GPT2Config = CONFIG) -> NativeParts:
+    held = parts(GPT2(config, device=emulated))
+    Nccl(held, ranks)
+    return held
+
+
+def test_parts_of_other_sizes_are_exchanged(emulated: str) -> None:
+    """As between a power of two of ranks and those beyond it: one only sends; more than is sent at a time."""
+    nccl_version(emulated)
+    config = replace(CONFIG, vocab_size=70_000)
+    assert config.num_parameters > 2**22
+
+    def work(ranks: Ranks) -> np.ndarray:
+        held = connected(emulated, ranks, config)
+        values = np.arange(held.size, dtype=np.float32) * (ranks.rank + 1)
+        held.write("gradients", slice(0, held.size), values)
+        whole, none = slice(0, held.size), slice(0, 0)
+        held.exchange("gradients", 1 - ranks.rank, *((none, whole) if ranks.first else (whole, none)), adding=True)
+        return held.read("gradients", whole)
+
+    first, second = on_threads(2, work)
+    once = np.arange(first.size, dtype=np.float32)
+    np.testing.assert_array_equal(first, once + 2 * once)
+    np.testing.assert_array_equal(second, 2 * once)
+
+
+def test_a_partner_that_is_gone_ends_the_exchange(emulated: str) -> None:
+    nccl_version(emulated)
+
+    def work(ranks: Ranks) -> str:
+        held = connected(emulated, ranks)
+        if not ranks.first:
+            return "gone"  # and with it its model
+        with pytest.raises(DeviceError) as caught:
+            held.exchange("gradients", 1, slice(0, UNIT), slice(UNIT, 2 * UNIT), adding=True)
+        return str(caught.value)
+
+    assert on_threads(2, work)[0].startswith("NCCL failed in an exchange between ranks: remote process exited")
+
+
+def test_partners_that_disagree_on_a_size(emulated: str) -> None:
+    nccl_version(emulated)
+
+    def work(ranks: Ranks) -> str:
+        held = connected(emulated, ranks)
+        with pytest.raises(DeviceError) as caught:
+            held.exchange("gradients", 1 - ranks.rank, slice(0, 5), slice(UNIT, UNIT + 6), adding=True)
+        return str(caught.value)
+
+    assert all("invalid usage (PYGPT_NCCL=0 exchanges through" in sentence for sentence in on_threads(2, work))
+
+
+def test_exchange_without_a_connection(emulated: str) -> None:
+    held = parts(with_gradients(emulated, "float32"))
+    with pytest.raises(UserError, match=r"^the ranks are not connected$"):
+        held.exchange("gradients", 1, slice(0, 5), slice(5, 10), adding=True)
+
+
+def test_which_nccl_is_taken(emulated: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert nccl_version(emulated) == "2.27.3"
+    assert nccl_version("cpu") is None
+    monkeypatch.setenv("PYGPT_NCCL", "0")
+    assert nccl_version(emulated) is None
+    monkeypatch.setenv("PYGPT_NCCL", str(tmp_path / "libnccl.so.2"))
+    with pytest.raises(UserError, match=r"^PYGPT_NCCL is '/.*', expected the path of libnccl.so.2, or 0 for none: /"):
+        nccl_version(emulated)
+    monkeypatch.setenv("PYGPT_NCCL", "libm.so.6")
+    with pytest.raises(UserError, match=r"undefined symbol: ncclGetVersion, expected NCCL 2.7 or later$"):
+        nccl_version(emulated)
+
+
+def test_nccl_is_looked_for_in_packages_before_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "nvidia" / "nccl" / "lib" / "libnccl.so.2"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    monkeypatch.setattr("sys.path", ["/nowhere", str(tmp_path)])
+    assert installed() == [str(library), "libnccl.so.2"]
+    assert [_in_words(number) for number in (2708, 22703, 23203)] == ["2.7.8", "2.27.3", "2.32.3"]

@@ -13,8 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -122,24 +122,23 @@ class World:
             return [self.channels[other, rank].get(timeout=20) for other in range(self.size)]
 
         return SimpleNamespace(
-            Get_rank=lambda: rank, Get_size=lambda: self.size, Isend=send, Irecv=receive, allgather=allgather
+            Get_rank=lambda: rank,
+            Get_size=lambda: self.size,
+            Isend=send,
+            Irecv=receive,
+            allgather=allgather,
+            bcast=lambda value: allgather(value)[0],
         )
+
+
+# The emulated device keeps the stacks of its threads for each thread of the host that has used it.
+THREADS = ThreadPoolExecutor(8)
 
 
 def on_threads(size: int, work):  # type: ignore[no-untyped-def]
     """work(ranks) of each rank, at the same time."""
-    world, results = World(size), [None] * size
-
-    def run(rank: int) -> None:
-        results[rank] = work(Ranks(world.of(rank)))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(result is not None for result in results)
-    return results
+    world = World(size)
+    return list(THREADS.map(lambda rank: work(Ranks(world.of(rank))), range(size)))
 
 
 class Elsewhere(HostFlat):
@@ -326,8 +325,7 @@ def test_each_rank_chooses_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(DEVICES, "cuda", replace(DEVICES["cuda"], choose=choose))
     settings = TrainSettings(device="cuda", grad_accum=4)
     choose_device(settings, ALONE)
-    results = on_threads(3, lambda ranks: choose_device(settings, ranks) or [ranks.rank_on_host])
-    assert results == [[0], [1], [2]]
+    assert on_threads(3, lambda ranks: choose_device(settings, ranks) or ranks.rank_on_host) == [0, 1, 2]
 
     def refused(ranks: Ranks) -> str:
         with pytest.raises(UserError) as caught:
@@ -423,9 +421,9 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **root, "PYTHONPATH": str(ROOT), **changes}
 
 
-def run(count: int, argv: list[str], program: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(count: int, argv: list[str], program: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     words = command(count, argv, program)
-    return subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(words, env=environment(**variables), capture_output=True, text=True, check=False, timeout=300)
 
 
 def outcome(folder: str) -> tuple[dict[str, str], list[dict[str, float]]]:
@@ -437,26 +435,30 @@ def outcome(folder: str) -> tuple[dict[str, str], list[dict[str, float]]]:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "nccl"),
     [
-        {},
-        {"dtype": "bfloat16", "objective": "mlm"},
-        {"optimizer": "momentum", "grad_clip": 0.05, "grad_accum": 12},
-        {"optimizer": "sgd", "kernels": "plain"},
-        {"optimizer": "muon"},
-        EMULATED,
-        {**EMULATED, "dtype": "bfloat16", "optimizer": "momentum", "grad_clip": 0.05},
-        {**EMULATED, "optimizer": "muon"},
+        ({}, ""),
+        ({"dtype": "bfloat16", "objective": "mlm"}, ""),
+        ({"optimizer": "momentum", "grad_clip": 0.05, "grad_accum": 12}, ""),
+        ({"optimizer": "sgd", "kernels": "plain"}, ""),
+        ({"optimizer": "muon"}, ""),
+        (EMULATED, ""),
+        (EMULATED, "0"),
+        ({**EMULATED, "dtype": "bfloat16", "optimizer": "momentum", "grad_clip": 0.05}, ""),
+        ({**EMULATED, "dtype": "bfloat16", "optimizer": "muon"}, "0"),
     ],
-    ids=lambda changes: "-".join(map(str, changes.values())) or "adamw",
+    ids=lambda changes: "-".join(map(str, changes.values())) if isinstance(changes, dict) else f"nccl {changes}",
 )
-def test_the_bits_of_a_run_do_not_depend_on_the_number_of_ranks(here: Path, changes: dict[str, object]) -> None:
+def test_the_bits_of_a_run_do_not_depend_on_the_number_of_ranks(
+    here: Path, changes: dict[str, object], nccl: str
+) -> None:
     mpi()
     if changes.get("device") == "cuda-emulated":
         emulated()
     for count in (1, 2, 4):
-        done = run(count, flags(out_dir=f"ranks-{count}", **changes))
+        done = run(count, flags(out_dir=f"ranks-{count}", **changes), PYGPT_NCCL=nccl)
         assert done.returncode == 0, done.stderr
+        assert ("exchanged by NCCL" in done.stdout) == (count > 1 and "device" in changes and not nccl)
         assert done.stdout.count(" steps in ") == 1  # one rank speaks
         assert ("\nranks   " in done.stdout) == (count > 1)
     assert outcome("ranks-1") == outcome("ranks-2") == outcome("ranks-4")
@@ -553,6 +555,50 @@ def test_an_error_of_one_rank_ends_all(here: Path, rank: int, place: str, error:
     done = run(2, flags(out_dir="x"), program)
     assert done.returncode == (1 if "ValueError" in error else 2), done.stderr
     assert done.stderr.count(sentence) == 1, done.stderr
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {scripts!r})
+from pygpt.command.cli import run
+from pygpt.command.train import main
+from pygpt.backends.native_parts import NativeParts
+from mpi4py import MPI
+exchange, calls = NativeParts.exchange, []
+def die(self, *arguments, **others):
+    calls.append(1)
+    if len(calls) == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    exchange(self, *arguments, **others)
+if MPI.COMM_WORLD.Get_rank() == {rank}:
+    NativeParts.exchange = die
+run(lambda: main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_is_killed_while_another_waits_for_it_in_nccl(here: Path, rank: int) -> None:
+    mpi()
+    emulated()
+    settings = {**EMULATED, "checkpoint_interval": 2}
+    assert run(1, flags(out_dir="whole", **settings)).returncode == 0
+    words = command(2, flags(out_dir="parts", **settings), KILLED.format(scripts=str(ROOT / "scripts"), rank=rank))
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    step = json.loads(Path("parts/last/training_state.json").read_text())["step"]
+    assert 2 <= step < 6
+    done = run(2, ["--resume", "parts"])
+    assert done.returncode == 0, done.stderr
+    assert outcome("parts") == outcome("whole")
+
+
+def test_two_ranks_and_one_gpu(here: Path) -> None:
+    mpi()
+    emulated()
+    done = run(2, flags(out_dir="x", **EMULATED), PYGPT_EMULATION_DEVICES="1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("error: ranks 0 and 1 would share the GPU") == 1, done.stderr
+    assert not Path("x", "last").exists()
 
 
 def test_ranks_with_other_settings(here: Path) -> None:

@@ -27,6 +27,7 @@ from pygpt.backends.native_generator import native_generator_memory
 from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.native_model import NativeGPT2, native_memory
 from pygpt.backends.native_parts import use_device
+from pygpt.backends.nccl import installed, open_nccl
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
@@ -78,8 +79,8 @@ def native(library: Callable[[], Any], path: Callable[[], Path]) -> Device:
     )
 
 
-def _cuda(name: str, how: str) -> Device:
-    """how: the end of a sentence, how one comes by the library."""
+def _cuda(name: str, how: str, nccl: Callable[[Path], list[str]]) -> Device:
+    """how: the end of a sentence, how one comes by the library.  nccl: where NCCL may be, from the library's path."""
     library = partial(cuda_library, name, how)
     path = partial(cuda_library_path, name, how)
     return replace(
@@ -88,6 +89,7 @@ def _cuda(name: str, how: str) -> Device:
         stores_bfloat16=True,
         ranks=True,
         choose=lambda number: use_device(library(), number),
+        nccl=lambda: open_nccl(library(), nccl(path())),
     )
 
 
@@ -146,12 +148,20 @@ DEVICES: dict[str, Device] = {
         ranks=True,
     ),
     "cuda": replace(
-        _cuda("cuda", "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it"),
+        _cuda(
+            "cuda",
+            "with nvcc installed, `pip install '.[cuda]' -C cmake.define.PYGPT_CUDA=ON` builds it",
+            lambda _: installed(),
+        ),
         in_host_memory=False,
         multiplies_bfloat16=lambda: compute_capability(DEVICES["cuda"].check()) >= 8,
         preferred=True,
     ),
-    "cuda-emulated": _cuda("cuda-emulated", "with a C++ compiler installed, `pip install .` builds it"),
+    "cuda-emulated": _cuda(
+        "cuda-emulated",
+        "with a C++ compiler installed, `pip install .` builds it",
+        lambda library: [str(library.with_name("libpygpt_nccl_emulated.so"))],
+    ),
     "numpy": Device(
         layers=_numpy_layers,
         model=_numpy_model,

@@ -289,5 +289,6 @@ class Device:
     stores_bfloat16: bool = False  # with dtype bfloat16: tensors too, not only the operands of products
     multiplies_bfloat16: Callable[[], bool] = lambda: False  # whether dtype "auto" is bfloat16
     ranks: bool = False  # whether several processes can train on it
+    nccl: Callable[[], str | None] | None = None  # opens NCCL between several; its version, None where there is none
     choose: Callable[[int], bytes] | None = None  # one of several such devices by its number; returns its UUID
     preferred: bool = False  # whether "auto" takes it where it can be used

@@ -23,10 +23,10 @@ class NativeParts:
     """The functions of pygpt.h for several processes.  Slices are of the flat buffers."""
 
     def __init__(self, library: Any, handle: Any) -> None:
-        self._library, self._handle = library, handle
+        self.library, self._handle = library, handle
 
     def _call(self, function: str, *arguments: Any) -> None:
-        check(self._library, getattr(self._library, function)(self._handle, *arguments))
+        check(self.library, getattr(self.library, function)(self._handle, *arguments))
 
     @property
     def size(self) -> int:
@@ -68,7 +68,7 @@ class NativeParts:
 
     def sums_of_squares(self) -> NDArray[np.float64]:
         """Of each stretch of the own gradients."""
-        sums = np.empty(-(-(self._own.stop - self._own.start) // self._library.PYGPT_SUMMED_APART))
+        sums = np.empty(-(-(self._own.stop - self._own.start) // self.library.PYGPT_SUMMED_APART))
         self._call("gpt2_sums_of_squares", _doubles(sums))
         return sums
 
@@ -77,6 +77,17 @@ class NativeParts:
         norm = ffi().new("double *")
         self._call("gpt2_clip_part", norm, _doubles(sums), sums.size, max_norm)
         return float(norm[0])
+
+    # ---- NCCL ----
+
+    def connect(self, identity: bytes, ranks: int, rank: int) -> None:
+        """Returns once all ranks have called it, with what nccl_id() has given one of them."""
+        self._call("gpt2_connect", identity, ranks, rank)
+
+    def exchange(self, kind: str, partner: int, sent: slice, kept: slice, *, adding: bool) -> None:
+        """Send a part to the partner, and write what it sends to another part, or add it."""
+        sizes = sent.start, sent.stop - sent.start, kept.start, kept.stop - kept.start
+        self._call("gpt2_exchange", KINDS[kind], partner, *sizes, adding)
 
 
 def use_device(library: Any, number: int) -> bytes:

@@ -11,7 +11,7 @@ from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
 from pygpt.parallel.flat import flat_tensors
-from pygpt.parallel.messages import Messages
+from pygpt.parallel.nccl import open_transport
 from pygpt.parallel.ranks import Ranks
 from pygpt.parameters import parameter_table
 from pygpt.reference.arrays import Array
@@ -75,7 +75,7 @@ class WholeOptimizer:
         self._exchange: Exchange | None = None
         if ranks.several:
             self._gradients = flat_tensors(model, "gradients")
-            self._exchange = Exchange(ranks, self._gradients.size, Messages(ranks))
+            self._exchange = Exchange(ranks, self._gradients.size, open_transport(model, ranks))
 
     def step(self, lr: float) -> float:
         if self._exchange is not None:

@@ -21,6 +21,7 @@ from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
 from pygpt.parallel.messages import EXCHANGE_BYTES
+from pygpt.parallel.nccl import nccl_version
 from pygpt.parallel.ranks import Ranks
 from pygpt.parallel.tree import levels
 from pygpt.text import tokenizer
@@ -259,6 +260,9 @@ def _describe_ranks(settings: TrainSettings, ranks: Ranks) -> str:
     words = (
         f"{ranks.size} on {hosts}, {settings.optimizer}'s moments {'sliced' if is_sliced(settings, ranks) else 'whole'}"
     )
+    if DEVICES[settings.device].nccl is not None:
+        version = nccl_version(settings.device)
+        words += f", exchanged by NCCL {version}" if version else ", exchanged through the host's memory"
     if ranks.size & (ranks.size - 1) or settings.grad_accum % ranks.size:
         words += "; not a power of two that divides --grad-accum, so the bits are those of this number of ranks alone"
     return words

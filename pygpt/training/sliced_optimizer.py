@@ -19,7 +19,7 @@ from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
 from pygpt.parallel.flat import HostFlat, flat_tensors, parts_of
-from pygpt.parallel.messages import Messages
+from pygpt.parallel.nccl import open_transport
 from pygpt.parallel.ranks import Ranks
 from pygpt.training.optimizer import Moments, moment_shapes
 from pygpt.training.settings import TrainSettings
@@ -35,7 +35,7 @@ class SlicedOptimizer:
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
         self._ranks = ranks
         self._weights, self._gradients = flat_tensors(model, "parameters"), flat_tensors(model, "gradients")
-        self._exchange = Exchange(ranks, self._weights.size, Messages(ranks))
+        self._exchange = Exchange(ranks, self._weights.size, open_transport(model, ranks))
         assert isinstance(model.parameters, NativeTensors)
         self._places = {name: model.parameters.place(name) for name in model.parameters}
         self._shapes = moment_shapes(settings.optimizer, model.config)

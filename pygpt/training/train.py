@@ -31,6 +31,7 @@ from pygpt.files.atomic import write_file
 from pygpt.files.hub import resolve_folder
 from pygpt.generation.generate import printable, start_token
 from pygpt.model import GPT2
+from pygpt.parallel.nccl import nccl_version
 from pygpt.parallel.ranks import ALONE, Ranks
 from pygpt.parallel.tree import GradientTree
 from pygpt.training import events, plot
@@ -144,6 +145,7 @@ def _facts(settings: TrainSettings, config: GPT2Config, data: Data, state: Train
         "fingerprint of the tokens": data.fingerprint,
         "checkpoint": state,
         "library": library_name(cpu_library()),
+        "NCCL": nccl_version(settings.device),
         "digest of the sources": digest(),
     }
 
