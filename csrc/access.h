@@ -7,8 +7,8 @@
 
 /* ---- in access.c ---- */
 
-/* The flat buffer of a kind, made if it is one that comes with its first use, once the latest pass is complete.
- * PYGPT_OK or an error. */
+/* The flat buffer of a kind, made if it is one that comes with its first use, once the latest pass is complete. Where it
+ * is there already, it may lack second moments that are not in use.  PYGPT_OK or an error. */
 int find_buffer(GPT2 *model, float **buffer, int kind);
 /* The same, with one tensor of the kind, which must have this size. */
 int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size);
@@ -25,7 +25,7 @@ Flat flat_of(const GPT2 *model, int kind);
 
 /* Make sure of the memory; it begins as zeros. PYGPT_OK or an error. */
 int reserve_gradients(GPT2 *model);
-int reserve_moments(GPT2 *model, int kind);   // PYGPT_FIRST_MOMENT or PYGPT_SECOND_MOMENT
+int reserve_moments(GPT2 *model, int kind, int64_t end);   // PYGPT_FIRST_MOMENT, or so many of PYGPT_SECOND_MOMENT
 
 /* Waits for the latest pass if it is still under way. PYGPT_OK, or the error that was found in it. */
 int check_pass(GPT2 *model);

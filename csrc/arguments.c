@@ -106,7 +106,7 @@ int check_step(int64_t step) {
 
 int64_t copies_of_weights(int purpose) {
     static const int64_t copies[] = {
-        [PYGPT_INFERENCE] = 1, [PYGPT_ADAMW] = 4, [PYGPT_SGD] = 2, [PYGPT_MOMENTUM] = 3, [PYGPT_MUON] = 4};
+        [PYGPT_INFERENCE] = 1, [PYGPT_ADAMW] = 4, [PYGPT_SGD] = 2, [PYGPT_MOMENTUM] = 3, [PYGPT_MUON] = 3};
     return purpose >= PYGPT_INFERENCE && purpose <= PYGPT_MUON ? copies[purpose] : -1;
 }
 

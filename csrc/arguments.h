@@ -16,7 +16,8 @@ int check_attention(const GPT2Config *config, const GPT2Options *options, int64_
                     int64_t size);
 int check_step(int64_t step);   // of an optimizer
 
-/* How often the weights are in memory: with gradients and the optimizer's moments in training; -1 for no purpose at all. */
+/* How often the weights are in memory: with gradients and the optimizer's moments in training, for Muon all but the second
+ * moments; -1 for no purpose at all. */
 int64_t copies_of_weights(int purpose);
 
 int check_generator(const GPT2Config *config, int weights, int cache, int64_t B, int64_t positions);

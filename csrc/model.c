@@ -31,7 +31,10 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     }
     int64_t weights = buffer_bytes(table_size(PYGPT_PARAMETER, config, options->recompute, 0, 0));
     int64_t bytes = checked_mul(weights, copies_of_weights(purpose));
-    if (purpose == PYGPT_MUON) bytes = checked_add(bytes, buffer_bytes(muon_scratch(config)));
+    if (purpose == PYGPT_MUON) {
+        bytes = checked_add(bytes, buffer_bytes(size_without_muon(config)));
+        bytes = checked_add(bytes, buffer_bytes(muon_scratch(config)));
+    }
     if (sinusoidal_size(config)) bytes = checked_add(bytes, buffer_bytes(sinusoidal_size(config)));
     bytes = checked_add(bytes, buffer_bytes(table_size(PYGPT_ACTIVATION, config, options->recompute, B, T)));
     if (purpose != PYGPT_INFERENCE) {
@@ -75,9 +78,18 @@ int reserve_gradients(GPT2 *m) {
     return zeroed(&m->gradients, m->weights.size, "the gradients");
 }
 
-int reserve_moments(GPT2 *m, int kind) {
-    return kind == PYGPT_FIRST_MOMENT ? zeroed(&m->first_moments, m->weights.size, "the optimizer's first moments")
-                                      : zeroed(&m->second_moments, m->weights.size, "the optimizer's second moments");
+int reserve_moments(GPT2 *m, int kind, int64_t end) {
+    if (kind == PYGPT_FIRST_MOMENT) return zeroed(&m->first_moments, m->weights.size, "the optimizer's first moments");
+    if (m->second_moments && m->second_count >= end) return PYGPT_OK;
+    int64_t count = end > m->weights.without_muon ? m->weights.size : m->weights.without_muon;
+    float *made = NULL;
+    int status = zeroed(&made, count, "the optimizer's second moments");
+    if (status != PYGPT_OK) return status;
+    if (m->second_moments) memcpy(made, m->second_moments, (size_t)m->second_count * sizeof *made);
+    pygpt_release(m->second_moments);
+    m->second_moments = made;
+    m->second_count = count;
+    return PYGPT_OK;
 }
 
 int reserve_muon(GPT2 *m) {
@@ -211,7 +223,7 @@ int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
     USE(m);
     int status = find_buffer(m, data, kind);
     if (status != PYGPT_OK) return status;
-    *size = flat_of(m, kind).table->size;
+    *size = kind == PYGPT_SECOND_MOMENT ? m->second_count : flat_of(m, kind).table->size;
     buffer_retain(*data);
     return PYGPT_OK;
 }

@@ -21,6 +21,7 @@ struct GPT2 {
 
     TensorTable weights;   // the table of the next four buffers
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+    int64_t second_count;   // floats of second_moments: all, or those without_muon
     float *muon_scratch;   // likewise
 
     float *sinusoidal;                 // (n_positions,C) in place of wpe; NULL in models of another kind

@@ -30,11 +30,12 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
     return PYGPT_OK;
 }
 
-/* What every update needs: gradients, and those of the moments that the optimizer has. */
-static int begin_update(GPT2 *m, int first_moments, int second_moments) {
+/* What every update needs: gradients, and those of the moments that the optimizer has, first ones or none, and so many
+ * second ones. */
+static int begin_update(GPT2 *m, int first_moments, int64_t second_moments) {
     int status = reserve_gradients(m);
-    if (status == PYGPT_OK && first_moments) status = reserve_moments(m, PYGPT_FIRST_MOMENT);
-    if (status == PYGPT_OK && second_moments) status = reserve_moments(m, PYGPT_SECOND_MOMENT);
+    if (status == PYGPT_OK && first_moments) status = reserve_moments(m, PYGPT_FIRST_MOMENT, m->weights.size);
+    if (status == PYGPT_OK && second_moments) status = reserve_moments(m, PYGPT_SECOND_MOMENT, second_moments);
     return status;
 }
 
@@ -48,7 +49,7 @@ static void adamw_tensor(GPT2 *m, const Tensor *t, float lr, float beta1, float 
 int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
-    if (status == PYGPT_OK) status = begin_update(m, 1, 1);
+    if (status == PYGPT_OK) status = begin_update(m, 1, m->weights.size);
     if (status != PYGPT_OK) return status;
     for (int64_t i = 0; i < m->weights.count; i++)
         adamw_tensor(m, &m->weights.tensors[i], lr, beta1, beta2, eps, weight_decay, step);
@@ -71,7 +72,7 @@ int gpt2_muon_step(GPT2 *m, float muon_lr, float momentum, float lr, float beta1
                    float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
-    if (status == PYGPT_OK) status = begin_update(m, 1, 1);
+    if (status == PYGPT_OK) status = begin_update(m, 1, m->weights.without_muon);
     if (status == PYGPT_OK) status = reserve_muon(m);
     if (status != PYGPT_OK) return status;
     for (int64_t i = 0; i < m->weights.count; i++) {

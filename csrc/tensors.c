@@ -206,6 +206,11 @@ static int64_t value(Size size, const GPT2Config *config, int64_t batch, int64_t
     }
 }
 
+static int64_t aligned(int64_t size) {
+    int64_t up = checked_add(size, ALIGNMENT - 1);
+    return up < 0 ? -1 : up / ALIGNMENT * ALIGNMENT;
+}
+
 static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number_of_copies, const GPT2Config *config,
                int64_t batch, int64_t length) {
     Tensor *tensor = &table->tensors[table->count++];
@@ -229,8 +234,7 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
         return PYGPT_OK;
     }
     tensor->offset = table->size;
-    int64_t aligned = checked_add(tensor->size, ALIGNMENT - 1);
-    table->size = checked_add(table->size, aligned < 0 ? -1 : aligned / ALIGNMENT * ALIGNMENT);
+    table->size = checked_add(table->size, aligned(tensor->size));
     /* room for the largest multiple taken of it anywhere, which is its size in bytes */
     if (checked_mul(table->size, sizeof(double)) < 0) {
         return fail(PYGPT_ERROR_ARGUMENT, "%s: the size of this tensor overflows 64 bits", tensor->name);
@@ -244,6 +248,20 @@ static const Part *activation_parts(const GPT2Config *config) {
 
 static const Part *parts_of(int kind, const GPT2Config *config) {
     return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? activation_parts(config) : WEIGHTS;
+}
+
+/* So that second moments, which Muon has not, need only the beginning of a buffer. */
+static void move_muon_last(TensorTable *table) {
+    int64_t at = 0;
+    for (int last = 0; last < 2; last++) {
+        for (int64_t i = 0; i < table->count; i++) {
+            Tensor *t = &table->tensors[i];
+            if ((t->muon != 0) != last) continue;
+            t->offset = at;
+            at += aligned(t->size);
+        }
+        if (!last) table->without_muon = at;
+    }
 }
 
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
@@ -269,7 +287,11 @@ int table_create(TensorTable *table, int kind, const GPT2Config *config, int rec
             }
         }
     }
-    if (status != PYGPT_OK) table_free(table);
+    if (status != PYGPT_OK) {
+        table_free(table);
+    } else if (parts == WEIGHTS) {
+        move_muon_last(table);
+    }
     return status;
 }
 
@@ -282,18 +304,28 @@ int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three) {
     return of_three < of_two ? -1 : checked_add(of_two, checked_mul(layers - 2, of_three - of_two));
 }
 
-int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
+/* field: of a TensorTable, the size that is asked for. */
+static int64_t find_size(size_t field, int kind, const GPT2Config *config, int recompute, int64_t batch,
+                         int64_t length) {
     int64_t sizes[2], layers = config->n_layer;
     for (int i = 0; i < 2; i++) {
         TensorTable table;
         GPT2Config few = *config;
         few.n_layer = min64(layers, 2 + i);
         if (table_create(&table, kind, &few, recompute, batch, length) != PYGPT_OK) return -1;
-        sizes[i] = table.size;
+        sizes[i] = *(const int64_t *)((const char *)&table + field);
         table_free(&table);
     }
     int64_t size = layers > 2 ? size_of_layers(layers, sizes[0], sizes[1]) : sizes[0];
     return checked_mul(size, sizeof(double)) < 0 ? -1 : size;
+}
+
+int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
+    return find_size(offsetof(TensorTable, size), kind, config, recompute, batch, length);
+}
+
+int64_t size_without_muon(const GPT2Config *config) {
+    return find_size(offsetof(TensorTable, without_muon), PYGPT_PARAMETER, config, PYGPT_KEEP_ALL, 0, 0);
 }
 
 int64_t muon_scratch(const GPT2Config *config) {

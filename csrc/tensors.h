@@ -39,6 +39,7 @@ typedef struct {
     int kind;
     int64_t count;   // of tensors
     int64_t size;   // of the flat buffer, in floats
+    int64_t without_muon;   // of parameters: floats before those that Muon updates, which come last
     int64_t per_block;   // tensors of a block
     int64_t before;   // tensors before the first block
 } TensorTable;
@@ -51,6 +52,8 @@ void table_free(TensorTable *table);
 /* Floats of a flat buffer, found without a table of all layers, of which somebody may ask for a million; -1 if they overflow
  * 64 bits. */
 int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length);
+/* Likewise, of parameters, those before what Muon updates. */
+int64_t size_without_muon(const GPT2Config *config);
 /* Floats that kernels->muon_step() works in, for the largest matrix of a block; -1 if they overflow 64 bits. */
 int64_t muon_scratch(const GPT2Config *config);
 /* What follows from the sizes of two layers and of three, since each layer beyond the second takes the same; -1 if it

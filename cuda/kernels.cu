@@ -262,7 +262,7 @@ template <DataType type, bool fast> struct Layers {
         float *const to_w = call.float_input(w, n, more), *const to_m = call.float_input(m, n, more);
         float *const to_v = call.float_input(v, n, more);
         ::adamw_step(call.queue(), to_w, nullptr, to_m, to_v, call.float_input(dw, n, more), decay_all(call, groups),
-                     groups * UPDATE_GROUP, 0, {lr, beta1, beta2, eps, weight_decay, step, false}, {});
+                     groups * UPDATE_GROUP, 0, {lr, beta1, beta2, eps, weight_decay, step}, {});
         call.float_output(w, to_w, n);
         call.float_output(m, to_m, n);
         call.float_output(v, to_v, n);

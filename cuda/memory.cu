@@ -68,7 +68,9 @@ int64_t gpt2_memory(const GPT2Config *config, const GPT2Options *options, int64_
     const bool training = purpose != PYGPT_INFERENCE;
     int64_t bytes = checked_mul(checked_mul(flat_size(weights, *config), copies_of_weights(purpose)), 4);
     if (type == DataType::bfloat16) bytes = checked_add(bytes, checked_mul(flat_size(weights, *config), 2));
-    if (purpose == PYGPT_MUON) bytes = checked_add(bytes, muon_bytes(*config));
+    if (purpose == PYGPT_MUON)
+        bytes = checked_add(checked_add(bytes, muon_bytes(*config)),
+                            checked_mul(flat_size(size_without_muon(config), *config), 4));
     if (config->position_embedding == PYGPT_SINUSOIDAL)
         bytes = checked_add(bytes, checked_mul(checked_mul(config->n_positions, config->n_embd), size));
     bytes = checked_add(bytes, layout_bytes(PYGPT_ACTIVATION, *config, *options, B, T));
@@ -115,12 +117,18 @@ template <class Fits> static int64_t largest(int64_t most, Fits fits) {
     return low;
 }
 
+/* Of so many first or second moments. */
+static int64_t moment_bytes(const GPT2 *m, int64_t count) {
+    return flat_bytes(m) - weights_bytes(m) + count * static_cast<int64_t>(sizeof(float));
+}
+
 /* Says before a run that it would not fit, and what would. */
 static int check_batch(const GPT2 *m, int64_t B, int64_t T, bool training) {
     const Room room = room_for(m);
     const double available = room.available;
     /* Moments that are not there yet have their own error, in the first update. */
-    const int64_t moments = (m->first_moments ? moment_bytes(m) : 0) + (m->second_moments ? moment_bytes(m) : 0);
+    const int64_t moments = (m->first_moments ? moment_bytes(m, m->own.size) : 0) +
+                            (m->second_moments ? moment_bytes(m, m->second_count) : 0);
     const int64_t sums = static_cast<int64_t>(m->kept.size()) * weights_bytes(m);
     auto needs = [&](int64_t batch) {
         return training ? static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, PYGPT_SGD)) +
@@ -224,18 +232,28 @@ int64_t weights_bytes(const GPT2 *m) {
     return m->weights.size * static_cast<int64_t>(sizeof(float));
 }
 
-int64_t moment_bytes(const GPT2 *m) {
-    return flat_bytes(m) - weights_bytes(m) + m->own.size * static_cast<int64_t>(sizeof(float));
-}
-
 int reserve_gradients(GPT2 *m) {
     return zeroed(m, address(&m->gradients), flat_bytes(m), "the gradients");
 }
 
-int reserve_moments(GPT2 *m, int kind) {
-    return kind == PYGPT_FIRST_MOMENT
-               ? zeroed(m, address(&m->first_moments), moment_bytes(m), "the optimizer's first moments")
-               : zeroed(m, address(&m->second_moments), moment_bytes(m), "the optimizer's second moments");
+int reserve_moments(GPT2 *m, int kind, int64_t end) {
+    if (kind == PYGPT_FIRST_MOMENT)
+        return zeroed(m, address(&m->first_moments), moment_bytes(m, m->own.size), "the optimizer's first moments");
+    if (m->second_moments && m->second_count >= min64(end, m->own.size)) return PYGPT_OK;
+    const bool all = end > m->weights.without_muon || m->own.size < m->weights.size;   // Muon owns all
+    const int64_t count = all ? m->own.size : m->weights.without_muon;
+    float *made = nullptr;
+    int status = zeroed(m, address(&made), moment_bytes(m, count), "the optimizer's second moments");
+    if (status != PYGPT_OK) return status;
+    if (m->second_moments) {   // the optimizer was Muon up to here
+        const auto bytes = static_cast<size_t>(m->second_count) * sizeof(float);
+        note(m->queue, cudaMemcpyAsync(made, m->second_moments, bytes, cudaMemcpyDeviceToDevice, m->queue.stream),
+             "moving the second moments");
+        release(m, address(&m->second_moments), moment_bytes(m, m->second_count));
+    }
+    m->second_moments = made;
+    m->second_count = count;
+    return queue_status(m->queue);
 }
 
 int reserve_muon(GPT2 *m) {

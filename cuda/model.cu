@@ -17,9 +17,7 @@ static int make_treatment(GPT2 *m) {
     for (int64_t i = 0; i < m->weights.count; i++) {
         const Tensor &t = m->weights.tensors[i];
         std::fill_n(groups.begin() + t.offset / UPDATE_GROUP, ceil_div<int64_t>(t.size, UPDATE_GROUP),
-                    t.muon           ? UPDATE_MUON
-                    : t.weight_decay ? UPDATE_DECAY
-                                     : UPDATE_PLAIN);
+                    t.weight_decay ? UPDATE_DECAY : UPDATE_PLAIN);
     }
     const int64_t bytes = static_cast<int64_t>(groups.size());
     const int status = allocate(m, address(&m->treatment), bytes, "the optimizer's table");

@@ -54,6 +54,7 @@ struct GPT2 {
 
     TensorTable weights;           // the table of the next four buffers, which are float32
     float *parameters, *gradients, *first_moments, *second_moments;   // the last three are made when first needed
+    int64_t second_count;   // floats of second_moments: all, or those without_muon
     float *muon_scratch;           // likewise
     Part own;                      // what updates are of, and the moments: all, or what gpt2_own() said
     std::vector<float *> kept;     // by gpt2_keep_gradients()
@@ -113,7 +114,6 @@ int64_t head_rows(const GPT2Config &config, int64_t N);
 /* Of a buffer of weights: large enough for padded_vocabulary() rows of wte. */
 int64_t flat_bytes(const GPT2 *model);
 int64_t weights_bytes(const GPT2 *model);   // without these
-int64_t moment_bytes(const GPT2 *model);   // of first or second moments, where they are only of model->own
 
 /* Make sure of the memory for a pass with these sizes. */
 int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);

@@ -30,16 +30,17 @@ int gpt2_clip_grad_norm(GPT2 *m, double *norm, float max_norm) {
     return status;
 }
 
-/* What every update needs: gradients, and those of the moments that the optimizer has. */
-static int begin_update(GPT2 *m, bool first_moments, bool second_moments) {
+/* What every update needs: gradients, and those of the moments that the optimizer has, first ones or none, and so many
+ * second ones. */
+static int begin_update(GPT2 *m, bool first_moments, int64_t second_moments) {
     int status = reserve_gradients(m);
-    if (status == PYGPT_OK && first_moments) status = reserve_moments(m, PYGPT_FIRST_MOMENT);
-    if (status == PYGPT_OK && second_moments) status = reserve_moments(m, PYGPT_SECOND_MOMENT);
+    if (status == PYGPT_OK && first_moments) status = reserve_moments(m, PYGPT_FIRST_MOMENT, m->weights.size);
+    if (status == PYGPT_OK && second_moments) status = reserve_moments(m, PYGPT_SECOND_MOMENT, second_moments);
     return status;
 }
 
-static void enqueue_adamw(GPT2 *m, const AdamW &settings) {
-    const auto [begin, size] = m->own;
+static void enqueue_adamw(GPT2 *m, const Part &part, const AdamW &settings) {
+    const auto [begin, size] = part;
     bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) + begin : nullptr;
     if (size > 0)
         adamw_step(m->queue, m->parameters + begin, copy, m->first_moments, m->second_moments, m->gradients + begin,
@@ -50,16 +51,16 @@ static void enqueue_adamw(GPT2 *m, const AdamW &settings) {
 int gpt2_adamw_step(GPT2 *m, float lr, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
-    if (status == PYGPT_OK) status = begin_update(m, true, true);
+    if (status == PYGPT_OK) status = begin_update(m, true, m->weights.size);
     if (status != PYGPT_OK) return status;
-    enqueue_adamw(m, {lr, beta1, beta2, eps, weight_decay, step, false});
+    enqueue_adamw(m, m->own, {lr, beta1, beta2, eps, weight_decay, step});
     return queue_status(m->queue);
 }
 
 int gpt2_sgd_step(GPT2 *m, float lr, float momentum, float weight_decay) {
     USE(m);
     const bool has_moments = momentum != 0.0f;
-    const int status = begin_update(m, has_moments, false);
+    const int status = begin_update(m, has_moments, 0);
     if (status != PYGPT_OK) return status;
     const auto [begin, size] = m->own;
     if (size > 0)
@@ -73,10 +74,10 @@ int gpt2_muon_step(GPT2 *m, float muon_lr, float momentum, float lr, float beta1
                    float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
-    if (status == PYGPT_OK) status = begin_update(m, true, true);
+    if (status == PYGPT_OK) status = begin_update(m, true, m->weights.without_muon);
     if (status == PYGPT_OK) status = reserve_muon(m);
     if (status != PYGPT_OK) return status;
-    enqueue_adamw(m, {lr, beta1, beta2, eps, weight_decay, step, true});
+    enqueue_adamw(m, {0, m->weights.without_muon}, {lr, beta1, beta2, eps, weight_decay, step});
     for (int64_t i = 0; i < m->weights.count; i++) {
         const Tensor &t = m->weights.tensors[i];
         if (!t.muon) continue;

@@ -53,7 +53,8 @@ int locate_part(GPT2 *m, float **data, int kind, const Part &part) {
     }
     *data = nullptr;
     if (part.size == 0) return PYGPT_OK;
-    const int status = find_buffer(m, data, kind);
+    int status = moment ? reserve_moments(m, kind, part.begin + part.size) : PYGPT_OK;
+    if (status == PYGPT_OK) status = find_buffer(m, data, kind);
     if (status == PYGPT_OK) *data += part.begin - whole.begin;
     return status;
 }

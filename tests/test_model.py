@@ -23,6 +23,7 @@ from pygpt import GPT2, GPT2Config, UserError, memory_needed
 from pygpt.backends import native_model
 from pygpt.comparing.compare import compare, perturb, verdict
 from pygpt.comparing.metrics import relative_l2
+from pygpt.parameters import parameter_table
 
 Array = np.ndarray[Any, Any]
 
@@ -124,6 +125,37 @@ def test_optimizer_steps_follow_float64(backend: Backend, update: Callable[[GPT2
         moved = value - start[name]
         bound = 1e-4 if backend.dtype == "float32" else 0.05  # Adam enlarges what is uncertain
         assert relative_l2(model.parameters[name] - start[name].astype(np.float64), moved) <= bound, name
+
+
+@every_native_backend
+def test_moments_stay_when_the_optimizer_changes(backend: Backend) -> None:
+    """Muon makes room for AdamW's second moments alone, which are moved when AdamW updates all, or one is asked for."""
+    always_whole, model = (model_of(backend, ODD) for _ in range(2))
+    assert not any(v.any() for v in always_whole.second_moments.values())
+    for update in ("muon", "adamw"):
+        for each in (always_whole, model):
+            each.zero_grad()
+            each.forward_backward(*batch(ODD, 2, 13))
+            UPDATES[update](each)
+    for kind in ("parameters", "first_moments", "second_moments"):
+        found, expected = getattr(model, kind), getattr(always_whole, kind)
+        assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+@every_native_backend
+def test_second_moments_that_muon_has_not_are_zero(backend: Backend) -> None:
+    model = model_of(backend, ODD)
+    for _ in range(2):
+        model.forward_backward(*batch(ODD, 2, 13))
+        UPDATES["muon"](model)
+        held = copies(model.second_moments)
+        assert {parameter.name for parameter in parameter_table(ODD) if parameter.muon} == {
+            name for name, v in held.items() if not v.any()
+        }
+    name = "h.0.attn.c_attn.weight"
+    model.set_moments(name, model.first_moments[name], np.ones_like(held[name]))
+    assert model.second_moments[name].all()
+    assert all(np.array_equal(model.second_moments[other], v) for other, v in held.items() if other != name)
 
 
 @every_native_backend

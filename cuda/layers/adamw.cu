@@ -1,4 +1,4 @@
-/* AdamW (Loshchilov & Hutter 2019), on all tensors at once.
+/* AdamW (Loshchilov & Hutter 2019), on all tensors at once, or those that Muon leaves to it.
  *
  *   m ← β₁ m + (1 − β₁) g        m̂ = m / (1 − β₁ᵗ)
  *   v ← β₂ v + (1 − β₂) g²       v̂ = v / (1 − β₂ᵗ)
@@ -21,7 +21,6 @@ static_assert(UPDATE_GROUP % W == 0, "a thread's elements are treated alike");
 
 struct Update {
     float lr, beta1, beta2, eps, weight_decay, correction1, correction2;
-    bool without_muon;
 };
 
 /* P(up) is the share of the way from the lower neighbour to the upper one: add a random number below their distance,
@@ -46,7 +45,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
     const int64_t first = (static_cast<int64_t>(blockIdx.x) * ELEMENT_THREADS + threadIdx.x) * W;
     if (first >= n) return;
     const uint8_t how = treatment[first / UPDATE_GROUP];
-    if (how == UPDATE_SKIP || (how == UPDATE_MUON && update.without_muon)) return;
+    if (how == UPDATE_SKIP) return;
     const float decay = how == UPDATE_PLAIN ? 0.0f : update.weight_decay;
     float wi[W], mi[W], vi[W], gi[W];
     load<W>(wi, w + first);
@@ -85,8 +84,7 @@ void adamw_step(Queue &queue, float *w, bf16 *copy, float *m, float *v, const fl
         s.eps,
         s.weight_decay,
         static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta1), static_cast<double>(s.step))),
-        static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step))),
-        s.without_muon};
+        static_cast<float>(1.0 - std::pow(static_cast<double>(s.beta2), static_cast<double>(s.step)))};
     ENQUEUE(queue, adamw, blocks_for(n, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, w, copy, m, v, dw, treatment, n,
             element, update, rounding);
 }

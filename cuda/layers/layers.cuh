@@ -186,7 +186,6 @@ enum : uint8_t {
     UPDATE_SKIP = 0,    // between tensors
     UPDATE_PLAIN = 1,   // without weight decay
     UPDATE_DECAY = 2,
-    UPDATE_MUON = 3,    // with weight decay, or by Muon
 };
 enum { UPDATE_GROUP = 16 };   // elements that are treated alike
 
@@ -200,8 +199,7 @@ struct Rounding {
 
 struct AdamW {
     float lr, beta1, beta2, eps, weight_decay;
-    int64_t step;        // from 1
-    bool without_muon;   // leaves out what Muon updates
+    int64_t step;   // from 1
 };
 
 /* One update of all tensors in a flat buffer. copy: bfloat16, (n), or NULL. treatment: UPDATE_* of each group. element: the

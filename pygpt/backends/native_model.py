@@ -135,6 +135,7 @@ class NativeGPT2:
 
     def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
         check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
+        self.second_moments.forget()  # there may be more of them than Muon had
 
     def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None:
         check(self.library, self.library.gpt2_sgd_step(self.handle, lr, momentum, weight_decay))

@@ -54,7 +54,7 @@ class ReferenceGPT2:
 
     @cached_property
     def second_moments(self) -> dict[str, Array]:
-        """Name -> the optimizer's v; allocated when first asked for."""
+        """Name -> the optimizer's v; allocated when first asked for.  Zeros that nobody touches take no memory."""
         return gpt2.zeros(self.config, self.dtype)
 
     def init_weights(self, seed: int) -> None:

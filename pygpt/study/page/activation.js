@@ -1,4 +1,5 @@
-/* The nonlinearities of the feed-forward part, by the names of their files: y = f(x), its slope, and both in symbols and lines. */
+/* The nonlinearities of the feed-forward part, by the names of their files: y = f(x) and its slope, as functions and in
+ * symbols, and the lines that have their numbers. */
 const GK = Math.sqrt(2 / Math.PI),
   GC = 0.044715;
 const geluTanh = x => Math.tanh(GK * (x + GC * x ** 3));
