@@ -10,18 +10,29 @@
 typedef void PackedProduct(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
                            int64_t rows, float *shared, float *own);
 
-/* One row and head: y = Σ_u P_u v_u, P = softmax(scale q·k_u), u < count. y, q: (HS). keys, values: (count,HS), floats or
- * bfloat16, as `cache` says. scores: scratch for count floats, rounded up to a vector. */
-typedef void CachedAttention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                             int64_t HS, float scale, float *scores);
+/* Queries of consecutive positions of one sequence, and one head: query i looks at the first count + i keys. */
+typedef struct {
+    float *y;   // (queries,HS), rows y_stride apart
+    const float *q;   // (queries,HS), rows q_stride apart
+    int64_t y_stride, q_stride, queries, count, HS;
+    int cache;   // whether keys and values are floats or bfloat16
+    const void *keys;   // panels of `width` positions, (HS,width) each
+    const void *values;   // (positions,HS)
+    float scale;   // of the scores
+} CachedHead;
+
+/* y_i = Σ_u P_u v_u, P = softmax(scale q_i·k_u), u < count + i. */
+typedef void CachedAttention(const CachedHead *head, float *scratch);
 
 typedef struct {
     PackedProduct *product;
     CachedAttention *attention;
     int64_t width;   // of panels
     int64_t few_rows;   // so many, or fewer, need no scratch in common
+    int64_t queries;   // of attention at once, at most
     int64_t (*shared_floats)(int64_t rows, int64_t K);   // scratch of a product; the largest K
     int64_t (*own_floats)(int64_t K);
+    int64_t (*attention_floats)(int64_t positions, int64_t HS);   // scratch of attention
 } GenerationKernels;
 
 extern const GenerationKernels plain_generation, fast_generation;

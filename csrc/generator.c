@@ -30,7 +30,7 @@ enum { ROWS = DIVIDES_WORK(512, 5) };   // that are computed together, at most
 typedef struct {
     float *ln_1_w, *ln_1_b, *c_attn_b, *attn_proj_b, *ln_2_w, *ln_2_b, *c_fc_b, *mlp_proj_b;
     PackedMatrix c_attn, attn_proj, c_fc, mlp_proj;
-    void *keys, *values;   // (B,NH,positions,HS)
+    void *keys, *values;   // (B,NH,positions,HS), of whole panels; keys as CachedHead has them
     float scale;           // of the scores
 } Block;
 
@@ -86,6 +86,11 @@ static int64_t cached_bytes(const Generator *g) {
     return g->cache == PYGPT_FLOAT32 ? sizeof(float) : sizeof(uint16_t);
 }
 
+/* That a sequence has room for in the cache: whole panels of keys. */
+static int64_t cached_positions(const Generator *g) {
+    return divide_up(g->positions, g->own->width) * g->own->width;
+}
+
 /* NULL without biases. */
 static float *take_bias(const Generator *g, int64_t *taken, int64_t count) {
     return g->config.bias == PYGPT_BIAS ? take_floats(g->memory, taken, count) : NULL;
@@ -106,7 +111,7 @@ static void take_block(const Generator *g, Block *block, int64_t *taken) {
     block->attn_proj = take_matrix(m, taken, g->weights, C, C, width);
     block->c_fc = take_matrix(m, taken, g->weights, C, F, width);
     block->mlp_proj = take_matrix(m, taken, g->weights, F, C, width);
-    int64_t cached = checked_mul(checked_mul(g->B, g->positions), C * cached_bytes(g));
+    int64_t cached = checked_mul(checked_mul(g->B, cached_positions(g)), C * cached_bytes(g));
     block->keys = take(m, taken, cached);
     block->values = take(m, taken, cached);
 }
@@ -148,8 +153,8 @@ static int64_t own_rows_floats(const Generator *g) {
 
 static int64_t scratch_floats(const Generator *g) {
     int64_t product = g->own->own_floats(max64(g->config.n_embd, g->config.n_inner));
-    int64_t scores = divide_up(g->positions, 16) * 16;   // whole vectors
-    return divide_up(max64(product, scores) + own_rows_floats(g), 16) * 16;
+    int64_t attention = g->own->attention_floats(g->positions, g->config.n_embd / g->config.n_head);
+    return divide_up(max64(product, attention) + own_rows_floats(g), 16) * 16;
 }
 
 /* Bytes of everything; -1 if they overflow. The blocks are alike, and there may be a million of them. */
@@ -338,17 +343,18 @@ static void activate(const Generator *g, const Worker *me, const PackedMatrix *w
     }
 }
 
-static void store_cached(const Generator *g, void *to, int64_t at, const float *from, int64_t count) {
+/* Numbers of the cache, `stride` apart. */
+static void store_cached(const Generator *g, void *to, int64_t at, int64_t stride, const float *from, int64_t count) {
     if (g->cache == PYGPT_FLOAT32) {
-        copy_floats((float *)to + at, from, count);
+        for (int64_t i = 0; i < count; i++) ((float *)to)[at + i * stride] = from[i];
     } else {
-        for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i] = to_bf16(from[i]);
+        for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i * stride] = to_bf16(from[i]);
     }
 }
 
-static int64_t place_in_cache(const Generator *g, const Row *row, int64_t h) {
-    int64_t HS = g->config.n_embd / g->config.n_head;
-    return ((row->sequence * g->config.n_head + h) * g->positions + row->position) * HS;
+/* Where a head of a sequence begins in the cache. */
+static int64_t place_in_cache(const Generator *g, int64_t sequence, int64_t h) {
+    return (sequence * g->config.n_head + h) * cached_positions(g) * (g->config.n_embd / g->config.n_head);
 }
 
 /* Queries and keys of some heads, in a model that turns them by their positions. */
@@ -360,42 +366,58 @@ static void turn_row(const Generator *g, int64_t r, Range heads) {
 }
 
 static void cache_row(const Generator *g, const Block *block, int64_t r, int64_t h) {
-    int64_t C = g->config.n_embd, HS = C / g->config.n_head, at = place_in_cache(g, g->rows + r, h);
+    int64_t C = g->config.n_embd, HS = C / g->config.n_head, width = g->own->width;
+    Row row = g->rows[r];
+    int64_t at = place_in_cache(g, row.sequence, h), panel = row.position / width * width;
     const float *k = g->qkv + r * 3 * C + C + h * HS;
-    store_cached(g, block->keys, at, k, HS);
-    store_cached(g, block->values, at, k + C, HS);
+    store_cached(g, block->keys, at + panel * HS + row.position - panel, width, k, HS);
+    store_cached(g, block->values, at + row.position * HS, 1, k + C, HS);
 }
 
-static void attend_row(const Generator *g, const Worker *me, const Block *block, int64_t r, int64_t h) {
+/* Some rows of a sequence, from r on. */
+static void attend_rows(const Generator *g, const Worker *me, const Block *block, int64_t r, int64_t rows, int64_t h) {
     int64_t C = g->config.n_embd, HS = C / g->config.n_head;
-    Row first = {.sequence = g->rows[r].sequence};
-    int64_t at = place_in_cache(g, &first, h) * cached_bytes(g);
-    g->own->attention(g->heads + r * C + h * HS, g->qkv + r * 3 * C + h * HS, (char *)block->keys + at,
-                      (char *)block->values + at, g->cache, g->rows[r].position + 1, HS, block->scale, me->scratch);
+    int64_t at = place_in_cache(g, g->rows[r].sequence, h) * cached_bytes(g);
+    CachedHead head = {
+        .y = g->heads + r * C + h * HS,
+        .q = g->qkv + r * 3 * C + h * HS,
+        .y_stride = C,
+        .q_stride = 3 * C,
+        .queries = rows,
+        .count = g->rows[r].position + 1,
+        .HS = HS,
+        .cache = g->cache,
+        .keys = (char *)block->keys + at,
+        .values = (char *)block->values + at,
+        .scale = block->scale,
+    };
+    g->own->attention(&head, me->scratch);
 }
 
-/* Few rows: a thread has heads, of which it caches and attends to what is its own. Many: rows, which are the more work the later
- * they come, so each has every so manyth. */
-static void attend_rows(const Generator *g, const Worker *me, const Block *block, int64_t rows) {
+/* Behind those rows from r on that attention can take at once. */
+static int64_t end_of_queries(const Generator *g, int64_t r, int64_t rows) {
+    int64_t end = r + 1, most = min64(r + g->own->queries, rows);
+    while (end < most && g->rows[end].sequence == g->rows[r].sequence) end++;
+    return end;
+}
+
+/* Few rows: a thread has heads, of which it caches and attends to what is its own. Many: rows to be cached, and then every so
+ * manyth of the groups of queries of each head, as they are the more work the later they come. */
+static void attend(const Generator *g, const Worker *me, const Block *block, int64_t rows) {
     int64_t NH = g->config.n_head, number = me->team.number, threads = me->team.threads;
-    if (few(g, rows)) {
-        Range heads = range_of(&me->team, NH);
-        for (int64_t r = 0; r < rows; r++) turn_row(g, r, heads);
-        for (int64_t h = heads.first; h < heads.end; h++) {
-            for (int64_t r = 0; r < rows; r++) {
-                cache_row(g, block, r, h);
-                attend_row(g, me, block, r, h);
-            }
+    int few_rows = few(g, rows);
+    Range heads = few_rows ? range_of(&me->team, NH) : (Range){0, NH};
+    Range mine = few_rows ? (Range){0, rows} : range_of(&me->team, rows);
+    for (int64_t r = mine.first; r < mine.end; r++) turn_row(g, r, heads);
+    for (int64_t h = heads.first; h < heads.end; h++) {
+        for (int64_t r = mine.first; r < mine.end; r++) cache_row(g, block, r, h);
+    }
+    if (!few_rows) meet(&me->team);
+    for (int64_t h = heads.first; h < heads.end; h++) {
+        for (int64_t r = 0, group = h, end; r < rows; r = end, group++) {
+            end = end_of_queries(g, r, rows);
+            if (few_rows || group % threads == number) attend_rows(g, me, block, r, end - r, h);
         }
-        return;
-    }
-    for (int64_t r = number; r < rows; r += threads) {
-        turn_row(g, r, (Range){0, NH});
-        for (int64_t h = 0; h < NH; h++) cache_row(g, block, r, h);
-    }
-    meet(&me->team);
-    for (int64_t h = 0; h < NH; h++) {
-        for (int64_t r = number; r < rows; r += threads) attend_row(g, me, block, r, h);
     }
 }
 
@@ -404,7 +426,7 @@ static void generate_block(const Generator *g, const Worker *me, int64_t layer, 
     const float *input = normalised(g, me, 2 * layer, rows);
     linear_columns(g, me, g->qkv, input, &w->c_attn, w->c_attn_b, rows);
     meet(&me->team);
-    attend_rows(g, me, w, rows);
+    attend(g, me, w, rows);
     meet(&me->team);
     linear_columns(g, me, g->branch, g->heads, &w->attn_proj, w->attn_proj_b, rows);
     add_branch(g, me, input, &w->attn_proj, rows);

@@ -216,6 +216,7 @@ def reference(name: str, weights: str, cache: str, seed: int, shift: float = 0.0
 
 
 BOUND = FREE_RUNNING["float32"]["forward"].relative_l2 or 0.0
+BFLOAT16 = 2.0**-9  # its unit of rounding: far above the few numbers that are rounded the other way
 ROUNDING = 5e-7  # of float32 in what a layer gives, in its rows' rms: twice what is seen
 
 
@@ -342,6 +343,33 @@ def test_more_rows_than_are_computed_together(weights: str, kernels: str, level:
     for b, text in enumerate(texts):
         alone.rewind([0])
         assert np.array_equal(alone.feed([text], every=True), every[300 * b : 300 * b + 300])
+
+
+@every_library
+@pytest.mark.parametrize("cache", CACHES)
+def test_more_keys_than_are_attended_to_together(cache: str, kernels: str, level: str) -> None:
+    """csrc/fast/cached_attention.c takes 256 at a time."""
+    text = tokens_of("long", 300)
+    model = given(GPT2(CONFIGS["long"], "numpy", "float64"), "long")
+    exact = model.generator("float32", cache).feed([text], every=True)
+    generator = native(kernels, level, "long", "float32", cache, 1, 300)
+    found = generator.feed([text], every=True)
+    assert relative_l2(found, exact) <= (BOUND if cache == "float32" else BFLOAT16)
+    for piece in (1, 7):
+        generator.rewind([220])
+        later = [generator.feed([text[at : at + piece]], every=True) for at in range(220, 300, piece)]
+        assert np.array_equal(np.concatenate(later), found[220:]), f"{piece} at a time"
+
+
+@every_library
+def test_what_comes_after_is_not_even_multiplied_by_zero(kernels: str, level: str) -> None:
+    """Queries are attended together, but 0 · NaN is NaN."""
+    text, model = tokens_of("odd", 19), given(NativeGPT2(ODD, library(level), "float32", kernels, "none"), "odd")
+    expected = model.generator("float32", "float32", 1, 19).feed([text], every=True)
+    model.parameters["wpe.weight"][10] = np.nan
+    found = model.generator("float32", "float32", 1, 19).feed([text], every=True)
+    assert np.array_equal(found[:10], expected[:10])
+    assert np.isnan(found[10:]).all()
 
 
 # ---- what every backend promises ----

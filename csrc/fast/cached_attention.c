@@ -1,95 +1,221 @@
-/* Attention of one query to the keys and values of a cache, csrc/layers/generation.c in vectors. */
+/* Attention to the keys and values of a cache, csrc/layers/generation.c in vectors, in blocks of keys with a running softmax:
+ *
+ *   s_u = q·k_u                 keys beside each other in the lanes, i ascending in the sums
+ *   P_u = exp(scale (s_u − m))   m: the largest s so far; sum and y so far are multiplied by exp(scale (m before − m))
+ *   y += P_u v_u                channels beside each other, u ascending
+ *
+ * MR queries share what is read of the cache, or one has it for itself. A block begins at the same key whatever comes together,
+ * and what a query does not look at is not even multiplied by zero: each y is the same sum, in the same order.
+ */
+#include "cached_attention.h"
+
 #include <math.h>
 
 #include "../internal.h"
-#include "fast.h"
+#include "pack.h"
 #include "vector_math.h"
 
 enum {
-    KEYS = 4,      // at once: the sum of one alone would be waited for
-    STRIP = 4,     // vectors of y that are summed in registers while the values go by
+    KEYS = DIVIDES_WORK(256 / NR, 1) * NR,   // in a block
+    VECTORS = NR / LANES,
+    ALONE = 4,   // panels of keys, or vectors of channels, for one query: the sum of one alone would be waited for
 };
 
+/* (queries): of each, what is known after some blocks. */
+typedef struct {
+    float *scores;   // (queries,KEYS), which become P
+    float *y;   // (queries,y_stride)
+    float *sum;   // (queries,LANES): of P, lane by lane
+    float *largest;
+} Softmax;
+
 /* The first n lanes of what is at number i of the cache. */
-INLINE Floats load_cached(int cache, const void *rows, int64_t i, int64_t n) {
-    if (cache == PYGPT_FLOAT32) return load_first((const float *)rows + i, n);
-    const uint16_t *from = (const uint16_t *)rows + i;
+INLINE Floats load_cached(int cache, const void *numbers, int64_t i, int64_t n) {
+    if (cache == PYGPT_FLOAT32) return load_first((const float *)numbers + i, n);
+    const uint16_t *from = (const uint16_t *)numbers + i;
     if (n >= LANES) return load_bf16(from);
     uint16_t halves[LANES] = {0};
     if (n > 0) memcpy(halves, from, (size_t)n * sizeof *from);
     return load_bf16(halves);
 }
 
-/* scores[u] = scale q·k_u for so many keys from u on. */
-INLINE void score(int cache, int keys, float *scores, const float *q, const void *rows, int64_t u, int64_t HS,
-                  float scale) {
-    Floats sum[KEYS];
-    UNROLL
-    for (int j = 0; j < keys; j++) sum[j] = (Floats){0};
-    for (int64_t i = 0; i < HS; i += LANES) {
-        Floats qi = load_first(q + i, HS - i);
-        UNROLL
-        for (int j = 0; j < keys; j++) sum[j] += qi * load_cached(cache, rows, (u + j) * HS + i, HS - i);
-    }
-    UNROLL
-    for (int j = 0; j < keys; j++) scores[u + j] = scale * sum_lanes(sum[j]);
-}
+/* ---- scores ---- */
 
-/* y = Σ_u scores_u v_u, some vectors of it. */
-INLINE void add_values(int cache, int vectors, float *y, const float *scores, const void *rows, int64_t count,
-                       int64_t HS, int64_t first, float factor) {
-    Floats sum[STRIP];
+/* rows, panels and the type of the cache are constants wherever these are inlined, so that the sums are in registers. Panels of
+ * keys from the one at key u on. q: (HS,rows) */
+INLINE void score_panels(int cache, int rows, int panels, float *scores, const float *q, const CachedHead *head,
+                         int64_t u) {
+    int64_t HS = head->HS;
+    Floats sum[MR][ALONE * VECTORS];
     UNROLL
-    for (int j = 0; j < vectors; j++) sum[j] = (Floats){0};
-    for (int64_t u = 0; u < count; u++) {
-        Floats p = broadcast(scores[u]);
+    for (int r = 0; r < rows; r++) {
         UNROLL
-        for (int j = 0; j < vectors; j++) {
-            int64_t i = first + j * LANES;
-            sum[j] += p * load_cached(cache, rows, u * HS + i, HS - i);
+        for (int j = 0; j < panels * VECTORS; j++) sum[r][j] = (Floats){0};
+    }
+    for (int64_t i = 0; i < HS; i++) {
+        Floats k[ALONE * VECTORS];
+        UNROLL
+        for (int j = 0; j < panels * VECTORS; j++)
+            k[j] = load_cached(cache, head->keys, u * HS + (j / VECTORS * HS + i) * NR + j % VECTORS * LANES, LANES);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int j = 0; j < panels * VECTORS; j++) sum[r][j] += broadcast(q[i * rows + r]) * k[j];
         }
     }
     UNROLL
-    for (int j = 0; j < vectors; j++) {
-        int64_t i = first + j * LANES;
-        store_first(y + i, factor * sum[j], HS - i);
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int j = 0; j < panels * VECTORS; j++) store(scores + r * KEYS + j * LANES, sum[r][j]);
     }
 }
 
-/* scores become exp(scores − their maximum), whose sum is returned. */
-static float exponentials(float *scores, int64_t count) {
-    Floats largest = broadcast(-INFINITY), sum = {0};
-    for (int64_t u = 0; u < count; u += LANES) {
-        if (count - u < LANES) {
-            for (int64_t v = count; v < u + LANES; v++) scores[v] = -INFINITY;
-        }
-        largest = larger(load(scores + u), largest);
+/* Of a block of keys from u on; those up to the end of a panel, too. */
+INLINE void score_block(int cache, int rows, float *scores, const float *q, const CachedHead *head, int64_t u,
+                        int64_t keys) {
+    int panels = rows == 1 ? ALONE : 1;
+    int64_t k = 0;
+    for (; k + panels * NR <= keys; k += panels * NR) score_panels(cache, rows, panels, scores + k, q, head, u + k);
+    for (; k < keys; k += NR) score_panels(cache, rows, 1, scores + k, q, head, u + k);
+}
+
+/* ---- values ---- */
+
+/* Vectors of channels from i on, `channels` channels in all. y and p: of the first row; p: at key u. */
+INLINE void add_vectors(int cache, int rows, int vectors, float *y, int64_t y_stride, const float *p,
+                        const CachedHead *head, int64_t u, int64_t keys, int64_t i, int64_t channels) {
+    Floats sum[MR][ALONE];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int j = 0; j < vectors; j++) sum[r][j] = load(y + r * y_stride + i + j * LANES);
     }
-    float most = max_lanes(largest);
-    for (int64_t u = 0; u < count; u += LANES) {
-        Floats p = vector_exp(load(scores + u) - most);
+    for (int64_t k = 0; k < keys; k++) {
+        Floats v[ALONE];
+        UNROLL
+        for (int j = 0; j < vectors; j++)
+            v[j] = load_cached(cache, head->values, (u + k) * head->HS + i + j * LANES, channels - j * LANES);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            UNROLL
+            for (int j = 0; j < vectors; j++) sum[r][j] += broadcast(p[r * KEYS + k]) * v[j];
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int j = 0; j < vectors; j++) store(y + r * y_stride + i + j * LANES, sum[r][j]);
+    }
+}
+
+INLINE void add_values(int cache, int rows, float *y, int64_t y_stride, const float *p, const CachedHead *head,
+                       int64_t u, int64_t keys) {
+    int vectors = rows == 1 ? ALONE : VECTORS;
+    int64_t i = 0;
+    for (; i + vectors * LANES <= head->HS; i += vectors * LANES)
+        add_vectors(cache, rows, vectors, y, y_stride, p, head, u, keys, i, vectors * LANES);
+    for (; i < head->HS; i += LANES) add_vectors(cache, rows, 1, y, y_stride, p, head, u, keys, i, head->HS - i);
+}
+
+/* ---- softmax ---- */
+
+/* The scores of query r and some keys become P. */
+static void exponentials(const Softmax *s, int64_t r, int64_t y_stride, int64_t keys, float scale) {
+    float *scores = s->scores + r * KEYS, *y = s->y + r * y_stride;
+    for (int64_t u = keys; u < divide_up(keys, LANES) * LANES; u++) scores[u] = -INFINITY;
+    Floats largest = broadcast(s->largest[r]);
+    for (int64_t u = 0; u < keys; u += LANES) largest = larger(load(scores + u), largest);
+    float now = max_lanes(largest);
+    Floats sum = load(s->sum + r * LANES);
+    if (now > s->largest[r]) {
+        Floats shrink = vector_exp(broadcast((s->largest[r] - now) * scale));
+        sum *= shrink;
+        for (int64_t i = 0; i < y_stride; i += LANES) store(y + i, load(y + i) * shrink);
+        s->largest[r] = now;
+    }
+    for (int64_t u = 0; u < keys; u += LANES) {
+        Floats p = vector_exp((load(scores + u) - now) * scale);
         store(scores + u, p);
         sum += p;
     }
-    return sum_lanes(sum);
+    store(s->sum + r * LANES, sum);
 }
 
-INLINE void attend_to(int cache, float *y, const float *q, const void *keys, const void *values, int64_t count,
-                      int64_t HS, float scale, float *scores) {
-    int64_t u = 0;
-    for (; u + KEYS <= count; u += KEYS) score(cache, KEYS, scores, q, keys, u, HS, scale);
-    for (; u < count; u++) score(cache, 1, scores, q, keys, u, HS, scale);
-    float factor = 1.0f / exponentials(scores, count);
-    int64_t i = 0;
-    for (; i + STRIP * LANES <= HS; i += STRIP * LANES)
-        add_values(cache, STRIP, y, scores, values, count, HS, i, factor);
-    for (; i < HS; i += LANES) add_values(cache, 1, y, scores, values, count, HS, i, factor);
+/* ---- all of it ---- */
+
+static int64_t whole_vectors(int64_t HS) {
+    return divide_up(HS, LANES) * LANES;
 }
 
-void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                           int64_t HS, float scale, float *scores) {
-    if (cache == PYGPT_FLOAT32)
-        attend_to(PYGPT_FLOAT32, y, q, keys, values, count, HS, scale, scores);
-    else
-        attend_to(PYGPT_BFLOAT16, y, q, keys, values, count, HS, scale, scores);
+/* Fewer queries than rows: what is computed for the others is not used. */
+INLINE void attend(int cache, int rows, const CachedHead *head, float *scratch) {
+    int64_t HS = head->HS, y_stride = whole_vectors(HS), end = head->count + head->queries - 1;
+    Softmax s = {.scores = scratch};
+    s.y = s.scores + rows * KEYS;
+    s.sum = s.y + rows * y_stride;
+    s.largest = s.sum + rows * LANES;
+    const float *q = head->q;
+    if (rows > 1) {
+        float *packed = s.largest + rows;
+        pack_rows(PANEL_F32, packed, (Operand){q, head->q_stride, 1}, head->queries, HS);
+        q = packed;
+    }
+    for (int64_t i = 0; i < rows * y_stride; i++) s.y[i] = 0.0f;
+    for (int64_t i = 0; i < rows * LANES; i++) s.sum[i] = 0.0f;
+    for (int64_t r = 0; r < rows; r++) s.largest[r] = -INFINITY;
+
+    for (int64_t u = 0; u < end; u += KEYS) {
+        int64_t keys = min64(KEYS, end - u), all = max64(min64(KEYS, head->count - u), 0);
+        score_block(cache, rows, s.scores, q, head, u, keys);
+        for (int64_t r = 0; r < head->queries; r++) {
+            int64_t seen = min64(KEYS, head->count + r - u);
+            if (seen > 0) exponentials(&s, r, y_stride, seen, head->scale);
+        }
+        add_values(cache, rows, s.y, y_stride, s.scores, head, u, all);
+        for (int64_t r = 1; r < head->queries && all < keys; r++) {   // keys that not all queries look at
+            int64_t seen = min64(KEYS, head->count + r - u);
+            add_values(cache, 1, s.y + r * y_stride, y_stride, s.scores + r * KEYS + all, head, u + all, seen - all);
+        }
+    }
+
+    for (int64_t r = 0; r < head->queries; r++) {
+        float factor = 1.0f / sum_lanes(load(s.sum + r * LANES));
+        for (int64_t i = 0; i < HS; i += LANES)
+            store_first(head->y + r * head->y_stride + i, factor * load(s.y + r * y_stride + i), HS - i);
+    }
+}
+
+/* One function for each: in one for all, the compiler would run out of registers. */
+static void attend_one_f32(const CachedHead *head, float *scratch) {
+    attend(PYGPT_FLOAT32, 1, head, scratch);
+}
+
+static void attend_one_bf16(const CachedHead *head, float *scratch) {
+    attend(PYGPT_BFLOAT16, 1, head, scratch);
+}
+
+static void attend_many_f32(const CachedHead *head, float *scratch) {
+    attend(PYGPT_FLOAT32, MR, head, scratch);
+}
+
+static void attend_many_bf16(const CachedHead *head, float *scratch) {
+    attend(PYGPT_BFLOAT16, MR, head, scratch);
+}
+
+void fast_cached_attention(const CachedHead *head, float *scratch) {
+    if (4 * head->queries > MR) {   // fewer are faster one by one
+        (head->cache == PYGPT_FLOAT32 ? attend_many_f32 : attend_many_bf16)(head, scratch);
+        return;
+    }
+    CachedHead one = *head;
+    for (one.queries = 1; one.count < head->count + head->queries; one.count++) {
+        (head->cache == PYGPT_FLOAT32 ? attend_one_f32 : attend_one_bf16)(&one, scratch);
+        one.y += one.y_stride;
+        one.q += one.q_stride;
+    }
+}
+
+int64_t fast_cached_attention_floats(int64_t positions, int64_t HS) {
+    (void)positions;
+    return MR * (KEYS + whole_vectors(HS) + LANES + 1 + HS);
 }

@@ -51,7 +51,4 @@ void fast_adamw_step(float *w, float *m, float *v, const float *dw, int64_t n, f
 void fast_muon_step(float *w, float *m, const float *dw, float *scratch, int64_t R, int64_t C, int64_t parts, float lr,
                     float momentum, float weight_decay);
 
-void fast_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache, int64_t count,
-                           int64_t HS, float scale, float *scores);
-
 #endif

@@ -9,7 +9,7 @@
  */
 #include "../generation.h"
 #include "../internal.h"
-#include "fast.h"
+#include "cached_attention.h"
 #include "int4_product.h"
 #include "pack.h"
 
@@ -289,6 +289,8 @@ const GenerationKernels fast_generation = {
     .attention = fast_cached_attention,
     .width = NR,
     .few_rows = FEW_ROWS,
+    .queries = MR,
     .shared_floats = shared_floats,
     .own_floats = own_floats,
+    .attention_floats = fast_cached_attention_floats,
 };

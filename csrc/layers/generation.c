@@ -9,6 +9,8 @@
 
 #include "../bf16.h"
 
+enum { WIDTH = 8 };   // of panels
+
 /* Σ_groups s_n sx Σ_k q_kn qx_k, for one row. */
 static float int4_sum(const QuantisedInputs *x, const PackedMatrix *w, int64_t n) {
     float sum = 0.0f;
@@ -52,16 +54,20 @@ static void plain_packed_product(const Team *team, float *y, const float *x, con
     }
 }
 
-static inline float cached(const void *rows, int cache, int64_t i) {
-    return cache == PYGPT_FLOAT32 ? ((const float *)rows)[i] : from_bf16(((const uint16_t *)rows)[i]);
+static inline float cached(const void *numbers, int cache, int64_t i) {
+    return cache == PYGPT_FLOAT32 ? ((const float *)numbers)[i] : from_bf16(((const uint16_t *)numbers)[i]);
 }
 
-static void plain_cached_attention(float *y, const float *q, const void *keys, const void *values, int cache,
-                                   int64_t count, int64_t HS, float scale, float *scores) {
+static float cached_key(const CachedHead *head, int64_t u, int64_t i) {
+    return cached(head->keys, head->cache, (u / WIDTH * head->HS + i) * WIDTH + u % WIDTH);
+}
+
+static void attend(const CachedHead *head, float *y, const float *q, int64_t count, float *scores) {
+    int64_t HS = head->HS;
     for (int64_t u = 0; u < count; u++) {
         float dot = 0.0f;
-        for (int64_t i = 0; i < HS; i++) dot += q[i] * cached(keys, cache, u * HS + i);
-        scores[u] = scale * dot;
+        for (int64_t i = 0; i < HS; i++) dot += q[i] * cached_key(head, u, i);
+        scores[u] = head->scale * dot;
     }
 
     float largest = scores[0];
@@ -76,8 +82,13 @@ static void plain_cached_attention(float *y, const float *q, const void *keys, c
     for (int64_t i = 0; i < HS; i++) y[i] = 0.0f;
     for (int64_t u = 0; u < count; u++) {
         float p = scores[u] / sum;
-        for (int64_t i = 0; i < HS; i++) y[i] += p * cached(values, cache, u * HS + i);
+        for (int64_t i = 0; i < HS; i++) y[i] += p * cached(head->values, head->cache, u * HS + i);
     }
+}
+
+static void plain_cached_attention(const CachedHead *head, float *scores) {
+    for (int64_t i = 0; i < head->queries; i++)
+        attend(head, head->y + i * head->y_stride, head->q + i * head->q_stride, head->count + i, scores);
 }
 
 static int64_t plain_shared_floats(int64_t rows, int64_t K) {
@@ -90,11 +101,18 @@ static int64_t plain_own_floats(int64_t K) {
     return divide_up(K, GROUP) * (int64_t)(sizeof(QuantisedInputs) / sizeof(float));
 }
 
+static int64_t plain_attention_floats(int64_t positions, int64_t HS) {
+    (void)HS;
+    return positions;
+}
+
 const GenerationKernels plain_generation = {
     .product = plain_packed_product,
     .attention = plain_cached_attention,
-    .width = 8,
+    .width = WIDTH,
     .few_rows = 1,
+    .queries = 4,
     .shared_floats = plain_shared_floats,
     .own_floats = plain_own_floats,
+    .attention_floats = plain_attention_floats,
 };
