@@ -567,7 +567,7 @@ from mpi4py import MPI
 exchange, calls = NativeParts.exchange, []
 def die(self, *arguments, **others):
     calls.append(1)
-    if len(calls) == 15:
+    if len(calls) == 9:  # two a step
         os.kill(os.getpid(), signal.SIGKILL)
     exchange(self, *arguments, **others)
 if MPI.COMM_WORLD.Get_rank() == {rank}:
