@@ -1,7 +1,8 @@
 /* Text with a key/value cache, on the device: the formulas and, nearly, the text are those of csrc/generator.c.
  *
  * The weights are packed on the host, by the code that packs them for the CPU. A feed is enqueued as a whole, and the host
- * waits only to read logits. Kernels for generation: layers/generation.cu.
+ * waits only to read logits. LayerNorms, activations and residual connections are part of the products. Kernels for
+ * generation: layers/generation.cuh.
  */
 #include "layers/generation.cuh"
 #include "model.cuh"
@@ -42,9 +43,9 @@ struct Generator {
     PackedMatrix wte, head;   // (C,V): in the columns of wte the embedding; the same unless the head has its own
     float *wpe, *ln_f_w, *ln_f_b;
     GenerationRow *rows;   // (B·positions): of a feed
-    float *x, *ln, *qkv, *heads, *fc;   // (rows,C), but qkv (rows,3C) and fc (rows,n_inner)
-    float *mean, *rstd;   // (rows): what LayerNorm gives besides
-    QuantisedInputs *inputs;   // (rows,⌈K/32⌉), with int4
+    float *x, *ln, *qkv, *heads,
+        *fc;   // (rows,C), but qkv (rows,3C) and fc (rows,n_inner); ln: where LayerNorms come after the sums
+    ChunkSums scratch;    // of attention
     float *logits;   // (head rows,V)
 };
 
@@ -119,13 +120,12 @@ static void take_rest(Generator *g, Parts &parts) {
     }
     g->rows = parts.take<GenerationRow>(all);
     g->x = parts.take<float>(rows * C);
-    g->ln = parts.take<float>(rows * C);
+    if (is_post_norm(&c)) g->ln = parts.take<float>(rows * C);
     g->qkv = parts.take<float>(rows * 3 * C);
     g->heads = parts.take<float>(rows * C);
     g->fc = parts.take<float>(rows * F);
-    g->mean = parts.take<float>(rows);
-    g->rstd = parts.take<float>(rows);
-    g->inputs = parts.take<QuantisedInputs>(int4 ? rows * divide_up(max64(C, F), GROUP) : 0);
+    g->scratch.sums = parts.take<float>(chunk_sums(cache_shape(g), rows));
+    g->scratch.arrived = parts.take<unsigned>(ATTENDED_ROWS * c.n_head);
     g->logits = parts.take<float>(min64(rows, HEAD_ROWS) * c.vocab_size);
 }
 
@@ -222,6 +222,10 @@ static int make_generator(Generator *g, const GPT2 *m) {
         g->blocks.back().scale = attention_scale(&g->config, layer);
     }
     g->lengths.assign(static_cast<size_t>(g->B), 0);
+    note(g->queue,
+         cudaMemsetAsync(g->scratch.arrived, 0,
+                         static_cast<size_t>(ATTENDED_ROWS * g->config.n_head) * sizeof(unsigned), g->queue.stream),
+         "the scratch of attention");
     note(g->queue, cudaStreamSynchronize(m->queue.stream), "the model's latest weights");
     copy_weights(g, m);
     if (g->queue.error == cudaSuccess) note(g->queue, cudaStreamSynchronize(g->queue.stream), "copying the weights");
@@ -267,57 +271,55 @@ void generator_free(Generator *g) {
 
 /* ---- the pass over some rows ---- */
 
-struct Norm {
-    const float *w, *b;   // w: NULL where there is none
-};
-
 /* Before place 2l, the attention of block l, 2l + 1, its feed-forward part, and 2L, the head. */
 static Norm norm_before(const Generator *g, int64_t place) {
     const int64_t number = is_post_norm(&g->config) ? place - 1 : place;
-    if (number < 0) return {nullptr, nullptr};
-    if (number == 2 * g->config.n_layer) return {g->ln_f_w, g->ln_f_b};
+    const float eps = g->config.layer_norm_epsilon;
+    if (number < 0) return {};
+    if (number == 2 * g->config.n_layer) return {g->ln_f_w, g->ln_f_b, eps};
     const Block &block = g->blocks[static_cast<size_t>(number / 2)];
-    return number % 2 == 0 ? Norm{block.ln_1_w, block.ln_1_b} : Norm{block.ln_2_w, block.ln_2_b};
+    return number % 2 == 0 ? Norm{block.ln_1_w, block.ln_1_b, eps} : Norm{block.ln_2_w, block.ln_2_b, eps};
 }
 
-/* What enters a place. */
-static const float *normalised(Generator *g, int64_t place, int64_t rows) {
-    const Norm norm = norm_before(g, place);
-    if (!norm.w) return g->x;
-    layernorm_forward(g->queue, g->ln, g->mean, g->rstd, g->x, norm.w, norm.b, rows, g->config.n_embd,
-                      g->config.layer_norm_epsilon);
-    return g->ln;
-}
-
-static PackedProduct linear(const Generator *g, float *y, const float *x, const PackedMatrix &w, const float *b,
-                            int64_t rows) {
+static PackedProduct linear(float *y, const float *x, const PackedMatrix &w, const float *b, int64_t rows) {
     PackedProduct p;
-    p.y = y, p.x = x, p.w = w, p.b = b, p.rows = rows, p.inputs = g->inputs;
+    p.y = y, p.x = x, p.w = w, p.b = b, p.rows = rows;
     return p;
 }
 
-/* x = x + linear(y), or the branch's input in place of x */
-static void add_branch(Generator *g, const float *input, const float *y, const PackedMatrix &w, const float *b,
+/* Of what enters a place. Where the branch is added to that, it is kept in ln. */
+static PackedProduct linear_at(const Generator *g, int64_t place, float *y, const PackedMatrix &w, const float *b,
+                               int64_t rows) {
+    PackedProduct p = linear(y, g->x, w, b, rows);
+    p.norm = norm_before(g, place);
+    if (p.norm.w) p.normalised = g->ln;
+    return p;
+}
+
+/* x = x + linear(y), or what entered the place in place of x */
+static void add_branch(Generator *g, int64_t place, const float *y, const PackedMatrix &w, const float *b,
                        int64_t rows) {
-    PackedProduct p = linear(g, g->x, y, w, b, rows);
-    p.residual = is_post_norm(&g->config) ? input : g->x;
+    PackedProduct p = linear(g->x, y, w, b, rows);
+    p.residual = is_post_norm(&g->config) && norm_before(g, place).w ? g->ln : g->x;
     packed_product(g->queue, p);
 }
 
-static void block_forward(Generator *g, int64_t layer, const GenerationRow *rows, int64_t N) {
-    const Block &w = g->blocks[static_cast<size_t>(layer)];
-    const float *input = normalised(g, 2 * layer, N);
-    packed_product(g->queue, linear(g, g->qkv, input, w.c_attn, w.c_attn_b, N));
-    if (g->config.position_embedding == PYGPT_ROTARY)
-        rotary_rows(g->queue, g->qkv, rows, N, g->config.n_head, g->config.n_embd / g->config.n_head);
-    cached_attention(g->queue, g->heads, w.keys, w.values, g->qkv, rows, N, cache_shape(g), w.scale);
-    add_branch(g, input, g->heads, w.attn_proj, w.attn_proj_b, N);
+static void attend(Generator *g, const Block &w, const GenerationRow *rows, int64_t N, int64_t longest) {
+    const CacheShape shape = cache_shape(g);
+    if (g->config.position_embedding == PYGPT_ROTARY) rotary_rows(g->queue, g->qkv, rows, N, shape.NH, shape.HS);
+    cached_attention(g->queue, {g->heads, w.keys, w.values, g->qkv, rows, N, longest, shape, w.scale, g->scratch});
+}
 
-    input = normalised(g, 2 * layer + 1, N);
-    PackedProduct fc = linear(g, g->fc, input, w.c_fc, w.c_fc_b, N);
+static void block_forward(Generator *g, int64_t layer, const GenerationRow *rows, int64_t N, int64_t longest) {
+    const Block &w = g->blocks[static_cast<size_t>(layer)];
+    packed_product(g->queue, linear_at(g, 2 * layer, g->qkv, w.c_attn, w.c_attn_b, N));
+    attend(g, w, rows, N, longest);
+    add_branch(g, 2 * layer, g->heads, w.attn_proj, w.attn_proj_b, N);
+
+    PackedProduct fc = linear_at(g, 2 * layer + 1, g->fc, w.c_fc, w.c_fc_b, N);
     fc.activated = true, fc.activation_function = g->config.activation_function;
     packed_product(g->queue, fc);
-    add_branch(g, input, g->fc, w.mlp_proj, w.mlp_proj_b, N);
+    add_branch(g, 2 * layer + 1, g->fc, w.mlp_proj, w.mlp_proj_b, N);
 }
 
 /* The rows that want logits come first in x; how many they are. */
@@ -334,13 +336,16 @@ static float *pass(Generator *g, float *logits, const std::vector<GenerationRow>
     const int64_t C = g->config.n_embd, V = g->config.vocab_size;
     const GenerationRow *const on_device = g->rows + first;
     packed_embedding(g->queue, g->x, on_device, g->wte, g->wpe, N);
-    for (int64_t layer = 0; layer < g->config.n_layer; layer++) block_forward(g, layer, on_device, N);
+    int64_t longest = 0;
+    for (int64_t r = first; r < first + N; r++) longest = max64(longest, rows[static_cast<size_t>(r)].position + 1);
+    for (int64_t layer = 0; layer < g->config.n_layer; layer++) block_forward(g, layer, on_device, N, longest);
 
     const int64_t wanted = keep_wanted(g, rows.data() + first, N);
-    const float *input = wanted > 0 ? normalised(g, 2 * g->config.n_layer, wanted) : nullptr;
     for (int64_t at = 0; at < wanted; at += HEAD_ROWS) {
         const int64_t count = min64(HEAD_ROWS, wanted - at);
-        packed_product(g->queue, linear(g, g->logits, input + at * C, g->head, nullptr, count));
+        PackedProduct head = linear(g->logits, g->x + at * C, g->head, nullptr, count);
+        head.norm = norm_before(g, 2 * g->config.n_layer);
+        packed_product(g->queue, head);
         download(g->queue, logits, g->logits, DataType::float32, count * V);
         logits += count * V;
     }

@@ -93,6 +93,10 @@ inline float __uint_as_float(unsigned x) {
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return static_cast<unsigned>((uint64_t{a} * b) >> 32);
 }
+inline int __dp4a(int a, int b, int c) {
+    for (int shift = 0; shift < 32; shift += 8) c += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);
+    return c;
+}
 inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }

@@ -47,10 +47,10 @@ template <class F> void for_type(DataType type, F f) {
     type == DataType::float32 ? f(float{}) : f(bf16{});
 }
 
-template <class T> T *as(void *p) {
+template <class T> __host__ __device__ T *as(void *p) {
     return static_cast<T *>(p);
 }
-template <class T> const T *as(const void *p) {
+template <class T> __host__ __device__ const T *as(const void *p) {
     return static_cast<const T *>(p);
 }
 

@@ -17,6 +17,7 @@
 #include "column_sums.cuh"
 #include "elements.cuh"
 #include "layers.cuh"
+#include "row_statistics.cuh"
 
 namespace {
 
@@ -49,39 +50,19 @@ template <class T, int W> __global__ void __launch_bounds__(32 * WARPS) layernor
         for (int i = 0; i < W; i++) x[i] = stored<T>(x[i] + branch[i]);
     };
 
-    float sum = 0;
-    for (int64_t c = lane * W; c < C; c += 32 * W) {
-        float x[W];
-        read(x, c);
-        for (int i = 0; i < W; i++) sum += x[i];
-        if (x2) store<W>(f.x + n * C + c, x);
-    }
-    const float about = warp_sum(sum) / static_cast<float>(C);
-
-    float rest = 0, squares = 0;
-    for (int64_t c = lane * W; c < C; c += 32 * W) {
-        float x[W];
-        read(x, c);
-        for (int i = 0; i < W; i++) {
-            rest += x[i] - about;
-            squares += (x[i] - about) * (x[i] - about);
-        }
-    }
-    const float correction = warp_sum(rest) / static_cast<float>(C), mean = about + correction;
-    const float variance = fmaxf(warp_sum(squares) / static_cast<float>(C) - correction * correction, 0.0f);
-    const float rstd = 1.0f / sqrtf(variance + f.eps);
-
+    const RowStatistics s = row_statistics<W>(C, f.eps, read);
     for (int64_t c = lane * W; c < C; c += 32 * W) {
         float x[W], w[W], b[W] = {}, y[W];
         read(x, c);
         load<W>(w, f.w + c);
         if (f.b) load<W>(b, f.b + c);
-        for (int i = 0; i < W; i++) y[i] = (x[i] - mean) * rstd * w[i] + b[i];
+        for (int i = 0; i < W; i++) y[i] = (x[i] - s.mean) * s.rstd * w[i] + b[i];
         store<W>(f.y + n * C + c, y);
+        if (x2) store<W>(f.x + n * C + c, x);
     }
     if (lane == 0) {
-        f.mean[n] = mean;
-        f.rstd[n] = rstd;
+        f.mean[n] = s.mean;
+        f.rstd[n] = s.rstd;
     }
 }
 
