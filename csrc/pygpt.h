@@ -293,6 +293,8 @@ int generator_write(Generator *generator, int64_t block, int number, const float
 int generator_feed(Generator *generator, float *logits, const int32_t *tokens, const int64_t *lengths, int every);
 /* Leaves the first lengths[b] tokens of sequence b. */
 int generator_rewind(Generator *generator, const int64_t *lengths);
+/* How many feeds were launched as a CUDA graph, and how many could not be captured; in libpygpt_cuda* only. */
+int generator_graphs(Generator *generator, int64_t *launched, int64_t *refused);
 
 /* ---- for several processes that train one model, and hold its gradient and its moments in parts ---- */
 

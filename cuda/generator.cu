@@ -1,8 +1,9 @@
 /* Text with a key/value cache, on the device: the formulas and, nearly, the text are those of csrc/generator.c.
  *
  * The weights are packed on the host, by the code that packs them for the CPU. A feed is enqueued as a whole, and the host
- * waits only to read logits. LayerNorms, activations and residual connections are part of the products. Kernels for
- * generation: layers/generation.cuh.
+ * waits only to read logits. From the second time in a row on, a token for each of so many sequences is one CUDA graph: what
+ * differs, tokens and positions, lies in the device's memory. LayerNorms, activations and residual connections are part of the
+ * products. Kernels for generation: layers/generation.cuh.
  */
 #include "layers/generation.cuh"
 #include "model.cuh"
@@ -12,6 +13,7 @@ extern "C" {
 #include "../csrc/positions.h"
 }
 
+#include <algorithm>
 #include <new>
 #include <vector>
 
@@ -36,6 +38,7 @@ struct Generator {
     int64_t B, positions;
     int in_use;
     Queue queue;
+    Graphs graphs;   // by the number of rows
     std::vector<int64_t> lengths;   // (B): tokens of each sequence
 
     unsigned char *memory;          // on the device; all that follows lies in it
@@ -211,6 +214,7 @@ static void copy_weights(Generator *g, const GPT2 *m) {
 }
 
 static int make_generator(Generator *g, const GPT2 *m) {
+    g->graphs.capture = m->graphs.capture;
     if (const cudaError_t error = queue_create(&g->queue, DataType::float32, m->queue.fast, false))
         return fail_cuda(error, "setting up");
     const auto bytes = static_cast<size_t>(all_bytes(g));
@@ -263,6 +267,7 @@ int generator_write(Generator *g, int64_t block, int number, const float *w, con
 void generator_free(Generator *g) {
     if (!g) return;
     if (g->queue.stream) cudaStreamSynchronize(g->queue.stream);
+    g->graphs.forget();
     cudaFree(g->memory);
     queue_destroy(&g->queue);
     cudaGetLastError();
@@ -331,25 +336,40 @@ static int64_t keep_wanted(Generator *g, const GenerationRow *rows, int64_t N) {
     return kept;
 }
 
+static void blocks_forward(Generator *g, const GenerationRow *rows, int64_t N, int64_t longest) {
+    packed_embedding(g->queue, g->x, rows, g->wte, g->wpe, N);
+    for (int64_t layer = 0; layer < g->config.n_layer; layer++) block_forward(g, layer, rows, N, longest);
+}
+
+/* Of rows from number `first` on. */
+static void head_forward(Generator *g, int64_t first, int64_t N) {
+    PackedProduct head = linear(g->logits, g->x + first * g->config.n_embd, g->head, nullptr, N);
+    head.norm = norm_before(g, 2 * g->config.n_layer);
+    packed_product(g->queue, head);
+}
+
 /* N rows, from number `first` of the feed on. Gives the place behind the logits. */
 static float *pass(Generator *g, float *logits, const std::vector<GenerationRow> &rows, int64_t first, int64_t N) {
-    const int64_t C = g->config.n_embd, V = g->config.vocab_size;
-    const GenerationRow *const on_device = g->rows + first;
-    packed_embedding(g->queue, g->x, on_device, g->wte, g->wpe, N);
     int64_t longest = 0;
     for (int64_t r = first; r < first + N; r++) longest = max64(longest, rows[static_cast<size_t>(r)].position + 1);
-    for (int64_t layer = 0; layer < g->config.n_layer; layer++) block_forward(g, layer, on_device, N, longest);
-
-    const int64_t wanted = keep_wanted(g, rows.data() + first, N);
+    blocks_forward(g, g->rows + first, N, longest);
+    const int64_t wanted = keep_wanted(g, rows.data() + first, N), V = g->config.vocab_size;
     for (int64_t at = 0; at < wanted; at += HEAD_ROWS) {
         const int64_t count = min64(HEAD_ROWS, wanted - at);
-        PackedProduct head = linear(g->logits, g->x + at * C, g->head, nullptr, count);
-        head.norm = norm_before(g, 2 * g->config.n_layer);
-        packed_product(g->queue, head);
+        head_forward(g, at, count);
         download(g->queue, logits, g->logits, DataType::float32, count * V);
         logits += count * V;
     }
     return logits;
+}
+
+/* The whole feed, if it is few rows that all want logits: the same kernels for any positions. */
+static void decode(Generator *g, float *logits, int64_t N) {
+    g->graphs.run(g->queue, {N}, [=] {
+        blocks_forward(g, g->rows, N, g->positions);
+        head_forward(g, 0, N);
+    });
+    download(g->queue, logits, g->logits, DataType::float32, N * g->config.vocab_size);
 }
 
 /* ---- sequences ---- */
@@ -375,11 +395,23 @@ int generator_feed(Generator *g, float *logits, const int32_t *tokens, const int
     Queue &q = g->queue;
     note(q, cudaMemcpyAsync(g->rows, rows.data(), rows.size() * sizeof *g->rows, cudaMemcpyHostToDevice, q.stream),
          "the copy of the tokens");
-    for (int64_t first = 0; first < count; first += ROWS)
-        logits = pass(g, logits, rows, first, min64(ROWS, count - first));
+    if (count <= HEAD_ROWS &&
+        std::all_of(rows.begin(), rows.end(), [](const GenerationRow &row) { return row.wanted; })) {
+        decode(g, logits, count);
+    } else {
+        for (int64_t first = 0; first < count; first += ROWS)
+            logits = pass(g, logits, rows, first, min64(ROWS, count - first));
+    }
     status = queue_status(q);
     if (status != PYGPT_OK) return status;
     for (int64_t b = 0; b < g->B; b++) g->lengths[static_cast<size_t>(b)] += lengths[b];
+    return PYGPT_OK;
+}
+
+int generator_graphs(Generator *g, int64_t *launched, int64_t *refused) {
+    USE_GENERATOR(g);
+    *launched = g->graphs.launched;
+    *refused = g->graphs.refused;
     return PYGPT_OK;
 }
 

@@ -77,7 +77,7 @@ static int read_capture(Capture *capture) {
 
 static int make_model(GPT2 *m) {
     int status = read_rounding(&m->rounding);
-    if (status == PYGPT_OK) status = read_capture(&m->capture);
+    if (status == PYGPT_OK) status = read_capture(&m->graphs.capture);
     if (status != PYGPT_OK) return status;
     const DataType type = data_type(m->options.dtype);
     if (const cudaError_t error = queue_create(&m->queue, type, m->options.kernels == PYGPT_FAST))
@@ -119,7 +119,7 @@ int *in_use_of(GPT2 *m) {
 void gpt2_free(GPT2 *m) {
     if (!m) return;
     if (m->queue.stream) cudaStreamSynchronize(m->queue.stream);
-    forget_graphs(m);
+    m->graphs.forget();
     disconnect(m);
     if (m->copy == m->parameters) m->copy = nullptr;
     for (void *buffer :

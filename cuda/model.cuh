@@ -2,10 +2,9 @@
 #pragma once
 
 #include "device.cuh"
+#include "graph.cuh"
 #include "layout.cuh"
 
-#include <map>
-#include <tuple>
 #include <vector>
 
 extern "C" {
@@ -29,13 +28,6 @@ struct PassState {
 
 /* How far a pass goes. */
 enum class Pass { forward, loss, gradients };
-
-/* Whether passes are captured into graphs; what CUDA would not have is an error with `always`. */
-enum class Capture { never, where_possible, always };
-
-/* A pass that has been captured, by what it was captured for. */
-using GraphKey = std::tuple<int64_t, int64_t, Pass, bool>;   // B, T, pass, training
-using Graphs = std::map<GraphKey, cudaGraphExec_t>;
 
 struct NcclCommunicator;
 
@@ -83,12 +75,9 @@ struct GPT2 {
     bool weights_changed;          // since the latest backward pass
 
     int64_t allocated;             // bytes on the device
-    Capture capture;
     int64_t replaced;              // how often a buffer has moved: graphs hold addresses
     int64_t graphs_replaced;       // ... when the graphs were captured, with queue.replaced
-    int64_t graphs_launched, graphs_refused;   // for gpt2_graphs()
-    GraphKey latest;
-    Graphs graphs;
+    Graphs graphs;   // of passes: by B, T, pass, training
 };
 
 /* ---- memory.cu: PYGPT_OK or an error ---- */
@@ -133,7 +122,6 @@ void *activation_gradient_of_gelu(GPT2 *model, int64_t layer);
 
 /* enqueue_pass(), or from the second time in a row on the graph of it. */
 void run_pass(GPT2 *model, Pass pass);
-void forget_graphs(GPT2 *model);
 
 /* ---- initialisation.cu ---- */
 

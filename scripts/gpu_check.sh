@@ -128,7 +128,7 @@ run_tests() {
 }
 
 stage_test() { run_tests 12 tests/test_cuda_flash.py tests/test_layers.py tests/test_model.py; }
-stage_cuda() { run_tests 4 tests/test_cuda.py; }
+stage_cuda() { run_tests 4 tests/test_cuda.py tests/test_cuda_generation.py; }
 
 has_torch() {
     "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' ||

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.gpu_kernels import GROUPS, PRODUCTS, Work, group_of, kernel_time
 from benchmarks.session import TINY, TINY_TILES
 from benchmarks.work import flops_per_token
 from pygpt import GPT2, GPT2Config
+from pygpt.backends.interface import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
@@ -172,6 +174,19 @@ def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.usefixtures("libraries")
+def test_generation_is_timed_in_every_format() -> None:
+    *_, found = gpu.measure([gpu.Task("generation", 60, "tiny", (1, 2))], 60.0, device="cpu", quick=True, llmc=None)
+    rows = found["generation"]
+    assert found["notes"] == [] and [(row["weights"], row["B"]) for row in rows] == list(product(WEIGHTS, (1, 2)))
+    assert all(row["tokens_per_second"] > 0 and row["prompt_seconds"] > 0 for row in rows)
+    C, cached = TINY.n_embd, 4 * 2 * TINY.n_layer * TINY.n_embd * TINY.n_positions // 2
+    numbers = 12 * TINY.n_layer * C * C + TINY.vocab_size * C
+    assert [row["bytes"] for row in rows[:2]] == [4 * numbers + cached, 4 * numbers + 2 * cached]
+    table = gpu_report.generation_table([{**rows[0], "bytes": 1e6, "seconds": 1e-6}], {"copy_bytes": 4e12})
+    assert "25 %" in table.splitlines()[2]
+
+
 def test_part_that_takes_too_long_leaves_a_note() -> None:
     *_, found = gpu.measure([gpu.Task("pygpt", 1e-3, "tiny", (1,))], 10.0, device="cpu", quick=True, llmc=None)
     assert found["steps"] == [] and found["notes"] == ["pygpt, tiny: ended after 0 s"]
@@ -270,7 +285,7 @@ def own_kernels() -> list[str]:
     """The names of all kernels in cuda/, but for those of generation, which no training step has."""
     pattern = r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\s*\("
     sources = [*(ROOT / "cuda").glob("*.cu*"), *(ROOT / "cuda" / "layers").glob("*.cu*")]
-    sources = [path for path in sources if path.stem != "generation"]
+    sources = [path for path in sources if '#include "generation.cuh"' not in path.read_text()]
     return sorted({name for path in sources for name in re.findall(pattern, path.read_text())})
 
 

@@ -4,9 +4,9 @@
  *   of a chunk of positions    m = max s      z = Σ exp(s_u − m)      a = Σ exp(s_u − m) v_u
  *   of all chunks              M = max m      y = Σ exp(m − M) a / Σ exp(m − M) z
  *
- * A block has a chunk of one row and head, and the last of these blocks to finish adds up the chunks, in ascending order. Chunks
- * begin at multiples of CHUNK, so what is summed, and how, depends on the row's position alone. Blocks beyond it return at once:
- * a captured graph has a grid for the whole cache.
+ * A block has a chunk of one row and head, and the last of these blocks to finish adds up the chunks, in ascending order.
+ * Chunks begin at multiples of CHUNK, so what is summed, and how, depends on the row's position alone. Blocks beyond it return
+ * at once: a captured graph has a grid for the whole cache.
  */
 #include "generation.cuh"
 

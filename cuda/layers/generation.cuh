@@ -1,8 +1,8 @@
 /* The layers that generation has of its own; packed_embedding.cu, packed_product.cu and cached_attention.cu have the formulas.
  * float32 in and out.
  *
- * Each number is made by the same instructions, and each sum taken in an order that depends on its own length alone, whatever the
- * number of rows. So the activation and the residual are part of the product: the elementwise kernels would treat the last
+ * Each number is made by the same instructions, and each sum taken in an order that depends on its own length alone, whatever
+ * the number of rows. So the activation and the residual are part of the product: the elementwise kernels would treat the last
  * elements of all rows by code of their own. */
 #pragma once
 

@@ -1,4 +1,5 @@
-/* Products of a few rows with packed weights, at the speed of the memory; the LayerNorm before and what follows are part of them.
+/* Products of a few rows with packed weights, at the speed of the memory. The LayerNorm before and what follows are part of
+ * them.
  *
  *   y = residual + activation(LayerNorm(x) w + b)      with bfloat16, what enters the product is rounded too
  *   int4      y_n = Σ_groups s_n sx Σ_k q_kn qx_k       sx = max |x| / 127      qx = x / sx, rounded
@@ -6,8 +7,8 @@
  * A block has R rows and some panels, one after the other. Its threads divide a panel into pieces of 16 bytes, which they read
  * side by side and each once; the first are on their way while the inputs are normalised, rounded and staged in shared memory.
  *
- * A thread adds up the inputs of its pieces in ascending order, then lanes are added pairwise, then warps in ascending order. Which
- * piece is whose depends on the type alone: so a sum has the same bits for any R and any number of rows.
+ * A thread adds up the inputs of its pieces in ascending order, then lanes are added pairwise, then warps in ascending order.
+ * Which piece is whose depends on the type alone: so a sum has the same bits for any R and any number of rows.
  */
 #include "exact_gelu.cuh"
 #include "gelu.cuh"
@@ -136,8 +137,8 @@ __device__ void add_products(float (&sum)[R * Piece<type>::outputs], const Piece
     }
 }
 
-/* Adds up the numbers of lanes that are alike modulo `across`, pairwise: first those `delta` apart. In each step a lane keeps one half
- * of its `count` sums, from number `first` on, and passes the other half on; when it has but one, one of two lanes keeps it.
+/* Adds up the numbers of lanes that are alike modulo `across`, pairwise: first those `delta` apart. In each step a lane keeps
+ * half of its `count` sums, from number `first` on, and passes the other half on; once it has but one, one of two lanes keeps it.
  * store(number, sum) is called for each sum by one lane. */
 template <int across, int delta, int count, int V, class Store>
 __device__ void add_lanes(float (&sum)[V], int first, bool keeps, Store store) {

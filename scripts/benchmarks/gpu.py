@@ -28,13 +28,14 @@ from benchmarks.gpu_sides import (
     describe_device,
     device_rates,
     kernels_of_step,
+    measure_generation,
     measure_llmc,
     measure_side,
     torch_device,
 )
 from benchmarks.session import TINY, TINY_TILES
 from benchmarks.steps import Step
-from pygpt.backends.interface import DTYPES
+from pygpt.backends.interface import DTYPES, WEIGHTS
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser
 from pygpt.errors import UserError
@@ -42,14 +43,14 @@ from pygpt.files.atomic import write_file
 from pygpt.model import GPT2
 
 RESULT = "RESULT "  # before a row in the output of a process
-SIDES = ("rates", "pygpt", "torch", "kernels")
+SIDES = ("rates", "pygpt", "torch", "kernels", "generation")
 
 
 @dataclass(frozen=True)
 class Task:
     """A process: what it measures, and for how long at most."""
 
-    side: str  # "rates", "pygpt", "torch", "kernels", or "llm.c", which runs by itself
+    side: str  # one of SIDES, or "llm.c", which runs by itself
     seconds: float
     model: str = "gpt2"
     batches: tuple[int, ...] = ()
@@ -58,6 +59,10 @@ class Task:
 # In this order, because later ones are the first to be left out. pygpt's memory grows from batch to batch; torch
 # compiles for each, so it begins with the one that suits it most.
 PLANS = {
+    "generation": (
+        Task("rates", 40),
+        Task("generation", 60, "gpt2", (1, 8)),
+    ),
     "step": (
         Task("rates", 40),
         Task("pygpt", 40, "gpt2", (64,)),
@@ -68,6 +73,7 @@ PLANS = {
         Task("pygpt", 50, "gpt2", (32, 64, 128)),
         Task("torch", 90, "gpt2", (64, 32, 128)),
         Task("kernels", 40, "gpt2", (64,)),
+        Task("generation", 40, "gpt2", (1, 8)),
         Task("pygpt", 40, "gpt2-medium", (16,)),
         Task("torch", 60, "gpt2-medium", (16,)),
         Task("llm.c", 30, "gpt2", (32, 64)),
@@ -91,7 +97,7 @@ def measure(
     A part that finds nothing leaves its reason in "notes".
     """
     found: dict[str, Any] = {"formulas": {"of_rate_full": gpu_report.FULL, "of_rate_causal": gpu_report.CAUSAL}}
-    found |= {"machine": describe_device(), "rates": None, "steps": [], "kernels": [], "notes": []}
+    found |= {"machine": describe_device(), "rates": None, "steps": [], "kernels": [], "generation": [], "notes": []}
     T = TINY.n_positions if quick else 1024
     end = time.monotonic() + seconds
     for task in plan:
@@ -122,6 +128,8 @@ def _llmc(task: Task, T: int, folder: Path | None, limit: float) -> list[dict[st
 def _take(found: dict[str, Any], task: Task, rows: list[Any], T: int) -> None:
     if task.side == "rates":
         found["rates"] = rows[0] if rows else None
+    elif task.side == "generation":
+        found["generation"] += rows
     elif task.side != "kernels":
         found["steps"] += rows
     elif not rows:
@@ -200,7 +208,9 @@ def main() -> int | None:
         _write_json(Path(flags.json), found)
         if flags.out:  # what is there if the time is over before all is done
             _report(Path(flags.json).parent, Path(flags.out))
-        failed = not any(row["side"] == "pygpt" and "seconds" in row for row in found["steps"])
+        failed = not found["generation"] and not any(
+            row["side"] == "pygpt" and "seconds" in row for row in found["steps"]
+        )
     print(gpu_report.text(found))
     print("; ".join(gpu_report.comparison(found["steps"])) or "nothing to compare with")
     return 1 if failed else 0
@@ -213,6 +223,8 @@ def _side(flags: argparse.Namespace) -> int:
         rows: Iterator[Any] = iter([device_rates(torch_device(flags.device), **sizes)])
     elif flags.side == "kernels":
         rows = iter([kernels_of_step(flags.model, batches[0], flags.seq_len, flags.device)])
+    elif flags.side == "generation":
+        rows = measure_generation(flags.model, batches, flags.device, 0.05 if flags.quick else 0.5)
     else:
         seconds, compiled = (0.05, False) if flags.quick else (1.0, True)
         rows = measure_side(flags.side, flags.model, batches, flags.seq_len, flags.device, compiled, seconds)
@@ -222,7 +234,7 @@ def _side(flags: argparse.Namespace) -> int:
 
 
 def _tiny(device: str) -> int:
-    """Three steps of a tiny model in each dtype, for compute-sanitizer, which is slow."""
+    """Three steps of a tiny model in each dtype, and three tokens after a text: compute-sanitizer is slow."""
     # the simple kernels of attention, and those in tiles: two of these, the second full only with dropout
     dropout = replace(TINY_TILES, attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
     for config, T in ((TINY, 13), (TINY_TILES, 67), (dropout, 128)):
@@ -237,6 +249,13 @@ def _tiny(device: str) -> int:
             if not np.isfinite(loss):
                 raise UserError(f"the loss is {loss} in {dtype}")
             print(f"{dtype}, head size {config.n_embd // config.n_head}: loss {loss:.4f}")
+        for weights in WEIGHTS:
+            generator = model.generator(weights, batch_size=2)
+            generator.feed(list(tokens[:, : T - 3]))
+            for column in range(T - 3, T):  # likewise
+                logits = generator.feed(list(tokens[:, column : column + 1]))
+            if not np.isfinite(logits).all():
+                raise UserError(f"logits with weights in {weights} are not finite")
     return 0
 
 
@@ -276,7 +295,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     times = commands.add_parser("measure", help="time whole steps beside torch's and llm.c's")
     side = commands.add_parser("side", help="one alternative, as measure starts it")
-    tiny = commands.add_parser("tiny", help="three steps of a tiny model, for compute-sanitizer")
+    tiny = commands.add_parser("tiny", help="three steps of a tiny model and three tokens, for compute-sanitizer")
     agree = commands.add_parser("agree", help="the loss and the gradient of GPT-2 124M beside torch's")
     report = commands.add_parser("report", help="join what the stages of gpu_check.sh have left in a folder")
     for command in (times, side, tiny, agree):

@@ -109,6 +109,25 @@ def largest_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return render(f"the {len(rows)} that take longest", ("name", "ms", "launches", "mean, us"), body, 1)
 
 
+def generation_table(rows: Sequence[Mapping[str, Any]], rates: Mapping[str, float] | None) -> str:
+    head = ("model", "weights", "B", "tokens/s", "us each", "of copy", "prompt", "ms")
+    body = [
+        (
+            row["model"],
+            row["weights"],
+            str(row["B"]),
+            number(row["tokens_per_second"], 0),
+            number(1e6 * row["seconds"], 0),
+            percent(row["bytes"] / row["seconds"] / rates["copy_bytes"]) if rates else "",
+            str(row["prompt"]),
+            number(1e3 * row["prompt_seconds"], 1),
+        )
+        for row in rows
+    ]
+    note = "us each: a token for each of B sequences; of copy: bytes that it reads at least, of the rate of a copy"
+    return render("generation", head, body, 2, [note])
+
+
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> str:
     return render(
         "stages",
@@ -133,6 +152,8 @@ def text(found: Mapping[str, Any]) -> str:
         about = found["kernels_of"]
         title = f"kernels of a step, {about['model']}, {about['B']} x {about['T']}, bfloat16, launched one by one"
         parts.extend([kernels_table(found["kernels"], title), largest_table(found["largest"])])
+    if found.get("generation"):
+        parts.append(generation_table(found["generation"], found.get("rates")))
     parts.extend(found.get("notes", []))
     if found.get("stages"):
         parts.append(stages_table(found["stages"]))

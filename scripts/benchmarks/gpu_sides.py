@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.generation import LONG, PROMPT, bytes_per_token
 from benchmarks.gpu_kernels import KernelTime, kernel_times
 from benchmarks.machine import version
 from benchmarks.session import TINY
 from benchmarks.steps import BETAS, LARGEST_NORM, LEARNING_RATE, WEIGHT_DECAY, Step
+from pygpt.backends.interface import WEIGHTS, Generator
 from pygpt.config import MODEL_SIZES, GPT2Config
 from pygpt.model import GPT2
 
@@ -147,6 +149,41 @@ def measure_side(
         except Exception as error:  # most often no memory for this batch
             row["failed"] = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:200]}"
         yield row
+
+
+def measure_generation(model: str, batches: list[int], device: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """A row for each format of the weights and number of sequences: a token for each of them, and a long prompt.
+
+    "bytes" are those that the tokens read at least.  Keys and values are float32, as bytes_per_token() counts them.
+    """
+    config = MODELS[model]
+    gpt2 = GPT2(config, device=device)
+    length, prompt = min(PROMPT, config.n_positions // 2), min(LONG, config.n_positions)
+    for weights in WEIGHTS:
+        alone = bytes_per_token(config, weights, 0)
+        for B in batches:
+            generator = gpt2.generator(weights, batch_size=B)
+            row: dict[str, Any] = {"model": model, "weights": weights, "B": B, "prompt": prompt}
+            row["seconds"] = _time_feeds(generator, length, 1, seconds)
+            row["tokens_per_second"] = B / row["seconds"]
+            row["bytes"] = alone + B * (bytes_per_token(config, weights, length) - alone)
+            row["prompt_seconds"] = _time_feeds(generator, 0, prompt, seconds)
+            yield row
+
+
+def _time_feeds(generator: Generator, length: int, count: int, seconds: float) -> float:
+    """Seconds for `count` tokens after `length` others, in each sequence."""
+    B = len(generator.lengths)
+    texts = np.random.default_rng(0).integers(0, generator.config.vocab_size, (B, length + count))
+    generator.rewind([0] * B)
+    generator.feed(list(texts[:, :length]))
+    new = list(texts[:, length:])
+
+    def feed() -> float:
+        generator.rewind([length] * B)
+        return float(generator.feed(new)[0, 0])
+
+    return float(time_steps(feed, lambda: None, seconds)["seconds"])
 
 
 def device_memory() -> int | None:
