@@ -141,9 +141,9 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ),
     (
         "gpt_backward",
-        'residual_backward(da[f"{h}.resid_mid"])',
-        'residual_backward(2 * da[f"{h}.resid_mid"])',
-        r"backward, da\['h.0.attn.c_proj'\]: relative L2 1.0e\+00",
+        "residual_backward(da[name])",
+        "residual_backward(2 * da[name])",
+        r"backward, da\['h.0.mlp.c_proj'\]: relative L2 1.0e\+00",
     ),
     (
         "bpe_train",
@@ -176,6 +176,7 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("sampling", "logits.max()) / temperature", "logits.max())", r"candidates, p: relative L2"),
     ("kv_cache", "np.tri(n, before + n, before)", "np.tri(n, before + n)", r"attend, y: relative L2"),
     ("quantise", "np.float32(-8)", "np.float32(8)", r"int4, w4: relative L2"),
+    ("c_gelu", "i < n", "i < n - 1", r"gelu_forward, y: .*\bnan\b"),
     ("c_gelu", "(1.0f - t * t)", "(1.0f - t)", r"gelu_backward, dx: relative L2 .* bound 2e-06"),
     ("c_layernorm", "dx[n * C + c] += ", "dx[n * C + c] = ", r"layernorm_backward, dx: relative L2"),
     ("c_matmul", "transpose_a ? M : 1", "transpose_a ? K : 1", r"matmul, c: relative L2"),
@@ -307,6 +308,22 @@ def test_a_missing_function_of_c_is_named(tmp_path: Path, capsys: pytest.Capture
     file.write_text('#include "pygpt.h"\nvoid gelu_forward(float *y, const float *x, int64_t n) {\n}\n')
     assert not graded(EXERCISES["c_gelu"], file, tmp_path)
     assert capsys.readouterr().out == f"{file}: there is no function gelu_backward, which the stub has\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "where"),
+    [
+        ("c_gelu", "i < n", "i <= n", "after the last"),
+        ("c_gelu", "i = 0", "i = -1", "before the first"),
+        ("c_layernorm", "dw[first + c] +=", "dw[first + c + 1] +=", "after the last"),  # an array that is added to
+    ],
+)
+def test_what_c_writes_beside_its_arrays(
+    name: str, old: str, new: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = solved(EXERCISES[name], tmp_path, old, new)
+    assert not graded(EXERCISES[name], file, tmp_path)
+    assert f"{file}: something is written {where} of the " in capsys.readouterr().out
 
 
 def test_a_solution_may_use_another(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,14 @@ class NativeLayers(Layers):
         """Asked for at each call, which then has the chosen number of threads, whichever thread makes it."""
         return kernel_table(self._library, *self._names)
 
+    def _new(self, shape: int | tuple[int, ...]) -> Floats:
+        """Where a layer writes; it may hold anything."""
+        return np.empty(shape, np.float32)
+
+    def _to(self, given: Floats | None, shape: tuple[int, ...], name: str) -> Floats:
+        """What a layer adds to, or changes."""
+        return gradient(given, shape, name)
+
     def _done(self) -> None:
         sentence = last_error(self._library)
         if sentence:
@@ -53,7 +61,7 @@ class NativeLayers(Layers):
         K_b, N = b.shape[::-1] if transpose_b else b.shape
         if K_b != K:
             raise UserError(f"op(a) has shape {(M, K)} and op(b) {(K_b, N)}, expected (M, K) and (K, N)")
-        c = np.empty((M, N), np.float32)
+        c = self._new((M, N))
         self._table.matmul(floats(c), floats(a), floats(b), M, N, K, transpose_a, transpose_b, False)
         self._done()
         return c
@@ -63,7 +71,7 @@ class NativeLayers(Layers):
         wpe = None if wpe is None else as_floats(wpe)
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
-        x = np.empty((B, T, C), np.float32)
+        x = self._new((B, T, C))
         self._table.embedding_forward(floats(x), integers(tokens), floats(wte), floats(wpe), B, T, C)
         self._done()
         return x
@@ -81,8 +89,8 @@ class NativeLayers(Layers):
         _check_tokens(tokens, wte, wpe)
         (B, T), C = tokens.shape, wte.shape[1]
         expect_shape("dx", dx, (B, T, C))
-        dwte = gradient(dwte, wte.shape, "dwte")
-        dwpe = gradient(dwpe, (T, C) if wpe is None else wpe.shape, "dwpe")
+        dwte = self._to(dwte, wte.shape, "dwte")
+        dwpe = self._to(dwpe, (T, C) if wpe is None else wpe.shape, "dwpe")
         self._table.embedding_backward(floats(dwte), floats(dwpe), floats(dx), integers(tokens), B, T, C)
         self._done()
         return dwte, dwpe
@@ -96,7 +104,7 @@ class NativeLayers(Layers):
         expect_shape("weight", weight, (C,))
         if bias is not None:
             expect_shape("bias", bias, (C,))
-        y, mean, rstd = np.empty_like(x), np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
+        y, mean, rstd = self._new(x.shape), self._new(x.shape[:-1]), self._new(x.shape[:-1])
         self._table.layernorm_forward(
             floats(y), floats(mean), floats(rstd), floats(x), floats(weight), floats(bias), N, C, eps
         )
@@ -120,8 +128,8 @@ class NativeLayers(Layers):
         expect_shape("weight", weight, (C,))
         expect_shape("mean", mean, x.shape[:-1])
         expect_shape("rstd", rstd, x.shape[:-1])
-        dx = gradient(dx, x.shape, "dx")
-        dweight, dbias = gradient(dweight, (C,), "dweight"), gradient(dbias, (C,), "dbias")
+        dx = self._to(dx, x.shape, "dx")
+        dweight, dbias = self._to(dweight, (C,), "dweight"), self._to(dbias, (C,), "dbias")
         gradients = floats(dx), floats(dweight), floats(dbias)
         inputs = floats(dy), floats(x), floats(weight), floats(mean), floats(rstd)
         self._table.layernorm_backward(*gradients, *inputs, N, C)
@@ -135,7 +143,7 @@ class NativeLayers(Layers):
         expect_shape("x", x, (*x.shape[:-1], IC))
         if bias is not None:
             expect_shape("bias", bias, (OC,))
-        y = np.empty((*x.shape[:-1], OC), np.float32)
+        y = self._new((*x.shape[:-1], OC))
         self._table.linear_forward(floats(y), floats(x), floats(weight), floats(bias), _rows(x), IC, OC)
         self._done()
         return y
@@ -152,8 +160,8 @@ class NativeLayers(Layers):
         IC, OC = weight.shape
         expect_shape("x", x, (*x.shape[:-1], IC))
         expect_shape("dy", dy, (*x.shape[:-1], OC))
-        dx = np.empty_like(x)
-        dweight, dbias = gradient(dweight, weight.shape, "dweight"), gradient(dbias, (OC,), "dbias")
+        dx = self._new(x.shape)
+        dweight, dbias = self._to(dweight, weight.shape, "dweight"), self._to(dbias, (OC,), "dbias")
         gradients = floats(dx), floats(dweight), floats(dbias)
         self._table.linear_backward(*gradients, floats(dy), floats(x), floats(weight), _rows(x), IC, OC)
         self._done()
@@ -171,7 +179,7 @@ class NativeLayers(Layers):
         HS = C // n_head
         if HS % 2:
             raise UserError(f"qkv has heads of {HS} channels, expected an even number: they are turned in pairs")
-        y = np.empty_like(qkv)
+        y = self._new(qkv.shape)
         turn(floats(y), floats(qkv), B, T, n_head, HS)
         self._done()
         return y
@@ -181,7 +189,7 @@ class NativeLayers(Layers):
     ) -> tuple[Floats, Floats]:
         qkv = as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
-        y, lse = np.empty((B, T, C), np.float32), np.empty((B, n_head, T), np.float32)
+        y, lse = self._new((B, T, C)), self._new((B, n_head, T))
         sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
         self._table.attention_forward(floats(y), floats(lse), floats(qkv), *sizes, c_dropout(dropout))
         self._done()
@@ -203,7 +211,7 @@ class NativeLayers(Layers):
         expect_shape("dy", dy, (B, T, C))
         expect_shape("y", y, (B, T, C))
         expect_shape("lse", lse, (B, n_head, T))
-        dqkv = np.empty_like(qkv)
+        dqkv = self._new(qkv.shape)
         inputs = floats(dy), floats(y), floats(lse), floats(qkv)
         sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
         self._table.attention_backward(floats(dqkv), *inputs, *sizes, c_dropout(dropout))
@@ -216,7 +224,7 @@ class NativeLayers(Layers):
         lse, qkv = as_floats(lse), as_floats(qkv)
         B, T, C = _attention_sizes(qkv, n_head)
         expect_shape("lse", lse, (B, n_head, T))
-        p = np.empty((B, n_head, T, T), np.float32)
+        p = self._new((B, n_head, T, T))
         sizes = B, T, n_head, C // n_head, _attention_scale(C // n_head, scale), causal
         self._table.attention_probabilities(floats(p), floats(lse), floats(qkv), *sizes)
         self._done()
@@ -242,7 +250,7 @@ class NativeLayers(Layers):
 
     def _elementwise(self, layer: str, x: Floats) -> Floats:
         x = as_floats(x)
-        y = np.empty_like(x)
+        y = self._new(x.shape)
         getattr(self._table, f"{layer}_forward")(floats(y), floats(x), x.size)
         self._done()
         return y
@@ -250,7 +258,7 @@ class NativeLayers(Layers):
     def _elementwise_backward(self, layer: str, dy: Floats, x: Floats) -> Floats:
         dy, x = as_floats(dy), as_floats(x)
         expect_shape("dy", dy, x.shape)
-        dx = np.empty_like(x)
+        dx = self._new(x.shape)
         getattr(self._table, f"{layer}_backward")(floats(dx), floats(dy), floats(x), x.size)
         self._done()
         return dx
@@ -258,28 +266,28 @@ class NativeLayers(Layers):
     def residual_forward(self, x1: Floats, x2: Floats) -> Floats:
         x1, x2 = as_floats(x1), as_floats(x2)
         expect_shape("x2", x2, x1.shape)
-        y = np.empty_like(x1)
+        y = self._new(x1.shape)
         self._table.residual_forward(floats(y), floats(x1), floats(x2), y.size)
         self._done()
         return y
 
     def residual_backward(self, dy: Floats) -> tuple[Floats, Floats]:
         dy = as_floats(dy)
-        dx1, dx2 = np.empty_like(dy), np.empty_like(dy)
+        dx1, dx2 = self._new(dy.shape), self._new(dy.shape)
         self._table.residual_backward(floats(dx1), floats(dx2), floats(dy), dy.size)
         self._done()
         return dx1, dx2
 
     def dropout_forward(self, x: Floats, dropout: Dropout) -> Floats:
         x = as_floats(x)
-        y = np.empty_like(x)
+        y = self._new(x.shape)
         self._table.dropout_forward(floats(y), floats(x), x.size, c_dropout(dropout))
         self._done()
         return y
 
     def dropout_backward(self, dy: Floats, dropout: Dropout) -> Floats:
         dy = as_floats(dy)
-        dx = np.empty_like(dy)
+        dx = self._new(dy.shape)
         self._table.dropout_backward(floats(dx), floats(dy), dy.size, c_dropout(dropout))
         self._done()
         return dx
@@ -287,7 +295,7 @@ class NativeLayers(Layers):
     def cross_entropy_forward(self, logits: Floats, targets: Integers, vocab_size: int | None = None) -> Floats:
         logits, targets = as_floats(logits), as_integers(targets)
         N, V, Vp = _logits_sizes(logits, targets, vocab_size)
-        losses = np.empty(N, np.float32)
+        losses = self._new(N)
         self._table.cross_entropy_forward(floats(losses), floats(logits), integers(targets), N, V, Vp)
         self._done()
         return losses
@@ -298,7 +306,7 @@ class NativeLayers(Layers):
         dlosses, logits, targets = as_floats(dlosses), as_floats(logits), as_integers(targets)
         N, V, Vp = _logits_sizes(logits, targets, vocab_size)
         expect_shape("dlosses", dlosses, (N,))
-        dlogits = np.empty_like(logits)
+        dlogits = self._new(logits.shape)
         inputs = floats(dlosses), floats(logits), integers(targets)
         self._table.cross_entropy_backward(floats(dlogits), *inputs, N, V, Vp)
         self._done()
@@ -310,7 +318,7 @@ class NativeLayers(Layers):
         dlosses, dlogits, targets = as_floats(dlosses), as_floats(logits).copy(), as_integers(targets)
         N, V, Vp = _logits_sizes(dlogits, targets, vocab_size)
         expect_shape("dlosses", dlosses, (N,))
-        losses = np.empty(N, np.float32)
+        losses = self._new(N)
         inputs = floats(dlosses), integers(targets)
         self._table.cross_entropy_in_place(floats(losses), floats(dlogits), *inputs, N, V, Vp)
         self._done()
@@ -319,7 +327,7 @@ class NativeLayers(Layers):
     def classifier_forward(self, x: Floats, wte: Floats, targets: Integers, rows: int | None = None) -> Floats:
         x, wte, targets = as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
-        losses, logits = np.empty(targets.shape, np.float32), np.empty((rows, V), np.float32)
+        losses, logits = self._new(targets.shape), self._new((rows, V))
         inputs = floats(x), floats(wte), integers(targets)
         self._library.classifier_forward(self._table, floats(losses), *inputs, floats(logits), rows, N, C, V)
         self._done()
@@ -337,8 +345,8 @@ class NativeLayers(Layers):
         dlosses, x, wte, targets = as_floats(dlosses), as_floats(x), as_floats(wte), as_integers(targets)
         N, C, V, rows = _classifier_sizes(x, wte, targets, rows)
         expect_shape("dlosses", dlosses, targets.shape)
-        losses, logits = np.empty(targets.shape, np.float32), np.empty((rows, V), np.float32)
-        dx, dwte = np.empty_like(x), gradient(dwte, wte.shape, "dwte")
+        losses, logits = self._new(targets.shape), self._new((rows, V))
+        dx, dwte = self._new(x.shape), self._to(dwte, wte.shape, "dwte")
         outputs = floats(losses), floats(dx), floats(dwte)
         inputs = floats(dlosses), floats(x), floats(wte), integers(targets)
         self._library.classifier_backward(self._table, *outputs, *inputs, floats(logits), rows, N, C, V)
@@ -358,7 +366,7 @@ class NativeLayers(Layers):
         weight_decay: float,
         step: int,
     ) -> None:
-        w, m, v = (gradient(array, w.shape, name) for array, name in ((w, "w"), (m, "m"), (v, "v")))
+        w, m, v = (self._to(array, w.shape, name) for array, name in ((w, "w"), (m, "m"), (v, "v")))
         dw = as_floats(dw)
         expect_shape("dw", dw, w.shape)
         tensors = floats(w), floats(m), floats(v), floats(dw)
@@ -368,9 +376,9 @@ class NativeLayers(Layers):
     def sgd_step(
         self, w: Floats, m: Floats | None, dw: Floats, lr: float, momentum: float, weight_decay: float
     ) -> None:
-        w, dw = gradient(w, w.shape, "w"), as_floats(dw)
+        w, dw = self._to(w, w.shape, "w"), as_floats(dw)
         if m is not None:
-            m = gradient(m, w.shape, "m")
+            m = self._to(m, w.shape, "m")
         expect_shape("dw", dw, w.shape)
         self._table.sgd_step(floats(w), floats(m), floats(dw), w.size, lr, momentum, weight_decay)
         self._done()
@@ -382,10 +390,10 @@ class NativeLayers(Layers):
             raise UserError(
                 f"w has shape {w.shape} and parts is {parts}, expected (IC, OC) with OC a multiple of parts"
             )
-        w, m, dw = gradient(w, w.shape, "w"), gradient(m, w.shape, "m"), as_floats(dw)
+        w, m, dw = self._to(w, w.shape, "w"), self._to(m, w.shape, "m"), as_floats(dw)
         expect_shape("dw", dw, w.shape)
         (R, C), columns = w.shape, w.shape[1] // parts
-        scratch = np.empty(2 * (R * columns + min(R, columns) ** 2), np.float32)
+        scratch = self._new(2 * (R * columns + min(R, columns) ** 2))
         tensors = floats(w), floats(m), floats(dw), floats(scratch)
         self._table.muon_step(*tensors, R, C, parts, lr, momentum, weight_decay)
         self._done()

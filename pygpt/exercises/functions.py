@@ -21,6 +21,7 @@ from pygpt.backends.native_layers import NativeLayers
 from pygpt.backends.sources import CHECKOUT
 from pygpt.errors import UserError
 from pygpt.exercises.exercise import Exercise, WrongResultError
+from pygpt.exercises.guarded import GuardedLayers
 
 
 def compiled(source: Path, folder: Path) -> Path | None:
@@ -62,7 +63,7 @@ def open_functions(path: Path, exercise: Exercise) -> Any:
     return module
 
 
-def _layers(path: Path, names: Iterable[str]) -> NativeLayers:
+def _layers(path: Path, names: Iterable[str]) -> GuardedLayers:
     """A library of single functions of pygpt.h behind the interface of all layers."""
     library, table = ctypes.CDLL(str(path)), ffi().new("Kernels *")
     types = {name: field.type for name, field in ffi().typeof("Kernels").fields}
@@ -72,7 +73,7 @@ def _layers(path: Path, names: Iterable[str]) -> NativeLayers:
             raise WrongResultError(f"there is no function {name}, which the stub has")
         setattr(table, name, ffi().cast(types[name], ctypes.cast(function, ctypes.c_void_p).value))
     no_error = ffi().new("char[]", b"")
-    return NativeLayers(SimpleNamespace(pygpt_kernels=lambda *_: table, pygpt_last_error=lambda: no_error), "plain")
+    return GuardedLayers(SimpleNamespace(pygpt_kernels=lambda *_: table, pygpt_last_error=lambda: no_error))
 
 
 def _compile_cuda(source: Path, library: Path) -> bool:
