@@ -41,7 +41,7 @@ const char *pygpt_processor(void) {
     int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
-    if (v4 && __builtin_cpu_supports("avx512bf16")) return "x86-64-v4-bf16";
+    if (v4 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) return "x86-64-v4-bf16";
     return v4 ? "x86-64-v4" : v3 ? "x86-64-v3" : "baseline";
 #else
     return pygpt_library();   // one build serves every processor

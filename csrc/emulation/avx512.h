@@ -15,6 +15,7 @@
 #define __AVX512DQ__ 1
 #if defined(PYGPT_EMULATE_BF16)
     #define __AVX512BF16__ 1
+    #define __AVX512VNNI__ 1
 #endif
 
 #define _mm512_add_epi16 emulated_add_epi16
@@ -24,6 +25,7 @@
 #define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
 #define _mm512_cvtne2ps_pbh emulated_cvtne2ps_pbh
 #define _mm512_dpbf16_ps emulated_dpbf16_ps
+#define _mm512_dpbusd_epi32 emulated_dpbusd_epi32
 #define _mm512_madd_epi16 emulated_madd_epi16
 #define _mm512_maddubs_epi16 emulated_maddubs_epi16
 #define _mm512_mask_mov_epi32 emulated_mask_mov_epi32
@@ -277,6 +279,15 @@ EMULATED __m512 emulated_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
         }
     }
     return s.ps;
+}
+
+EMULATED __m512i emulated_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
+    Emulated s = {.si = sum}, x = {.si = a}, y = {.si = b};
+    for (int i = 0; i < 16; i++) {
+        for (int byte = 0; byte < 4; byte++)
+            s.u32[i] += (x.u32[i] >> 8 * byte & 255) * (uint32_t)(int8_t)(y.u32[i] >> 8 * byte & 255);
+    }
+    return s.si;
 }
 
 #endif

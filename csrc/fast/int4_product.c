@@ -12,7 +12,14 @@
 #include "microkernel.h"
 #include "vector_math.h"
 
-enum { ROWS = 4, VECTORS = NR / LANES, AHEAD = 2048 };
+/* ROWS at once share the unpacking of the weights: as many as there are registers for. */
+#if defined(SIMD_AVX512)
+enum { ROWS = 12 };
+#else
+enum { ROWS = 4 };
+#endif
+
+enum { SOME = 4, VECTORS = NR / LANES, AHEAD = 2048 };
 
 /* quantise_inputs() in vectors. */
 static void quantise_row(QuantisedInputs *to, const float *x, int64_t K) {
@@ -74,12 +81,16 @@ INLINE void multiply_int4(int rows, float *y, const QuantisedInputs *x, const Pa
 static void multiply_int4_panel(float *y, const QuantisedInputs *x, const PackedMatrix *w, const float *b, int64_t rows,
                                 int64_t n) {
     int64_t groups = divide_up(w->K, GROUP);
-    for (int64_t r = 0; r < rows; r += ROWS, y += ROWS * w->N, x += ROWS * groups) {
+    for (int64_t here; rows > 0; rows -= here, y += here * w->N, x += here * groups) {
+        here = rows >= ROWS ? ROWS : min64(rows, SOME);
         for (int j = 0; j < VECTORS; j++) {
-            switch (min64(rows - r, ROWS)) {
+            switch (here) {
             case 1: multiply_int4(1, y, x, w, b, n, j); break;
             case 2: multiply_int4(2, y, x, w, b, n, j); break;
             case 3: multiply_int4(3, y, x, w, b, n, j); break;
+#if defined(SIMD_AVX512)
+            case SOME: multiply_int4(SOME, y, x, w, b, n, j); break;
+#endif
             default: multiply_int4(ROWS, y, x, w, b, n, j);
             }
         }

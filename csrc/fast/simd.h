@@ -175,7 +175,16 @@ INLINE Floats load_bf16(const void *p) {
 
 /* In each lane Σ a b over eight words of four bytes: a from 0 to 15, b from -127 to 127, the same word for all lanes. */
 INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
-#if defined(WIDEN)
+#if defined(__AVX512VNNI__) && defined(SIMD_AVX512)
+    __m512i sum = {0};
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        int32_t word;
+        memcpy(&word, b + 4 * i, sizeof word);
+        sum = _mm512_dpbusd_epi32(sum, (__m512i)a[i], _mm512_set1_epi32(word));
+    }
+    return (Ints)sum;
+#elif defined(WIDEN)
     #if defined(SIMD_AVX512)
         #define OF_VECTOR(name) _mm512_##name
     typedef __m512i Integers;
