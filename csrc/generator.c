@@ -403,7 +403,7 @@ static int64_t end_of_queries(const Generator *g, int64_t r, int64_t rows) {
 
 /* Few rows: a thread has heads, of which it caches and attends to what is its own. Many: rows to be cached, and then every so
  * manyth of the groups of queries of each head, as they are the more work the later they come. */
-static void attend(const Generator *g, const Worker *me, const Block *block, int64_t rows) {
+static void attend_to_cache(const Generator *g, const Worker *me, const Block *block, int64_t rows) {
     int64_t NH = g->config.n_head, number = me->team.number, threads = me->team.threads;
     int few_rows = few(g, rows);
     Range heads = few_rows ? range_of(&me->team, NH) : (Range){0, NH};
@@ -426,7 +426,7 @@ static void generate_block(const Generator *g, const Worker *me, int64_t layer, 
     const float *input = normalised(g, me, 2 * layer, rows);
     linear_columns(g, me, g->qkv, input, &w->c_attn, w->c_attn_b, rows);
     meet(&me->team);
-    attend(g, me, w, rows);
+    attend_to_cache(g, me, w, rows);
     meet(&me->team);
     linear_columns(g, me, g->branch, g->heads, &w->attn_proj, w->attn_proj_b, rows);
     add_branch(g, me, input, &w->attn_proj, rows);

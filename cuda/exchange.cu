@@ -56,7 +56,7 @@ int gpt2_exchange(GPT2 *m, int kind, int partner, int64_t sent, int64_t sent_siz
             m->exchange_failed = true;
             return fail_nccl(result, "an exchange between ranks");
         }
-        if (adding) add(q, to + done, room, coming);
+        if (adding) add_to(q, to + done, room, coming);
     }
     if (kind == PYGPT_PARAMETER) copy_weights(m, kept, kept_size);
     return queue_status(q);

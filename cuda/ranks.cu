@@ -29,7 +29,7 @@ int gpt2_add_kept_gradients(GPT2 *m, int64_t level) {
     USE(m);
     if (level < 0 || level >= static_cast<int64_t>(m->kept.size()))
         return fail(PYGPT_ERROR_ARGUMENT, "no gradients were kept on level %" PRId64, level);
-    add(m->queue, m->gradients, m->kept[static_cast<size_t>(level)], m->weights.size);
+    add_to(m->queue, m->gradients, m->kept[static_cast<size_t>(level)], m->weights.size);
     return queue_status(m->queue);
 }
 
@@ -88,7 +88,7 @@ int gpt2_add_to_gradients(GPT2 *m, const float *values, int64_t begin, int64_t s
     if (status != PYGPT_OK || size == 0) return status;
     auto *const room = static_cast<float *>(scratch(m->queue, static_cast<size_t>(size) * sizeof(float)));
     upload(m->queue, room, DataType::float32, values, size);
-    add(m->queue, data, room, size);
+    add_to(m->queue, data, room, size);
     return queue_status(m->queue);
 }
 

@@ -148,7 +148,7 @@ static int64_t whole_vectors(int64_t HS) {
 }
 
 /* Fewer queries than rows: what is computed for the others is not used. */
-INLINE void attend(int cache, int rows, const CachedHead *head, float *scratch) {
+INLINE void attend_queries(int cache, int rows, const CachedHead *head, float *scratch) {
     int64_t HS = head->HS, y_stride = whole_vectors(HS), end = head->count + head->queries - 1;
     Softmax s = {.scores = scratch};
     s.y = s.scores + rows * KEYS;
@@ -187,19 +187,19 @@ INLINE void attend(int cache, int rows, const CachedHead *head, float *scratch) 
 
 /* One function for each: in one for all, the compiler would run out of registers. */
 static void attend_one_f32(const CachedHead *head, float *scratch) {
-    attend(PYGPT_FLOAT32, 1, head, scratch);
+    attend_queries(PYGPT_FLOAT32, 1, head, scratch);
 }
 
 static void attend_one_bf16(const CachedHead *head, float *scratch) {
-    attend(PYGPT_BFLOAT16, 1, head, scratch);
+    attend_queries(PYGPT_BFLOAT16, 1, head, scratch);
 }
 
 static void attend_many_f32(const CachedHead *head, float *scratch) {
-    attend(PYGPT_FLOAT32, MR, head, scratch);
+    attend_queries(PYGPT_FLOAT32, MR, head, scratch);
 }
 
 static void attend_many_bf16(const CachedHead *head, float *scratch) {
-    attend(PYGPT_BFLOAT16, MR, head, scratch);
+    attend_queries(PYGPT_BFLOAT16, MR, head, scratch);
 }
 
 void fast_cached_attention(const CachedHead *head, float *scratch) {

@@ -62,7 +62,7 @@ static float cached_key(const CachedHead *head, int64_t u, int64_t i) {
     return cached(head->keys, head->cache, (u / WIDTH * head->HS + i) * WIDTH + u % WIDTH);
 }
 
-static void attend(const CachedHead *head, float *y, const float *q, int64_t count, float *scores) {
+static void attend_query(const CachedHead *head, float *y, const float *q, int64_t count, float *scores) {
     int64_t HS = head->HS;
     for (int64_t u = 0; u < count; u++) {
         float dot = 0.0f;
@@ -88,7 +88,7 @@ static void attend(const CachedHead *head, float *y, const float *q, int64_t cou
 
 static void plain_cached_attention(const CachedHead *head, float *scores) {
     for (int64_t i = 0; i < head->queries; i++)
-        attend(head, head->y + i * head->y_stride, head->q + i * head->q_stride, head->count + i, scores);
+        attend_query(head, head->y + i * head->y_stride, head->q + i * head->q_stride, head->count + i, scores);
 }
 
 static int64_t plain_shared_floats(int64_t rows, int64_t K) {

@@ -21,6 +21,6 @@ __global__ void __launch_bounds__(ELEMENT_THREADS) add_elements(float *y, const 
 
 } // namespace
 
-void add(Queue &queue, float *y, const float *x, int64_t n) {
+void add_to(Queue &queue, float *y, const float *x, int64_t n) {
     if (n > 0) ENQUEUE(queue, add_elements, blocks_for(n, ELEMENT_THREADS * W), ELEMENT_THREADS, 0, y, x, n);
 }

@@ -245,4 +245,4 @@ void clip(Queue &queue, float *x, const double *norm, int64_t n, float max_norm)
 
 /* ---- adding.cu ---- */
 
-void add(Queue &queue, float *y, const float *x, int64_t n);   // y += x
+void add_to(Queue &queue, float *y, const float *x, int64_t n);   // y += x

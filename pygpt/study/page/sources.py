@@ -61,7 +61,7 @@ LINES: dict[str, tuple[tuple[str, str], ...]] = {
             "csrc/layers/layernorm.c",
             "for (int64_t c = 0; c < C; c++) y[n * C + c] = (xn[c] - mean[n]) * rstd[n] * w[c] + b[c];",
         ),
-        ("cuda/layers/layernorm.cu", "for (int i = 0; i < W; i++) y[i] = (x[i] - mean) * rstd * w[i] + b[i];"),
+        ("cuda/layers/layernorm.cu", "for (int i = 0; i < W; i++) y[i] = (x[i] - s.mean) * s.rstd * w[i] + b[i];"),
     ),
     "dln": (
         (
