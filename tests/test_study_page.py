@@ -481,6 +481,23 @@ def test_every_map_can_be_chosen_from(chromium: Any, kind: str, width: int, requ
             assert page.evaluate(SMALL) == []
 
 
+def test_a_few_large_numbers_do_not_make_a_map_pale(chromium: Any, whole: str) -> None:
+    with Watched(chromium, whole) as page:
+        drawn = """xs => {
+            const html = map({ title: '', rows: 1, n: xs.length, value: (a, b) => xs[b] });
+            const legend = new DOMParser().parseFromString(html, 'text/html').querySelector('.legend');
+            return [views.at(-1).most, legend.innerText];
+        }"""
+        even = list(np.linspace(-1, 1, 200))
+        for numbers, most, legend in (
+            ([*even, 2.0], 2.0, "−2 2"),
+            ([*even, -100.0], 0.99, "≤ −0.99 ≥ 0.99"),
+            ([0.0] * 200 + [3.0], 3.0, "−3 3"),
+        ):
+            found, shown = page.evaluate(drawn, numbers)
+            assert found == pytest.approx(most, abs=1e-4) and shown.split() == legend.split()
+
+
 def test_a_click_on_the_picture_is_a_click_on_the_cell(chromium: Any, whole: str) -> None:
     with Watched(chromium, f"{whole}#mode=forward&layer=embd") as page:
         at = page.evaluate(

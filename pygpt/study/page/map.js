@@ -15,9 +15,12 @@ function map(o) {
   const view = { kind: 'div', ...o, is, js, rows: is.length, n: js.length, id: serial++ };
   view.value ??= (a, b) => get(m, is[a], js[b]);
   view.blank ??= headOf(o.name ?? '') ? (a, b) => b >= keyCount(a) : () => false;
-  view.most ??= largest(view) || 1e-300;
+  const [usual, largest] = view.most ? [view.most, view.most] : endOfColours(view);
+  view.most = usual || 1e-300;
   views.push(view);
-  const ends = view.kind === 'seq' ? ['0', fmt(view.most, 2)] : [fmt(-view.most, 2), fmt(view.most, 2)];
+  const more = usual < largest,
+    low = (more ? '≤ ' : '') + fmt(-view.most, 2),
+    ends = [view.kind === 'seq' ? '0' : low, (more ? '≥ ' : '') + fmt(view.most, 2)];
   const legend = o.legend ?? `${ends[0]} <i style="background:${gradientOf(view.kind)}"></i> ${ends[1]}`;
   const part =
     m && !m.whole
@@ -27,13 +30,19 @@ function map(o) {
     <div class="scroller"><canvas data-map="${view.id}" tabindex="0" role="application" aria-roledescription="map of numbers"></canvas></div>
     <div class="readout" data-read="${view.id}">${o.foot ?? ''}</div></figure>`;
 }
-function largest(view) {
-  let most = 0;
+/* The end of a map's colours and the largest number. They are the same unless a few numbers are so large that all others
+ * would be as pale as 0: then one number in a hundred lies beyond the end.
+ */
+function endOfColours(view) {
+  const sizes = [0];
   for (let a = 0; a < view.rows; a++)
     for (let b = 0; b < view.n; b++) {
-      if (!view.blank(a, b) && !hidden(view, b)) most = Math.max(most, Math.abs(view.value(a, b)));
+      if (!view.blank(a, b) && !hidden(view, b)) sizes.push(Math.abs(view.value(a, b)));
     }
-  return most;
+  const sorted = Float64Array.from(sizes).sort(),
+    most = sorted.at(-1),
+    usual = sorted[Math.floor(0.99 * (sorted.length - 1))];
+  return [usual && most > 3 * usual ? usual : most, most];
 }
 const hidden = (view, b) => ui.hide0 && view.square && b === 0;
 const pretty = n => {
