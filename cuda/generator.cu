@@ -46,8 +46,8 @@ struct Generator {
     PackedMatrix wte, head;   // (C,V): in the columns of wte the embedding; the same unless the head has its own
     float *wpe, *ln_f_w, *ln_f_b;
     GenerationRow *rows;   // (B·positions): of a feed
-    float *x, *ln, *qkv, *heads,
-        *fc;   // (rows,C), but qkv (rows,3C) and fc (rows,n_inner); ln: where LayerNorms come after the sums
+    float *x, *qkv, *heads, *fc;   // (rows,C), but qkv (rows,3C) and fc (rows,n_inner)
+    float *ln;                     // (rows,C), where LayerNorms come after the sums
     ChunkSums scratch;    // of attention
     float *logits;   // (head rows,V)
 };

@@ -106,8 +106,8 @@ template <class T, int W> __global__ void __launch_bounds__(THREADS) attend_chun
     const int present = static_cast<int>(min(int64_t{CHUNK}, count - first));
     const int64_t at = head_at(a.cache, a.rows[r], h) + first * HS, chunk = 2 + HS;
     const int64_t capacity = ceil_div<int64_t>(a.cache.positions, CHUNK);
-    float *const chunks = a.scratch.sums + (r * a.cache.NH + h) * capacity * chunk, *const own =
-                                                                                        chunks + blockIdx.x * chunk;
+    float *const chunks = a.scratch.sums + (r * a.cache.NH + h) * capacity * chunk;
+    float *const own = chunks + blockIdx.x * chunk;
 
     score<T, W>(scores, a.qkv + 3 * r * C + h * HS, as<T>(a.keys) + at, present, HS, a.scale);
     __syncthreads();

@@ -30,15 +30,20 @@ __global__ void __launch_bounds__(ELEMENT_THREADS) elementwise(Elementwise<T, Fu
     }
 }
 
+/* In this type. */
+template <class T, class Function, class... Inputs>
+void for_each_element_of(Queue &queue, const char *layer, int64_t n, Function function, void *y, Inputs... x) {
+    if (queue.error != cudaSuccess || n == 0) return;
+    using E = Elementwise<T, Function, sizeof...(x)>;
+    const E e{as<T>(y), {as<T>(static_cast<const void *>(x))...}, function};
+    const unsigned blocks = blocks_for(n, ELEMENT_THREADS * widest<T>);
+    note(queue, LAUNCH((elementwise<T, Function, sizeof...(x)>), blocks, ELEMENT_THREADS, 0, queue.stream, e, n),
+         layer);
+}
+
+/* In the type of the tensors. */
 template <class Function, class... Inputs>
 void for_each_element(Queue &queue, const char *layer, int64_t n, Function function, void *y, Inputs... x) {
-    if (queue.error != cudaSuccess || n == 0) return;
-    for_type(queue.type, [&](auto element) {
-        using T = decltype(element);
-        using E = Elementwise<T, Function, sizeof...(x)>;
-        const E e{as<T>(y), {as<T>(static_cast<const void *>(x))...}, function};
-        const unsigned blocks = blocks_for(n, ELEMENT_THREADS * widest<T>);
-        note(queue, LAUNCH((elementwise<T, Function, sizeof...(x)>), blocks, ELEMENT_THREADS, 0, queue.stream, e, n),
-             layer);
-    });
+    for_type(queue.type,
+             [&](auto element) { for_each_element_of<decltype(element)>(queue, layer, n, function, y, x...); });
 }

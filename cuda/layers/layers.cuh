@@ -152,6 +152,7 @@ void relu_forward(Queue &queue, void *y, const void *x, int64_t n);
 void relu_backward(Queue &queue, void *dx, const void *dy, const void *x, int64_t n);
 void residual_forward(Queue &queue, void *y, const void *x1, const void *x2, int64_t n);
 void residual_backward(Queue &queue, void *dx1, void *dx2, const void *dy, int64_t n);
+void add_to(Queue &queue, float *y, const float *x, int64_t n);   // y += x: sums of gradients, of micro-batches and ranks
 void dropout_forward(Queue &queue, void *y, const void *x, int64_t n, const DropoutMask &dropout);
 void dropout_backward(Queue &queue, void *dx, const void *dy, int64_t n, const DropoutMask &dropout);
 
@@ -242,7 +243,3 @@ int64_t stretches(int64_t n);
 void sums_of_squares(Queue &queue, double *sums, const float *x, int64_t n);
 void norm_of_sums(Queue &queue, double *norm, const double *sums, int64_t count);
 void clip(Queue &queue, float *x, const double *norm, int64_t n, float max_norm);
-
-/* ---- adding.cu ---- */
-
-void add_to(Queue &queue, float *y, const float *x, int64_t n);   // y += x

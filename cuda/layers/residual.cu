@@ -26,3 +26,7 @@ void residual_backward(Queue &queue, void *dx1, void *dx2, const void *dy, int64
     copy(queue, dx1, dy, n);
     copy(queue, dx2, dy, n);
 }
+
+void add_to(Queue &queue, float *y, const float *x, int64_t n) {
+    for_each_element_of<float>(queue, "add_to", n, Sum{}, y, y, x);
+}

@@ -22,7 +22,7 @@ GROUPS: dict[str, str] = {
     "Muon": r"nesterov|divide_by_norm|polynomial|\bsubtract\b",
     "rotary positions": r"\brotate\b",
     "norm of the gradient": r"partial_sums_of_squares|sum_partial|scale_elements",
-    "sums of gradients": r"add_elements",
+    "sums of gradients": r"elementwise<float,.*\bSum\b",
     "gradients to zero": r"[Mm]emset",
     "gradients of biases": r"sum_columns|add_partial_sums",
     "beside products": r"matmul_finish|add_bias|elementwise",
