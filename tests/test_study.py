@@ -22,6 +22,7 @@ from pygpt.comparing.compare import perturb
 from pygpt.comparing.metrics import relative_l2
 from pygpt.errors import UserError
 from pygpt.study.changes import Change
+from pygpt.study.result import Curves, Map
 from pygpt.study.trace import summary
 from pygpt.text.tokenizer import ByteTokenizer
 
@@ -171,6 +172,24 @@ def test_summary_names_every_tensor() -> None:
         *(f(y) for y in (x, dx) for f in (lambda y: np.sqrt((y**2).mean()), lambda y: abs(y).max())),
     )
     assert set(result.arrays) > {"loss", "logits", "d logits", "d h.0.attn.scores", "d wte.weight"}
+
+
+def test_the_picture_of_a_trace_has_the_stream_and_every_head() -> None:
+    found = study.trace(make_model(), tokens_of())
+    stream, *maps = summary(found).panels
+    assert isinstance(stream, Curves)
+    for line, of in (("x", found.activations), ("dx", found.activation_gradients)):
+        assert np.allclose(stream.lines[line], [np.sqrt((of[name] ** 2).mean()) for name in found.stream], rtol=1e-12)
+    heads = [(layer, head) for layer in range(CONFIG.n_layer) for head in range(CONFIG.n_head)]
+    titles = [f"{what}, layer {layer}, head {head}" for what in ("P", "dS") for layer, head in heads]
+    assert [panel.title for panel in maps] == titles
+    for panel, (layer, head) in zip(maps, 2 * heads, strict=True):
+        assert isinstance(panel, Map) and panel.signed == panel.title.startswith("dS")
+        name = f"h.{layer}.attn"
+        values = (
+            found.activation_gradients[f"{name}.scores"] if panel.signed else found.activations[f"{name}.probabilities"]
+        )
+        assert np.array_equal(panel.values, values[0, head])
 
 
 # ---- changes ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from dataclasses import replace
@@ -415,8 +416,12 @@ def test_a_step_from_a_checkpoint_has_its_moments(tmp_path: Path, capsys: pytest
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("wte.weight"))
     expected = study.step(model, tokens)
     assert float(row.split()[4]) == pytest.approx(np.linalg.norm(expected.moments.first["wte.weight"]), rel=1e-3)
+    command.main(["memory", str(path / LAST), TEXT[:5], "--other", TEXT, "--json", "-"])
+    found = json.loads(capsys.readouterr().out)["arrays"]
+    remembered = study.memory(model, tokens[:5], tokens).arrays["wpe"]
+    assert np.allclose(found["wpe"], remembered, rtol=1e-4) and remembered[5] > 0  # the first step's gradient goes on
     (path / "settings.toml").write_text('optimizer = "muon"\n')
-    with pytest.raises(UserError, match=r"was trained with muon, and step takes AdamW apart: take .*best"):
+    with pytest.raises(UserError, match=r"was trained with muon, and this is a step of AdamW: take .*best"):
         command.main(["step", str(path / LAST), TEXT])
     (path / LAST / "optimizer.safetensors").unlink()
     command.main(["step", str(path / LAST), TEXT])

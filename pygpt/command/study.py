@@ -224,17 +224,18 @@ def _attribution(flags: argparse.Namespace, subject: Subject) -> Result:
 
 def _step(flags: argparse.Namespace, subject: Subject) -> Result:
     tokens = subject.tokens(flags.text)
-    if (subject.folder / OPTIMIZER_FILE).is_file():
-        _load_moments(subject)
+    _load_moments(subject)
     return step_summary(step(subject.model, tokens, lr=_rate(flags)))
 
 
 def _load_moments(subject: Subject) -> None:
-    """Those of the checkpoint in a run's folder."""
+    """Those of the checkpoint in a run's folder; the model of another folder has none."""
+    if not (subject.folder / OPTIMIZER_FILE).is_file():
+        return
     path = subject.folder.resolve().parent
     optimizer = read_settings(path / SETTINGS_FILE).get("optimizer", "adamw")
     if optimizer != "adamw":
-        raise UserError(f"{path}: was trained with {optimizer}, and step takes AdamW apart: take {path / BEST}")
+        raise UserError(f"{path}: was trained with {optimizer}, and this is a step of AdamW: take {path / BEST}")
     with RunFolder(path, resume=True) as run:
         state = run.load_state()
         if state is not None and state.step:
@@ -246,7 +247,9 @@ def _load_moments(subject: Subject) -> None:
 def _memory(flags: argparse.Namespace, subject: Subject) -> Result:
     if flags.other is None:
         raise UserError("--other is missing: memory needs another text, whose loss is measured beside")
-    return memory(subject.model, subject.tokens(flags.text), subject.tokens(flags.other), lr=_rate(flags))
+    tokens, other = subject.tokens(flags.text), subject.tokens(flags.other)
+    _load_moments(subject)
+    return memory(subject.model, tokens, other, lr=_rate(flags))
 
 
 def _rate(flags: argparse.Namespace) -> float:

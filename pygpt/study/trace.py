@@ -30,7 +30,7 @@ from pygpt.model import GPT2, layers
 from pygpt.reference import attention, gpt2
 from pygpt.reference.arrays import Array, Operands, exact, row_of_integers
 from pygpt.study.changes import Change, ChangedLayers
-from pygpt.study.result import Map, Result
+from pygpt.study.result import Curves, Map, Result
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,10 @@ def next_tokens(tokens: Array) -> Array:
 
 
 def summary(found: Trace) -> Result:
-    """All tensors of a trace: shape, root mean square, largest magnitude, and the same of the gradients."""
+    """All tensors of a trace: shape, root mean square, largest magnitude, and the same of the gradients.
+
+    Panels: the root mean square of the residual stream and of its gradient, by depth; P and dS of each head.
+    """
     rows = []
     for name, x in found.activations.items():
         dx = found.activation_gradients.get(name)
@@ -129,14 +132,23 @@ def summary(found: Trace) -> Result:
     arrays = dict(found.activations)
     arrays |= {f"d {name}": value for name, value in found.activation_gradients.items()}
     arrays |= {f"d {name}": value for name, value in found.gradients.items()}
-    panels = [
-        Map(f"P, layer {layer}, head {head}", p[0, head], "key", "query")
-        for layer, p in enumerate(found.attention("probabilities"))
+    maps = [
+        Map(f"{title}, layer {layer}, head {head}", of[f"h.{layer}.attn.{kind}"][0, head], "key", "query", signed)
+        for title, of, kind, signed in (
+            ("P", found.activations, "probabilities", False),
+            ("dS", found.activation_gradients, "scores", True),
+        )
+        for layer in range(found.config.n_layer)
         for head in range(found.config.n_head)
     ]
+    of_stream = {
+        label: np.array([_sizes(of[name])[0] for name in found.stream])
+        for label, of in (("x", found.activations), ("dx", found.activation_gradients))
+    }
+    stream = Curves("rms of the residual stream", np.arange(len(found.stream)), of_stream, "depth", "", log=True)
     title = f"loss {found.loss:.6f} nats a token; rms is the root mean square, max the largest magnitude"
     columns = ("tensor", "shape", "rms", "max", "gradient's rms", "max")
-    return Result(title, columns, rows, {"loss": np.array(found.loss), **arrays}, panels)
+    return Result(title, columns, rows, {"loss": np.array(found.loss), **arrays}, [stream, *maps])
 
 
 def _add_logits(
