@@ -23,6 +23,7 @@ import pytest
 import required
 from documents import DOCUMENTS, ROOT, blocks
 
+import build_site
 import pygpt
 from pygpt.backends.interface import Layers
 from pygpt.backends.native_layers import NativeLayers
@@ -86,6 +87,25 @@ def test_a_layer_names_its_files(layer: Path) -> None:
     places = ["pygpt/reference/{}.py", "csrc/layers/{}.c", "csrc/fast/{}.c", "cuda/layers/{}.cu"]
     for path in (place.format(layer.stem) for place in places):
         assert not (ROOT / path).exists() or f"](../../{path})" in text, path
+
+
+# ---- the way ----
+
+
+def way() -> list[str]:
+    """The pages in the order of docs/README.md."""
+    parts = build_site.navigation((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
+    return [page for part in parts for page in ([part] if isinstance(part, str) else next(iter(part.values())))]
+
+
+@pytest.mark.parametrize("page", way()[1:])
+def test_a_page_says_what_to_read_before(page: str) -> None:
+    document = ROOT / "docs" / page
+    said = re.match(r"# .*\n\nBefore: (.+?)\.\s", document.read_text(encoding="utf-8"), re.DOTALL)
+    assert said, f"{page} does not begin with a sentence `Before: ...`"
+    for target in re.findall(r"\]\(([^)#]+)", said[1]):
+        before = (document.parent / target).resolve().relative_to(ROOT / "docs").as_posix()
+        assert way().index(before) < way().index(page), f"{before} is not before {page} in docs/README.md"
 
 
 # ---- Python ----
