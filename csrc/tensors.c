@@ -28,7 +28,8 @@ typedef enum {
     WITH_BIAS,
     UNTIED,
     PRE_NORM,
-    PRE_NORM_WITH_BIAS
+    PRE_NORM_WITH_BIAS,
+    POST_NORM
 } Presence;
 
 typedef struct {
@@ -94,6 +95,7 @@ static const Row EMBEDDING_ACTIVATIONS[] = {
      .presence = WITH_EMBD_DROPOUT},
 };
 
+/* A block's output is always kept: resid_post, or ln_2 where the LayerNorms come after the residual connections. */
 static const Row BLOCK_ACTIVATIONS[] = {
     {ROW(BlockActivations, ln_1, "ln_1"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
     {ROW(BlockActivations, ln_1_mean, "ln_1.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
@@ -107,7 +109,9 @@ static const Row BLOCK_ACTIVATIONS[] = {
     {ROW(BlockActivations, attn_drop, "attn.resid_dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
      .presence = WITH_RESID_DROPOUT},
     {ROW(BlockActivations, resid_mid, "resid_mid"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
+    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
+     .presence = PRE_NORM},
+    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS, .presence = POST_NORM},
     {ROW(BlockActivations, ln_2_mean, "ln_2.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
     {ROW(BlockActivations, ln_2_rstd, "ln_2.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
     {ROW(BlockActivations, fc, "mlp.c_fc"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_CHEAP},
@@ -115,32 +119,10 @@ static const Row BLOCK_ACTIVATIONS[] = {
     {ROW(BlockActivations, mlp_proj, "mlp.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
     {ROW(BlockActivations, mlp_drop, "mlp.dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
      .presence = WITH_RESID_DROPOUT},
-    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
-};
-
-/* Likewise of a block whose LayerNorms come after the residual connections; its output is ln_2. */
-static const Row POST_NORM_BLOCK_ACTIVATIONS[] = {
-    {ROW(BlockActivations, qkv, "attn.c_attn"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, rotary, "attn.rotary"), .shape = {SIZE_B, SIZE_T, SIZE_3C}, .kept = WHILE_KEEP_ALL,
-     .presence = WITH_ROTARY},
-    {ROW(BlockActivations, lse, "attn.lse"), .shape = {SIZE_B, SIZE_NH, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
-    {ROW(BlockActivations, heads, "attn.heads"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, attn_proj, "attn.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
-    {ROW(BlockActivations, attn_drop, "attn.resid_dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
-     .presence = WITH_RESID_DROPOUT},
-    {ROW(BlockActivations, resid_mid, "resid_mid"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, ln_1, "ln_1"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
-    {ROW(BlockActivations, ln_1_mean, "ln_1.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
-    {ROW(BlockActivations, ln_1_rstd, "ln_1.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
-    {ROW(BlockActivations, fc, "mlp.c_fc"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, act, "mlp.act"), .shape = {SIZE_B, SIZE_T, SIZE_F}, .kept = WHILE_KEEP_ALL},
-    {ROW(BlockActivations, mlp_proj, "mlp.c_proj"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL},
-    {ROW(BlockActivations, mlp_drop, "mlp.dropout"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_KEEP_ALL,
-     .presence = WITH_RESID_DROPOUT},
-    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP},
-    {ROW(BlockActivations, ln_2, "ln_2"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS},
-    {ROW(BlockActivations, ln_2_mean, "ln_2.mean"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
-    {ROW(BlockActivations, ln_2_rstd, "ln_2.rstd"), .shape = {SIZE_B, SIZE_T}, .kept = WHILE_CHEAP, .no_gradient = 1},
+    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = ALWAYS,
+     .presence = PRE_NORM},
+    {ROW(BlockActivations, resid_post, "resid_post"), .shape = {SIZE_B, SIZE_T, SIZE_C}, .kept = WHILE_CHEAP,
+     .presence = POST_NORM},
 };
 
 static const Row FINAL_ACTIVATIONS[] = {
@@ -165,12 +147,6 @@ static const Part ACTIVATIONS[PARTS] = {
     [FINAL] = PART(FINAL_ACTIVATIONS),
 };
 
-static const Part POST_NORM_ACTIVATIONS[PARTS] = {
-    [EMBEDDING] = PART(EMBEDDING_ACTIVATIONS),
-    [BLOCK] = PART(POST_NORM_BLOCK_ACTIVATIONS),
-    [FINAL] = PART(FINAL_ACTIVATIONS),
-};
-
 static int present(const Row *row, int kind, const GPT2Config *config) {
     if (kind == PYGPT_ACTIVATION_GRADIENT && row->no_gradient) return 0;
     if (row->presence == WITH_EMBD_DROPOUT) return config->embd_pdrop > 0.0f;
@@ -181,6 +157,7 @@ static int present(const Row *row, int kind, const GPT2Config *config) {
     if (row->presence == UNTIED) return config->tie_word_embeddings == PYGPT_UNTIED;
     if (row->presence == PRE_NORM) return !is_post_norm(config);
     if (row->presence == PRE_NORM_WITH_BIAS) return !is_post_norm(config) && config->bias == PYGPT_BIAS;
+    if (row->presence == POST_NORM) return is_post_norm(config);
     return 1;
 }
 
@@ -242,12 +219,8 @@ static int add(TensorTable *table, const Row *row, int64_t layer, int64_t number
     return PYGPT_OK;
 }
 
-static const Part *activation_parts(const GPT2Config *config) {
-    return is_post_norm(config) ? POST_NORM_ACTIVATIONS : ACTIVATIONS;
-}
-
-static const Part *parts_of(int kind, const GPT2Config *config) {
-    return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? activation_parts(config) : WEIGHTS;
+static const Part *parts_of(int kind) {
+    return kind == PYGPT_ACTIVATION || kind == PYGPT_ACTIVATION_GRADIENT ? ACTIVATIONS : WEIGHTS;
 }
 
 /* So that second moments, which Muon has not, need only the beginning of a buffer. */
@@ -265,7 +238,7 @@ static void move_muon_last(TensorTable *table) {
 }
 
 int table_create(TensorTable *table, int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
-    const Part *parts = parts_of(kind, config);
+    const Part *parts = parts_of(kind);
     int64_t L = config->n_layer;
     *table = (TensorTable){.kind = kind, .config = *config};
     for (int i = 0; i < parts[EMBEDDING].count; i++) table->before += present(&parts[EMBEDDING].rows[i], kind, config);
@@ -304,8 +277,7 @@ int64_t size_of_layers(int64_t layers, int64_t of_two, int64_t of_three) {
     return of_three < of_two ? -1 : checked_add(of_two, checked_mul(layers - 2, of_three - of_two));
 }
 
-/* field: of a TensorTable, the size that is asked for. */
-static int64_t find_size(size_t field, int kind, const GPT2Config *config, int recompute, int64_t batch,
+static int64_t find_size(int without_muon, int kind, const GPT2Config *config, int recompute, int64_t batch,
                          int64_t length) {
     int64_t sizes[2], layers = config->n_layer;
     for (int i = 0; i < 2; i++) {
@@ -313,7 +285,7 @@ static int64_t find_size(size_t field, int kind, const GPT2Config *config, int r
         GPT2Config few = *config;
         few.n_layer = min64(layers, 2 + i);
         if (table_create(&table, kind, &few, recompute, batch, length) != PYGPT_OK) return -1;
-        sizes[i] = *(const int64_t *)((const char *)&table + field);
+        sizes[i] = without_muon ? table.without_muon : table.size;
         table_free(&table);
     }
     int64_t size = layers > 2 ? size_of_layers(layers, sizes[0], sizes[1]) : sizes[0];
@@ -321,11 +293,11 @@ static int64_t find_size(size_t field, int kind, const GPT2Config *config, int r
 }
 
 int64_t table_size(int kind, const GPT2Config *config, int recompute, int64_t batch, int64_t length) {
-    return find_size(offsetof(TensorTable, size), kind, config, recompute, batch, length);
+    return find_size(0, kind, config, recompute, batch, length);
 }
 
 int64_t size_without_muon(const GPT2Config *config) {
-    return find_size(offsetof(TensorTable, without_muon), PYGPT_PARAMETER, config, PYGPT_KEEP_ALL, 0, 0);
+    return find_size(1, PYGPT_PARAMETER, config, PYGPT_KEEP_ALL, 0, 0);
 }
 
 int64_t muon_scratch(const GPT2Config *config) {
@@ -344,12 +316,13 @@ int64_t muon_scratch(const GPT2Config *config) {
     return most;
 }
 
-/* Fills a part's struct of pointers from its tensors, which begin at number first. An absent tensor gives NULL. */
+/* Points from a part's struct, whose pointers are NULL, to the tensors that are present; they begin at number first. */
 static void point(void *pointers, const Part *part, const TensorTable *table, int64_t first, float *buffer) {
     for (int i = 0; i < part->count; i++) {
         const Row *row = &part->rows[i];
+        if (!present(row, table->kind, &table->config)) continue;
         float **pointer = (float **)((char *)pointers + row->field);
-        *pointer = present(row, table->kind, &table->config) ? buffer + table->tensors[first++].offset : NULL;
+        *pointer = buffer + table->tensors[first++].offset;
     }
 }
 
@@ -358,19 +331,19 @@ static int64_t first_of_block(const TensorTable *table, int64_t layer) {
 }
 
 EmbeddingWeights embedding_weights(const TensorTable *table, float *buffer) {
-    EmbeddingWeights weights;
+    EmbeddingWeights weights = {0};
     point(&weights, &WEIGHTS[EMBEDDING], table, 0, buffer);
     return weights;
 }
 
 BlockWeights block_weights(const TensorTable *table, float *buffer, int64_t layer) {
-    BlockWeights weights;
+    BlockWeights weights = {0};
     point(&weights, &WEIGHTS[BLOCK], table, first_of_block(table, layer), buffer);
     return weights;
 }
 
 FinalWeights final_weights(const TensorTable *table, float *buffer) {
-    FinalWeights weights;
+    FinalWeights weights = {0};
     point(&weights, &WEIGHTS[FINAL], table, first_of_block(table, table->config.n_layer), buffer);
     return weights;
 }
@@ -381,19 +354,19 @@ float *head_weights(const TensorTable *table, float *buffer) {
 }
 
 EmbeddingActivations embedding_activations(const TensorTable *table, float *buffer) {
-    EmbeddingActivations activations;
+    EmbeddingActivations activations = {0};
     point(&activations, &ACTIVATIONS[EMBEDDING], table, 0, buffer);
     return activations;
 }
 
 BlockActivations block_activations(const TensorTable *table, float *buffer, int64_t layer) {
-    BlockActivations activations;
-    point(&activations, &activation_parts(&table->config)[BLOCK], table, first_of_block(table, layer), buffer);
+    BlockActivations activations = {0};
+    point(&activations, &ACTIVATIONS[BLOCK], table, first_of_block(table, layer), buffer);
     return activations;
 }
 
 FinalActivations final_activations(const TensorTable *table, float *buffer) {
-    FinalActivations activations;
+    FinalActivations activations = {0};
     point(&activations, &ACTIVATIONS[FINAL], table, first_of_block(table, table->config.n_layer), buffer);
     return activations;
 }
