@@ -8,11 +8,8 @@
  * q: degree 8, fitted for the least relative error, 1.3e-8, of Φ(−|x|)/e, which is smooth in t down to t = 0. So there is
  * one exp, and the small Φ of negative x keeps its digits.
  */
-#include "../internal.h"
-#include "fast.h"
+#include "nonlinearity.h"
 #include "vector_math.h"
-
-enum { SMALL = DIVIDES_WORK(1 << 13, 0) };
 
 #define ONE_OVER_SQRT_2_PI 0.3989422804014327f
 
@@ -39,16 +36,4 @@ INLINE Floats exact_gelu_gradient(Floats dy, Floats x) {
     return dy * (normal_distribution(x, e) + x * e * ONE_OVER_SQRT_2_PI);
 }
 
-void fast_exact_gelu_forward(float *y, const float *x, int64_t n) {
-    int64_t whole = n / LANES * LANES, rest = n - whole;
-    #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < whole; i += LANES) store(y + i, exact_gelu(load(x + i)));
-    store_first(y + whole, exact_gelu(load_first(x + whole, rest)), rest);
-}
-
-void fast_exact_gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
-    int64_t whole = n / LANES * LANES, rest = n - whole;
-    #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < whole; i += LANES) store(dx + i, exact_gelu_gradient(load(dy + i), load(x + i)));
-    store_first(dx + whole, exact_gelu_gradient(load_first(dy + whole, rest), load_first(x + whole, rest)), rest);
-}
+FAST_NONLINEARITY(exact_gelu, exact_gelu, exact_gelu_gradient)

@@ -5,11 +5,8 @@
  *
  * The logistic function s needs one exp, and keeps its digits where 1 + tanh u would lose them, for negative u.
  */
-#include "../internal.h"
-#include "fast.h"
+#include "nonlinearity.h"
 #include "vector_math.h"
-
-enum { SMALL = DIVIDES_WORK(1 << 13, 0) };
 
 #define SQRT_2_OVER_PI 0.7978845608028654f
 #define CUBIC 0.044715f
@@ -27,16 +24,4 @@ INLINE Floats gelu_gradient(Floats dy, Floats x) {
     return dy * (s + 2.0f * x * s * (1.0f - s) * slope);
 }
 
-void fast_gelu_forward(float *y, const float *x, int64_t n) {
-    int64_t whole = n / LANES * LANES, rest = n - whole;
-    #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < whole; i += LANES) store(y + i, gelu(load(x + i)));
-    store_first(y + whole, gelu(load_first(x + whole, rest)), rest);
-}
-
-void fast_gelu_backward(float *dx, const float *dy, const float *x, int64_t n) {
-    int64_t whole = n / LANES * LANES, rest = n - whole;
-    #pragma omp parallel for if (n > SMALL)
-    for (int64_t i = 0; i < whole; i += LANES) store(dx + i, gelu_gradient(load(dy + i), load(x + i)));
-    store_first(dx + whole, gelu_gradient(load_first(dy + whole, rest), load_first(x + whole, rest)), rest);
-}
+FAST_NONLINEARITY(gelu, gelu, gelu_gradient)
