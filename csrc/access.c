@@ -39,33 +39,34 @@ int gpt2_tensor(GPT2 *m, Tensor *tensor, int kind, int64_t index) {
     return tensor_of(m, tensor, kind, index);
 }
 
-/* end: floats of it that must be there. */
-static int find_part(GPT2 *m, float **buffer, int kind, int64_t end) {
-    int status = PYGPT_OK;
-    if (kind == PYGPT_GRADIENT) status = reserve_gradients(m);
-    if (kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT) status = reserve_moments(m, kind, end);
-    if (status == PYGPT_OK) status = check_pass(m);
-    if (status != PYGPT_OK) return status;
-    *buffer = flat_of(m, kind).buffer;
-    if (*buffer) return PYGPT_OK;
-    return fail(PYGPT_ERROR_ARGUMENT, kind == PYGPT_ACTIVATION
-                                          ? "there are no activations before a forward pass"
-                                          : "there are no gradients of activations before a backward pass");
+static int is_moment(int kind) {
+    return kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT;
 }
 
 int find_buffer(GPT2 *m, float **buffer, int kind) {
     *buffer = NULL;
     int status = check_kind(kind);
+    if (status == PYGPT_OK && kind == PYGPT_GRADIENT) status = reserve_gradients(m);
+    if (status == PYGPT_OK) status = check_pass(m);
     if (status != PYGPT_OK) return status;
-    Flat flat = flat_of(m, kind);
-    return find_part(m, buffer, kind, flat.buffer ? 0 : flat.table->size);
+    *buffer = flat_of(m, kind).buffer;
+    if (*buffer || is_moment(kind)) return PYGPT_OK;
+    return fail(PYGPT_ERROR_ARGUMENT, kind == PYGPT_ACTIVATION
+                                          ? "there are no activations before a forward pass"
+                                          : "there are no gradients of activations before a backward pass");
 }
 
-int find_tensor(GPT2 *m, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size) {
+int find_tensor(GPT2 *m, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size, int to_write) {
     *buffer = NULL;
     int status = tensor_of(m, tensor, kind, index);
-    if (status == PYGPT_OK) status = find_part(m, buffer, kind, tensor->offset + tensor->size);
-    if (status != PYGPT_OK || size == tensor->size) return status;
-    return fail(PYGPT_ERROR_ARGUMENT, "%" PRId64 " numbers were given for %s, which has %" PRId64, size, tensor->name,
-                tensor->size);
+    if (status != PYGPT_OK) return status;
+    if (size != tensor->size) {
+        return fail(PYGPT_ERROR_ARGUMENT, "%" PRId64 " numbers were given for %s, which has %" PRId64, size,
+                    tensor->name, tensor->size);
+    }
+    int64_t end = tensor->offset + tensor->size;
+    if (is_moment(kind) && to_write) status = reserve_moments(m, kind, end);
+    if (status == PYGPT_OK) status = find_buffer(m, buffer, kind);
+    if (status == PYGPT_OK && end > flat_of(m, kind).size) *buffer = NULL;
+    return status;
 }

@@ -7,17 +7,19 @@
 
 /* ---- in access.c ---- */
 
-/* The flat buffer of a kind, made if it is one that comes with its first use, once the latest pass is complete. Where it
- * is there already, it may lack second moments that are not in use.  PYGPT_OK or an error. */
+/* The flat buffer of a kind, once the latest pass is complete: that of gradients is made if it is not there yet, those of
+ * moments are not, and NULL.  PYGPT_OK or an error. */
 int find_buffer(GPT2 *model, float **buffer, int kind);
-/* The same, with one tensor of the kind, which must have this size. */
-int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size);
+/* The same, with one tensor of the kind, which must have this size. Moments that are not in use are made to be written; to
+ * be read, they are zero, and the buffer NULL. */
+int find_tensor(GPT2 *model, Tensor *tensor, float **buffer, int kind, int64_t index, int64_t size, int to_write);
 
 /* ---- in each library ---- */
 
 typedef struct {
     const TensorTable *table;
     float *buffer;   // NULL where nothing is in it yet
+    int64_t size;   // floats of it; of moments, those that are there
 } Flat;
 
 /* Of a kind that there is. */

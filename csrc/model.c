@@ -200,12 +200,13 @@ void gpt2_free(GPT2 *m) {
 
 Flat flat_of(const GPT2 *m, int kind) {
     const Flat flats[] = {
-        [PYGPT_PARAMETER] = {&m->weights, m->parameters},
-        [PYGPT_GRADIENT] = {&m->weights, m->gradients},
-        [PYGPT_FIRST_MOMENT] = {&m->weights, m->first_moments},
-        [PYGPT_SECOND_MOMENT] = {&m->weights, m->second_moments},
-        [PYGPT_ACTIVATION] = {&m->activation_table, m->B ? m->activations : NULL},
-        [PYGPT_ACTIVATION_GRADIENT] = {&m->activation_gradient_table, m->went_back ? m->activation_gradients : NULL},
+        [PYGPT_PARAMETER] = {&m->weights, m->parameters, m->weights.size},
+        [PYGPT_GRADIENT] = {&m->weights, m->gradients, m->weights.size},
+        [PYGPT_FIRST_MOMENT] = {&m->weights, m->first_moments, m->first_moments ? m->weights.size : 0},
+        [PYGPT_SECOND_MOMENT] = {&m->weights, m->second_moments, m->second_count},
+        [PYGPT_ACTIVATION] = {&m->activation_table, m->B ? m->activations : NULL, m->activation_table.size},
+        [PYGPT_ACTIVATION_GRADIENT] = {&m->activation_gradient_table, m->went_back ? m->activation_gradients : NULL,
+                                       m->activation_gradient_table.size},
     };
     return flats[kind];
 }
@@ -223,7 +224,7 @@ int gpt2_buffer(GPT2 *m, float **data, int64_t *size, int kind) {
     USE(m);
     int status = find_buffer(m, data, kind);
     if (status != PYGPT_OK) return status;
-    *size = kind == PYGPT_SECOND_MOMENT ? m->second_count : flat_of(m, kind).table->size;
+    *size = flat_of(m, kind).size;
     buffer_retain(*data);
     return PYGPT_OK;
 }
@@ -232,16 +233,22 @@ int gpt2_read(GPT2 *m, float *values, int kind, int64_t index, int64_t size) {
     USE(m);
     Tensor tensor;
     float *buffer;
-    int status = find_tensor(m, &tensor, &buffer, kind, index, size);
-    if (status == PYGPT_OK) memcpy(values, buffer + tensor.offset, (size_t)tensor.size * sizeof *values);
-    return status;
+    int status = find_tensor(m, &tensor, &buffer, kind, index, size, 0);
+    if (status != PYGPT_OK) return status;
+    size_t bytes = (size_t)tensor.size * sizeof *values;
+    if (buffer) {
+        memcpy(values, buffer + tensor.offset, bytes);
+    } else {
+        memset(values, 0, bytes);
+    }
+    return PYGPT_OK;
 }
 
 int gpt2_write(GPT2 *m, const float *values, int kind, int64_t index, int64_t size) {
     USE(m);
     Tensor tensor;
     float *buffer;
-    int status = find_tensor(m, &tensor, &buffer, kind, index, size);
+    int status = find_tensor(m, &tensor, &buffer, kind, index, size, 1);
     if (status == PYGPT_OK) memcpy(buffer + tensor.offset, values, (size_t)tensor.size * sizeof *values);
     return status;
 }

@@ -258,9 +258,9 @@ int gpt2_tensor(GPT2 *model, Tensor *tensor, int kind, int64_t index);
 int gpt2_read(GPT2 *model, float *values, int kind, int64_t index, int64_t size);
 int gpt2_write(GPT2 *model, const float *values, int kind, int64_t index, int64_t size);
 /* The flat buffer of a kind, in the host's memory, and its size in floats. That of second moments ends, after
- * gpt2_muon_step(), before the tensors of Muon, which have none, until one of these is read or written. It stays valid, also
+ * gpt2_muon_step(), before the tensors of Muon, which have none, until one of these is written. It stays valid, also
  * after gpt2_free or after activations have grown into a new buffer, until given back with pygpt_release(). *data is NULL
- * where the buffer lies in a device's memory. */
+ * where the buffer lies in a device's memory, and for moments that no update has made yet, which gpt2_read() says are 0. */
 int gpt2_buffer(GPT2 *model, float **data, int64_t *size, int kind);
 void pygpt_release(float *data);
 

@@ -149,9 +149,12 @@ class GPT2:
         nor activations.  A copy shares nothing with the model, whichever way it was made.
         """
         names = ("device", "dtype", "seed", "kernels", "recompute")
-        moments = (dict(self.first_moments), dict(self.second_moments)) if self.steps else ({}, {})
         settings = {name: getattr(self, name) for name in names}
-        return _restore, (type(self), self.config, settings, self.steps, dict(self.parameters), *moments)
+        tensors = {"parameters": dict(self.parameters)}
+        for kind in ("first_moments", "second_moments") if self.steps else ():
+            # where the optimizer has none they are zero, and would take memory if they were written
+            tensors[kind] = {name: m for name, m in getattr(self, kind).items() if m.any()}
+        return _restore, (type(self), self.config, settings, self.steps, tensors)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT2:
         return copy.copy(self)
@@ -416,19 +419,16 @@ def _check_generator(config: GPT2Config, weights: str, cache: str, batch_size: i
 
 
 def _restore(
-    kind: type[GPT2],
+    cls: type[GPT2],
     config: GPT2Config,
     settings: dict[str, Any],
     steps: int,
-    parameters: Mapping[str, Array],
-    first_moments: Mapping[str, Array],
-    second_moments: Mapping[str, Array],
+    tensors: Mapping[str, Mapping[str, Array]],
 ) -> GPT2:
-    model = kind(config, **settings)
-    for name, values in parameters.items():
-        model.set_parameter(name, values)
-    for name, first in first_moments.items():
-        model.set_moments(name, first, second_moments[name])
+    model = cls(config, **settings)
+    for kind, held in tensors.items():
+        for name, values in held.items():
+            _write(getattr(model, kind), name, values)
     model.steps = steps
     return model
 

@@ -21,6 +21,8 @@ from variations import VARIED
 import pygpt
 from pygpt import GPT2, GPT2Config, UserError, memory_needed
 from pygpt.backends import native_model
+from pygpt.backends.library import check, ffi
+from pygpt.backends.native_parts import KINDS
 from pygpt.comparing.compare import compare, perturb, verdict
 from pygpt.comparing.metrics import relative_l2
 from pygpt.parameters import parameter_table
@@ -129,9 +131,10 @@ def test_optimizer_steps_follow_float64(backend: Backend, update: Callable[[GPT2
 
 @every_native_backend
 def test_moments_stay_when_the_optimizer_changes(backend: Backend) -> None:
-    """Muon makes room for AdamW's second moments alone, which are moved when AdamW updates all, or one is asked for."""
+    """Muon makes room for AdamW's second moments alone, which are moved when AdamW updates all, or one is written."""
     always_whole, model = (model_of(backend, ODD) for _ in range(2))
-    assert not any(v.any() for v in always_whole.second_moments.values())
+    for name, v in always_whole.second_moments.items():
+        always_whole.set_moments(name, v, v)
     for update in ("muon", "adamw"):
         for each in (always_whole, model):
             each.zero_grad()
@@ -446,6 +449,31 @@ def test_copy_goes_on_as_the_model_does_and_shares_nothing(
     expected = step(other)
     assert_same_bits(copies(model.parameters), before)
     assert_same_bits(step(model), expected)
+
+
+def moments_in_memory(model: GPT2, kind: str) -> set[str]:
+    """The parameters of which the model has room for this moment."""
+    tensors = getattr(model, kind)
+    data, size = ffi().new("float **"), ffi().new("int64_t *")
+    check(tensors.library, tensors.library.gpt2_buffer(tensors.handle, data, size, KINDS[kind]))
+    tensors.library.pygpt_release(data[0])
+    return {name for name in tensors if tensors.place(name).stop <= size[0]}
+
+
+@every_native_backend
+@pytest.mark.parametrize("optimizer", UPDATES)
+def test_copy_and_model_have_memory_for_the_moments_of_their_optimizer_alone(backend: Backend, optimizer: str) -> None:
+    """Neither copying them nor reading them makes room for more."""
+    everything = {parameter.name for parameter in parameter_table(ODD)}
+    adamw = {"adamw": everything, "muon": {p.name for p in parameter_table(ODD) if not p.muon}}.get(optimizer, set())
+    expected = {"first_moments": set() if optimizer == "sgd" else everything, "second_moments": adamw}
+    model = model_of(backend, ODD)
+    model.forward_backward(*batch(ODD, 2, 13))
+    UPDATES[optimizer](model)
+    for kind, names in expected.items():
+        assert {name for name, moment in getattr(model, kind).items() if moment.any()} == names
+        for each in (model, copy.deepcopy(model)):
+            assert moments_in_memory(each, kind) == names
 
 
 # ---- accumulation ----

@@ -18,8 +18,8 @@ PARAMETER, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, ACTIVATION, ACTIVATION_GRADIEN
 class NativeTensors(Mapping[str, Floats]):
     """Name -> array of one kind.
 
-    In the host's memory: views, which stay valid whatever becomes of the model.  In a device's, and of second moments
-    that the optimizer does not use: read-only copies, so that nobody changes one in vain; write() changes the tensor.
+    In the host's memory: views, which stay valid whatever becomes of the model.  In a device's, and of moments that the
+    optimizer does not use: read-only copies, so that nobody changes one in vain; write() changes the tensor.
     """
 
     def __init__(self, library: Any, handle: Any, kind: int) -> None:
@@ -46,7 +46,7 @@ class NativeTensors(Mapping[str, Floats]):
         return self._tensors
 
     def flat(self) -> Floats | None:
-        """The flat buffer of all tensors, None where it lies in a device's memory."""
+        """The flat buffer of all tensors, None where it lies in a device's memory or no update has made the moments."""
         if self._flat is None:
             data, size = ffi().new("float **"), ffi().new("int64_t *")
             check(self.library, self.library.gpt2_buffer(self.handle, data, size, self._kind))
@@ -68,7 +68,6 @@ class NativeTensors(Mapping[str, Floats]):
         buffer = self.flat()
         if buffer is not None and self.place(name).stop <= buffer.size:
             return buffer[self.place(name)].reshape(shape)
-        self._flat = None  # a second moment that is not in use is given room when it is read, or written
         values = np.empty(shape, np.float32)
         check(self.library, self.library.gpt2_read(self.handle, floats(values), self._kind, index, values.size))
         values.flags.writeable = False
@@ -81,7 +80,7 @@ class NativeTensors(Mapping[str, Floats]):
         expect_shape(name, values, tuple(tensor.shape[0 : tensor.ndim]))
         arguments = self.handle, floats(values), self._kind, index, values.size
         check(self.library, self.library.gpt2_write(*arguments))
-        self._flat = None
+        self._flat = None  # a moment that was not in use has been given room
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table())
