@@ -8,7 +8,18 @@ from typing import Any, NoReturn
 
 import pytest
 
-KINDS = ("browser", "cuda-emulated", "data", "formats", "llama-cpp", "mpi", "nvcc", "published", "transformers")
+KINDS = (
+    "browser",
+    "ctranslate2",
+    "cuda-emulated",
+    "data",
+    "formats",
+    "llama-cpp",
+    "mpi",
+    "nvcc",
+    "published",
+    "transformers",
+)
 REQUIRED = {kind for kind in os.environ.get("PYGPT_REQUIRE", "").split(",") if kind}
 
 if not set(KINDS) >= REQUIRED:

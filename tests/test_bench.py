@@ -238,7 +238,7 @@ def test_torch_has_an_equal_model(dtype: str) -> None:
 
 
 def test_ctranslate2_has_an_equal_model() -> None:
-    pytest.importorskip("ctranslate2")
+    required.module("ctranslate2", "ctranslate2")
     config = pygpt.GPT2Config(vocab_size=300, n_positions=32, n_embd=64, n_layer=2, n_head=4, initializer_range=0.3)
     side, prompt = CTranslate2Text(config, 1, "float32"), Text(prompt=6, new=8).tokens(config.vocab_size)
     written = write_likeliest(side.model, [side.words[token] for token in prompt], 8)
