@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pygpt.backends.devices import DEVICES, resolve_device
-from pygpt.backends.interface import CACHES, WEIGHTS, Generator, Layers, Model, Writable
+from pygpt.backends.interface import CACHES, WEIGHTS, AdamW, Generator, Layers, Model, Writable
 from pygpt.backends.library import available_cores, default_threads, use_threads
 from pygpt.config import GPT2Config, check_causal
 from pygpt.errors import UserError, check_integer, show
@@ -296,7 +296,7 @@ class GPT2:
         weight_decay: float = adamw.WEIGHT_DECAY,
     ) -> None:
         """Update all parameters by AdamW (Loshchilov & Hutter 2019); only matrices decay.  Counts self.steps."""
-        self._backend.adamw_step(lr, *betas, eps, weight_decay, self.steps + 1)
+        self._backend.adamw_step(AdamW(lr, *betas, eps, weight_decay), self.steps + 1)
         self.steps += 1
 
     def sgd_step(self, lr: float, momentum: float = 0.0, weight_decay: float = adamw.WEIGHT_DECAY) -> None:
@@ -320,7 +320,7 @@ class GPT2:
 
         lr, betas, eps: of AdamW; muon_lr, momentum: of Muon (docs/layers/muon.md).  Only matrices decay.
         """
-        self._backend.muon_step(muon_lr, momentum, lr, *betas, eps, weight_decay, self.steps + 1)
+        self._backend.muon_step(muon_lr, momentum, AdamW(lr, *betas, eps, weight_decay), self.steps + 1)
         self.steps += 1
 
     # ---- text ----

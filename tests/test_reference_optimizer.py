@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pygpt.backends.interface import LINEAR
+from pygpt.backends.interface import LINEAR, AdamW
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
@@ -17,6 +17,7 @@ from pygpt.reference import clipping, muon
 
 ops = ReferenceLayers()
 CONFIG = GPT2Config(vocab_size=5, n_positions=4, n_embd=4, n_layer=1, n_head=2)
+ADAMW = AdamW(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.5)
 
 
 def test_adamw_against_python_floats() -> None:
@@ -117,8 +118,8 @@ def test_muon_updates_the_matrices_of_the_blocks_and_adamw_all_others() -> None:
         for gradient, value in zip(model.gradients.values(), model.parameters.values(), strict=True):
             gradient[...] = np.random.default_rng(0).normal(size=gradient.shape)
             value[...] = 1
-    both.muon_step(0.02, 0.95, lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.5, step=1)
-    adamw.adamw_step(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.5, step=1)
+    both.muon_step(0.02, 0.95, ADAMW, step=1)
+    adamw.adamw_step(ADAMW, step=1)
     for name, value in both.parameters.items():
         assert np.array_equal(value, adamw.parameters[name]) == (name not in by_muon), name
         assert both.second_moments[name].any() == (name not in by_muon), name
@@ -128,10 +129,10 @@ def test_muon_updates_the_matrices_of_the_blocks_and_adamw_all_others() -> None:
 
 
 UPDATES: dict[str, Callable[[ReferenceGPT2], None]] = {
-    "adamw": lambda model: model.adamw_step(lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.5, step=1),
+    "adamw": lambda model: model.adamw_step(ADAMW, step=1),
     "sgd": lambda model: model.sgd_step(lr=0.1, momentum=0.0, weight_decay=0.5),
     "momentum": lambda model: model.sgd_step(lr=0.1, momentum=0.9, weight_decay=0.5),
-    "muon": lambda model: model.muon_step(0.1, 0.95, 0.1, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.5, step=1),
+    "muon": lambda model: model.muon_step(0.1, 0.95, ADAMW, step=1),
 }
 
 

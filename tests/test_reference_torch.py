@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pygpt.backends.interface import AdamW
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.backends.numpy_model import ReferenceGPT2
 from pygpt.config import GPT2Config
@@ -77,13 +78,13 @@ def test_gradients(record: Record, model: ReferenceGPT2) -> None:
 
 
 def test_clipped_adamw_steps(record: Record, model: ReferenceGPT2) -> None:
-    settings = {name: value.item() for name, value in part(record, "adamw").items()}
+    adamw = AdamW(**{name: value.item() for name, value in part(record, "adamw").items()})
     for step, (loss, norm) in enumerate(zip(record["losses"], record["norms"], strict=True), start=1):
         model.zero_grad()
         found = model.forward_backward(record["tokens"], record["targets"], dropout=dropout_of(record))
         assert found == pytest.approx(loss, rel=1e-11)
         assert model.clip_grad_norm(record["max_norm"].item()) == pytest.approx(norm, rel=1e-10)
-        model.adamw_step(**settings, step=step)
+        model.adamw_step(adamw, step)
     moved = {name: relative_l2(model.parameters[name], value) for name, value in part(record, "parameters").items()
              if value.any()}  # fmt: skip
     assert min(moved.values()) > 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import ArrayLike
 
@@ -177,6 +177,16 @@ class Layers(Protocol):
         """w, m, dw: (IC,OC), `parts` matrices of equal width side by side; w and m are updated in place."""
 
 
+class AdamW(NamedTuple):
+    """The settings of a model's update by AdamW."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+
+
 class Model(Protocol):
     """A GPT-2 as pygpt.GPT2 drives it, which says what each of these does.
 
@@ -211,19 +221,9 @@ class Model(Protocol):
     def attention_probabilities(self, layer: int) -> Array: ...
     def zero_grad(self) -> None: ...
     def clip_grad_norm(self, max_norm: float) -> float: ...
-    def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None: ...
+    def adamw_step(self, adamw: AdamW, step: int) -> None: ...
     def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None: ...
-    def muon_step(
-        self,
-        muon_lr: float,
-        momentum: float,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        step: int,
-    ) -> None: ...
+    def muon_step(self, muon_lr: float, momentum: float, adamw: AdamW, step: int) -> None: ...
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator: ...
 
 

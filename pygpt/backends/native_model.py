@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pygpt.backends.interface import DTYPES, KERNELS, OPTIMIZERS, RECOMPUTE
+from pygpt.backends.interface import DTYPES, KERNELS, OPTIMIZERS, RECOMPUTE, AdamW
 from pygpt.backends.library import check, ffi, last_error
 from pygpt.backends.native_generator import NativeGenerator
 from pygpt.backends.native_tensors import (
@@ -133,26 +133,15 @@ class NativeGPT2:
         check(self.library, self.library.gpt2_clip_grad_norm(self.handle, norm, max_norm))
         return float(norm[0])
 
-    def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
-        check(self.library, self.library.gpt2_adamw_step(self.handle, lr, beta1, beta2, eps, weight_decay, step))
+    def adamw_step(self, adamw: AdamW, step: int) -> None:
+        check(self.library, self.library.gpt2_adamw_step(self.handle, *adamw, step))
         self.second_moments.forget()  # there may be more of them than Muon had
 
     def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None:
         check(self.library, self.library.gpt2_sgd_step(self.handle, lr, momentum, weight_decay))
 
-    def muon_step(
-        self,
-        muon_lr: float,
-        momentum: float,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        step: int,
-    ) -> None:
-        rates = muon_lr, momentum, lr, beta1, beta2, eps, weight_decay
-        check(self.library, self.library.gpt2_muon_step(self.handle, *rates, step))
+    def muon_step(self, muon_lr: float, momentum: float, adamw: AdamW, step: int) -> None:
+        check(self.library, self.library.gpt2_muon_step(self.handle, muon_lr, momentum, *adamw, step))
 
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> NativeGenerator:
         return NativeGenerator(self.library, self.handle, self.config, weights, cache, batch_size, positions)

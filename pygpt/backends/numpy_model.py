@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pygpt.backends.interface import AdamW
 from pygpt.backends.numpy_layers import ReferenceLayers
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
@@ -153,10 +154,10 @@ class ReferenceGPT2:
         """
         return clipping.clip(self.gradients.values(), max_norm).item()
 
-    def adamw_step(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int) -> None:
+    def adamw_step(self, adamw: AdamW, step: int) -> None:
         """Update all parameters; only matrices decay; step counts from 1."""
         for parameter in parameter_table(self.config):
-            self._adamw(parameter, lr, beta1, beta2, eps, weight_decay, step)
+            self._adamw(parameter, adamw, step)
 
     def sgd_step(self, lr: float, momentum: float, weight_decay: float) -> None:
         """Update all parameters; only matrices decay."""
@@ -165,32 +166,20 @@ class ReferenceGPT2:
             w, dw = self.parameters[parameter.name], self.gradients[parameter.name]
             self.ops.sgd_step(w, m, dw, lr, momentum, weight_decay if parameter.weight_decay else 0.0)
 
-    def muon_step(
-        self,
-        muon_lr: float,
-        momentum: float,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        step: int,
-    ) -> None:
+    def muon_step(self, muon_lr: float, momentum: float, adamw: AdamW, step: int) -> None:
         """Update the matrices of the blocks by Muon, and all others by AdamW; step counts from 1."""
         for parameter in parameter_table(self.config):
             if not parameter.muon:
-                self._adamw(parameter, lr, beta1, beta2, eps, weight_decay, step)
+                self._adamw(parameter, adamw, step)
                 continue
             w, m, dw = (tensors[parameter.name] for tensors in (self.parameters, self.first_moments, self.gradients))
-            self.ops.muon_step(w, m, dw, muon_lr, momentum, weight_decay, parameter.muon)
+            self.ops.muon_step(w, m, dw, muon_lr, momentum, adamw.weight_decay, parameter.muon)
 
-    def _adamw(
-        self, parameter: Parameter, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
-    ) -> None:
+    def _adamw(self, parameter: Parameter, adamw: AdamW, step: int) -> None:
         tensors = (self.parameters, self.first_moments, self.second_moments, self.gradients)
         w, m, v, dw = (tensor[parameter.name] for tensor in tensors)
-        decay = weight_decay if parameter.weight_decay else 0.0
-        self.ops.adamw_step(w, m, v, dw, lr, beta1, beta2, eps, decay, step)
+        settings = adamw if parameter.weight_decay else adamw._replace(weight_decay=0.0)
+        self.ops.adamw_step(w, m, v, dw, *settings, step)
 
     def generator(self, weights: str, cache: str, batch_size: int, positions: int) -> Generator:
         """A snapshot of the parameters with a cache of keys and values.  Raises UserError for complex parameters."""
