@@ -41,7 +41,9 @@
 #define _mm512_set1_epi32 emulated_set1_epi32
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 emulated_shuffle_f32x4
+#undef _mm512_slli_epi64
 #define _mm512_slli_epi64 emulated_slli_epi64
+#undef _mm512_srli_epi64
 #define _mm512_srli_epi64 emulated_srli_epi64
 #define _mm512_stream_ps emulated_stream_ps
 #define _mm512_test_epi32_mask emulated_test_epi32_mask

@@ -133,7 +133,7 @@ INLINE void store_first(float *p, Floats x, int64_t n) {
 #elif defined(SIMD_AVX2)
     _mm256_maskstore_ps(p, (__m256i)((Ints)lane_numbers() < (int32_t)n), (__m256)x);
 #else
-    memcpy(p, &x, (size_t)n * sizeof(float));
+    for (int64_t i = 0; i < n; i++) p[i] = x[i];   // of memcpy, gcc would warn where n is a constant in a Debug build
 #endif
 }
 
