@@ -13,4 +13,9 @@ static inline float attention_scale(const GPT2Config *config, int64_t layer) {
     return (float)(scale / divisor);
 }
 
+/* For a softmax of powers of two: exp(s) = 2^(s log2 e). */
+static inline float attention_scale_of_powers(const GPT2Config *config, int64_t layer) {
+    return attention_scale(config, layer) * 1.4426950408889634f;
+}
+
 #endif

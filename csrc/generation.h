@@ -16,13 +16,16 @@ typedef struct {
     const float *q;   // (queries,HS), rows q_stride apart
     int64_t y_stride, q_stride, queries, count, HS;
     int cache;   // whether keys and values are floats or bfloat16
-    const void *keys;   // panels of `width` positions, (HS,width) each
-    const void *values;   // (positions,HS)
-    float scale;   // of the scores
+    void *keys, *values;   // cached_numbers() each, in the order in which these kernels read them
+    float scale;   // of the scores, such that the softmax is one of powers of two
 } CachedHead;
 
-/* y_i = Σ_u P_u v_u, P = softmax(scale q_i·k_u), u < count + i. */
+/* y_i = Σ_u P_u v_u / Σ_u P_u, P_u = 2^(scale q_i·k_u − m), u < count + i, with a whole number m ≥ max scale q_i·k_u. q and P are
+ * rounded where the cache is bfloat16. */
 typedef void CachedAttention(const CachedHead *head, float *scratch);
+
+/* Keeps the key and the value of a position. k, v: (HS) */
+typedef void CacheRow(const CachedHead *head, int64_t position, const float *k, const float *v);
 
 typedef struct {
     PackedProduct *product;
@@ -30,6 +33,8 @@ typedef struct {
     int64_t width;   // of panels
     int64_t few_rows;   // so many, or fewer, need no scratch in common
     int64_t queries;   // of attention at once, at most
+    int64_t (*cached_numbers)(int cache, int64_t positions, int64_t HS);   // that a head's keys take, or its values
+    CacheRow *cache_row;
     int64_t (*shared_floats)(int64_t rows, int64_t K);   // scratch of a product; the largest K
     int64_t (*own_floats)(int64_t K);
     int64_t (*attention_floats)(int64_t positions, int64_t HS);   // scratch of attention

@@ -13,7 +13,6 @@
  * where one needs what another has written.
  */
 #include "attention_scale.h"
-#include "bf16.h"
 #include "generation.h"
 #include "model.h"
 #include "positions.h"
@@ -30,8 +29,8 @@ enum { ROWS = DIVIDES_WORK(512, 5) };   // that are computed together, at most
 typedef struct {
     float *ln_1_w, *ln_1_b, *c_attn_b, *attn_proj_b, *ln_2_w, *ln_2_b, *c_fc_b, *mlp_proj_b;
     PackedMatrix c_attn, attn_proj, c_fc, mlp_proj;
-    void *keys, *values;   // (B,NH,positions,HS), of whole panels; keys as CachedHead has them
-    float scale;           // of the scores
+    void *keys, *values;   // (B,NH) heads, as CachedHead has them
+    float scale;           // of the scores, as CachedHead has it
 } Block;
 
 typedef struct {
@@ -86,9 +85,9 @@ static int64_t cached_bytes(const Generator *g) {
     return g->cache == PYGPT_FLOAT32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-/* That a sequence has room for in the cache: whole panels of keys. */
-static int64_t cached_positions(const Generator *g) {
-    return divide_up(g->positions, g->own->width) * g->own->width;
+/* Numbers that a head of a sequence has room for in it. */
+static int64_t cached_numbers(const Generator *g) {
+    return g->own->cached_numbers(g->cache, g->positions, g->config.n_embd / g->config.n_head);
 }
 
 /* NULL without biases. */
@@ -111,7 +110,8 @@ static void take_block(const Generator *g, Block *block, int64_t *taken) {
     block->attn_proj = take_matrix(m, taken, g->weights, C, C, width);
     block->c_fc = take_matrix(m, taken, g->weights, C, F, width);
     block->mlp_proj = take_matrix(m, taken, g->weights, F, C, width);
-    int64_t cached = checked_mul(checked_mul(g->B, cached_positions(g)), C * cached_bytes(g));
+    int64_t heads = checked_mul(g->B, g->config.n_head);
+    int64_t cached = checked_mul(checked_mul(heads, cached_numbers(g)), cached_bytes(g));
     block->keys = take(m, taken, cached);
     block->values = take(m, taken, cached);
 }
@@ -195,7 +195,7 @@ static void copy_weights(Generator *g, GPT2 *m) {
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         BlockWeights from = block_weights(&m->weights, m->parameters, layer);
         Block *to = g->blocks + layer;
-        to->scale = attention_scale(&g->config, layer);
+        to->scale = attention_scale_of_powers(&g->config, layer);
         copy_floats(to->ln_1_w, from.ln_1_w, C);
         copy_floats(to->ln_1_b, from.ln_1_b, C);
         pack_weights(&to->c_attn, from.c_attn_w);
@@ -343,18 +343,16 @@ static void activate(const Generator *g, const Worker *me, const PackedMatrix *w
     }
 }
 
-/* Numbers of the cache, `stride` apart. */
-static void store_cached(const Generator *g, void *to, int64_t at, int64_t stride, const float *from, int64_t count) {
-    if (g->cache == PYGPT_FLOAT32) {
-        for (int64_t i = 0; i < count; i++) ((float *)to)[at + i * stride] = from[i];
-    } else {
-        for (int64_t i = 0; i < count; i++) ((uint16_t *)to)[at + i * stride] = to_bf16(from[i]);
-    }
-}
-
-/* Where a head of a sequence begins in the cache. */
-static int64_t place_in_cache(const Generator *g, int64_t sequence, int64_t h) {
-    return (sequence * g->config.n_head + h) * cached_positions(g) * (g->config.n_embd / g->config.n_head);
+/* A head of a sequence in the cache of a block. */
+static CachedHead cached_head(const Generator *g, const Block *block, int64_t sequence, int64_t h) {
+    int64_t at = (sequence * g->config.n_head + h) * cached_numbers(g) * cached_bytes(g);
+    return (CachedHead){
+        .HS = g->config.n_embd / g->config.n_head,
+        .cache = g->cache,
+        .keys = (char *)block->keys + at,
+        .values = (char *)block->values + at,
+        .scale = block->scale,
+    };
 }
 
 /* Queries and keys of some heads, in a model that turns them by their positions. */
@@ -366,31 +364,22 @@ static void turn_row(const Generator *g, int64_t r, Range heads) {
 }
 
 static void cache_row(const Generator *g, const Block *block, int64_t r, int64_t h) {
-    int64_t C = g->config.n_embd, HS = C / g->config.n_head, width = g->own->width;
-    Row row = g->rows[r];
-    int64_t at = place_in_cache(g, row.sequence, h), panel = row.position / width * width;
-    const float *k = g->qkv + r * 3 * C + C + h * HS;
-    store_cached(g, block->keys, at + panel * HS + row.position - panel, width, k, HS);
-    store_cached(g, block->values, at + row.position * HS, 1, k + C, HS);
+    CachedHead head = cached_head(g, block, g->rows[r].sequence, h);
+    int64_t C = g->config.n_embd;
+    const float *k = g->qkv + r * 3 * C + C + h * head.HS;
+    g->own->cache_row(&head, g->rows[r].position, k, k + C);
 }
 
 /* Some rows of a sequence, from r on. */
 static void attend_rows(const Generator *g, const Worker *me, const Block *block, int64_t r, int64_t rows, int64_t h) {
-    int64_t C = g->config.n_embd, HS = C / g->config.n_head;
-    int64_t at = place_in_cache(g, g->rows[r].sequence, h) * cached_bytes(g);
-    CachedHead head = {
-        .y = g->heads + r * C + h * HS,
-        .q = g->qkv + r * 3 * C + h * HS,
-        .y_stride = C,
-        .q_stride = 3 * C,
-        .queries = rows,
-        .count = g->rows[r].position + 1,
-        .HS = HS,
-        .cache = g->cache,
-        .keys = (char *)block->keys + at,
-        .values = (char *)block->values + at,
-        .scale = block->scale,
-    };
+    CachedHead head = cached_head(g, block, g->rows[r].sequence, h);
+    int64_t C = g->config.n_embd;
+    head.y = g->heads + r * C + h * head.HS;
+    head.q = g->qkv + r * 3 * C + h * head.HS;
+    head.y_stride = C;
+    head.q_stride = 3 * C;
+    head.queries = rows;
+    head.count = g->rows[r].position + 1;
     g->own->attention(&head, me->scratch);
 }
 

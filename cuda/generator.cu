@@ -27,7 +27,7 @@ struct Block {
     float *ln_1_w, *ln_1_b, *c_attn_b, *attn_proj_b, *ln_2_w, *ln_2_b, *c_fc_b, *mlp_proj_b;
     PackedMatrix c_attn, attn_proj, c_fc, mlp_proj;
     void *keys, *values;   // (B,NH,positions,HS)
-    float scale;           // of the scores
+    float scale;           // of the scores, as CachedAttention has it
 };
 
 }   // namespace
@@ -223,7 +223,7 @@ static int make_generator(Generator *g, const GPT2 *m) {
     take_rest(g, parts);
     for (int64_t layer = 0; layer < g->config.n_layer; layer++) {
         g->blocks.push_back(take_block(g, parts));
-        g->blocks.back().scale = attention_scale(&g->config, layer);
+        g->blocks.back().scale = attention_scale_of_powers(&g->config, layer);
     }
     g->lengths.assign(static_cast<size_t>(g->B), 0);
     note(g->queue,

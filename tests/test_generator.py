@@ -40,6 +40,7 @@ CONFIGS = {
     "odd": ODD,
     "wide": GPT2Config(vocab_size=70, n_positions=12, n_embd=72, n_layer=1, n_head=1, n_inner=830),
     "long": GPT2Config(vocab_size=33, n_positions=300, n_embd=32, n_layer=1, n_head=1),
+    "unpaired": GPT2Config(vocab_size=33, n_positions=11, n_embd=15, n_layer=1, n_head=3),  # channels of a head
     **{name: replace(ODD, **settings) for name, settings in VARIED_CAUSAL.items()},
 }
 TOKENS = {
@@ -47,6 +48,7 @@ TOKENS = {
     "odd": 7,
     "wide": 2,
     "long": 5,
+    "unpaired": 5,
     **dict.fromkeys(VARIED_CAUSAL, 7),
 }  # few of them, so that none is rounded the other way
 FORMATS = [pytest.param(*both, id="-".join(both)) for both in itertools.product(WEIGHTS, CACHES)]
@@ -362,14 +364,20 @@ def test_more_keys_than_are_attended_to_together(cache: str, kernels: str, level
 
 
 @every_library
-def test_what_comes_after_is_not_even_multiplied_by_zero(kernels: str, level: str) -> None:
-    """Queries are attended together, but 0 · NaN is NaN."""
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("damaged", [10, 11])
+def test_what_comes_after_is_not_even_multiplied_by_zero(damaged: int, cache: str, kernels: str, level: str) -> None:
+    """Queries are attended together, keys may lie in pairs, and a rewind leaves old ones behind, but 0 · NaN is NaN."""
     text, model = tokens_of("odd", 19), given(NativeGPT2(ODD, library(level), "float32", kernels, "none"), "odd")
-    expected = model.generator("float32", "float32", 1, 19).feed([text], every=True)
-    model.parameters["wpe.weight"][10] = np.nan
-    found = model.generator("float32", "float32", 1, 19).feed([text], every=True)
-    assert np.array_equal(found[:10], expected[:10])
-    assert np.isnan(found[10:]).all()
+    expected = model.generator("float32", cache, 1, 19).feed([text], every=True)
+    model.parameters["wpe.weight"][damaged] = np.nan
+    generator = model.generator("float32", cache, 1, 19)
+    found = generator.feed([text], every=True)
+    assert np.array_equal(found[:damaged], expected[:damaged])
+    assert np.isnan(found[damaged:]).all()
+    for kept in (damaged - 1, damaged - 2, 0):
+        generator.rewind([kept])
+        assert np.array_equal(generator.feed([text[kept:damaged]], every=True), expected[kept:damaged])
 
 
 # ---- what every backend promises ----

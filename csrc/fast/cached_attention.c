@@ -1,8 +1,13 @@
 /* Attention to the keys and values of a cache, csrc/layers/generation.c in vectors, in blocks of keys with a running softmax:
  *
  *   s_u = q·k_u                 keys beside each other in the lanes, i ascending in the sums
- *   P_u = exp(scale (s_u − m))   m: the largest s so far; sum and y so far are multiplied by exp(scale (m before − m))
+ *   P_u = 2^(scale s_u − m)     m: the largest scale s so far, rounded up; sum and y so far are multiplied by 2^(m before − m)
  *   y += P_u v_u                channels beside each other, u ascending
+ *
+ * Keys lie in panels of NR, (elements,NR) each, values as (elements,HS). An element is a number, but where the processor
+ * multiplies pairs of bfloat16, and the cache is in bfloat16, two: channels i and i + 1 of a key, or positions u and u + 1 of a
+ * channel. A query that looks at the first of two positions only takes zero for the other's value. With such a cache q and P are
+ * rounded as well.
  *
  * MR queries share what is read of the cache, or one has it for itself. A block begins at the same key whatever comes together,
  * and what a query does not look at is not even multiplied by zero: each y is the same sum, in the same order.
@@ -11,6 +16,7 @@
 
 #include <math.h>
 
+#include "../bf16.h"
 #include "../internal.h"
 #include "pack.h"
 #include "vector_math.h"
@@ -23,44 +29,73 @@ enum {
 
 /* (queries): of each, what is known after some blocks. */
 typedef struct {
-    float *scores;   // (queries,KEYS), which become P
+    float *scores;   // (queries,KEYS), which become P, as elements that values are multiplied by
     float *y;   // (queries,y_stride)
     float *sum;   // (queries,LANES): of P, lane by lane
-    float *largest;
+    float *largest;   // m
 } Softmax;
 
-/* The first n lanes of what is at number i of the cache. */
-INLINE Floats load_cached(int cache, const void *numbers, int64_t i, int64_t n) {
-    if (cache == PYGPT_FLOAT32) return load_first((const float *)numbers + i, n);
-    const uint16_t *from = (const uint16_t *)numbers + i;
+/* ---- the cache ---- */
+
+int64_t fast_cached_numbers(int cache, int64_t positions, int64_t HS) {
+    int64_t pair = pair_of(panel_type(cache));
+    return checked_mul(divide_up(positions, NR) * NR, divide_up(HS, pair) * pair);
+}
+
+void fast_cache_row(const CachedHead *head, int64_t u, const float *k, const float *v) {
+    int64_t HS = head->HS;
+    if (head->cache == PYGPT_FLOAT32) {
+        float *key = (float *)head->keys + u / NR * NR * HS + u % NR, *value = (float *)head->values + u * HS;
+        for (int64_t i = 0; i < HS; i++) key[i * NR] = k[i];
+        for (int64_t i = 0; i < HS; i++) value[i] = v[i];
+        return;
+    }
+    enum { PAIR = BF16_PAIR };
+    int64_t channels = divide_up(HS, PAIR) * PAIR;
+    uint16_t *key = (uint16_t *)head->keys + u / NR * NR * channels + u % NR * PAIR;
+    uint16_t *value = (uint16_t *)head->values + u / PAIR * PAIR * HS + u % PAIR;
+    for (int64_t i = 0; i < HS; i++) key[i / PAIR * PAIR * NR + i % PAIR] = to_bf16(k[i]);
+    if (HS < channels) key[HS / PAIR * PAIR * NR + 1] = 0;
+    for (int64_t i = 0; i < HS; i++) value[i * PAIR] = to_bf16(v[i]);
+}
+
+/* The first n lanes of what is at element i of the cache. */
+INLINE Floats load_cached(PanelType type, const void *elements, int64_t i, int64_t n) {
+    if (type == PANEL_F32 || BF16_PAIR == 2) return load_first((const float *)elements + i, n);
+    const uint16_t *from = (const uint16_t *)elements + i;
     if (n >= LANES) return load_bf16(from);
     uint16_t halves[LANES] = {0};
     if (n > 0) memcpy(halves, from, (size_t)n * sizeof *from);
     return load_bf16(halves);
 }
 
+INLINE Floats step(PanelType type, Floats sum, float a, Floats b) {
+    return type == PANEL_F32 ? step_f32(sum, a, b) : step_bf16(sum, a, b);
+}
+
 /* ---- scores ---- */
 
-/* rows, panels and the type of the cache are constants wherever these are inlined, so that the sums are in registers. Panels of
- * keys from the one at key u on. q: (HS,rows) */
-INLINE void score_panels(int cache, int rows, int panels, float *scores, const float *q, const CachedHead *head,
+/* type, rows and panels are constants wherever these are inlined, so that the sums are in registers. Panels of keys from the
+ * one at key u on. q: (elements,rows) */
+INLINE void score_panels(PanelType type, int rows, int panels, float *scores, const float *q, const CachedHead *head,
                          int64_t u) {
-    int64_t HS = head->HS;
+    int64_t elements = divide_up(head->HS, pair_of(type));
     Floats sum[MR][ALONE * VECTORS];
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int j = 0; j < panels * VECTORS; j++) sum[r][j] = (Floats){0};
     }
-    for (int64_t i = 0; i < HS; i++) {
+    for (int64_t i = 0; i < elements; i++) {
         Floats k[ALONE * VECTORS];
         UNROLL
         for (int j = 0; j < panels * VECTORS; j++)
-            k[j] = load_cached(cache, head->keys, u * HS + (j / VECTORS * HS + i) * NR + j % VECTORS * LANES, LANES);
+            k[j] = load_cached(type, head->keys, u * elements + (j / VECTORS * elements + i) * NR + j % VECTORS * LANES,
+                               LANES);
         UNROLL
         for (int r = 0; r < rows; r++) {
             UNROLL
-            for (int j = 0; j < panels * VECTORS; j++) sum[r][j] += broadcast(q[i * rows + r]) * k[j];
+            for (int j = 0; j < panels * VECTORS; j++) sum[r][j] = step(type, sum[r][j], q[i * rows + r], k[j]);
         }
     }
     UNROLL
@@ -71,18 +106,35 @@ INLINE void score_panels(int cache, int rows, int panels, float *scores, const f
 }
 
 /* Of a block of keys from u on; those up to the end of a panel, too. */
-INLINE void score_block(int cache, int rows, float *scores, const float *q, const CachedHead *head, int64_t u,
+INLINE void score_block(PanelType type, int rows, float *scores, const float *q, const CachedHead *head, int64_t u,
                         int64_t keys) {
     int panels = rows == 1 ? ALONE : 1;
     int64_t k = 0;
-    for (; k + panels * NR <= keys; k += panels * NR) score_panels(cache, rows, panels, scores + k, q, head, u + k);
-    for (; k < keys; k += NR) score_panels(cache, rows, 1, scores + k, q, head, u + k);
+    for (; k + panels * NR <= keys; k += panels * NR) score_panels(type, rows, panels, scores + k, q, head, u + k);
+    for (; k < keys; k += NR) score_panels(type, rows, 1, scores + k, q, head, u + k);
 }
 
 /* ---- values ---- */
 
-/* Vectors of channels from i on, `channels` channels in all. y and p: of the first row; p: at key u. */
-INLINE void add_vectors(int cache, int rows, int vectors, float *y, int64_t y_stride, const float *p,
+/* The keys of one element, from key u on; half: of two keys only the first. */
+INLINE void add_element(PanelType type, int rows, int vectors, Floats sum[MR][ALONE], const float *p,
+                        const CachedHead *head, int64_t u, int64_t i, int64_t channels, int half) {
+    int64_t at = u / pair_of(type) * head->HS + i;
+    Floats v[ALONE];
+    UNROLL
+    for (int j = 0; j < vectors; j++) {
+        v[j] = load_cached(type, head->values, at + j * LANES, channels - j * LANES);
+        if (half) v[j] = (Floats)((Words)v[j] & 0xFFFFu);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int j = 0; j < vectors; j++) sum[r][j] = step(type, sum[r][j], p[r * KEYS], v[j]);
+    }
+}
+
+/* Vectors of channels from i on, `channels` channels in all. y and p: of the first row; p: at key u, the first of its element. */
+INLINE void add_vectors(PanelType type, int rows, int vectors, float *y, int64_t y_stride, const float *p,
                         const CachedHead *head, int64_t u, int64_t keys, int64_t i, int64_t channels) {
     Floats sum[MR][ALONE];
     UNROLL
@@ -90,17 +142,10 @@ INLINE void add_vectors(int cache, int rows, int vectors, float *y, int64_t y_st
         UNROLL
         for (int j = 0; j < vectors; j++) sum[r][j] = load(y + r * y_stride + i + j * LANES);
     }
-    for (int64_t k = 0; k < keys; k++) {
-        Floats v[ALONE];
-        UNROLL
-        for (int j = 0; j < vectors; j++)
-            v[j] = load_cached(cache, head->values, (u + k) * head->HS + i + j * LANES, channels - j * LANES);
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int j = 0; j < vectors; j++) sum[r][j] += broadcast(p[r * KEYS + k]) * v[j];
-        }
-    }
+    int64_t pair = pair_of(type), k = 0;
+    for (; k + pair <= keys; k += pair)
+        add_element(type, rows, vectors, sum, p + k / pair, head, u + k, i, channels, 0);
+    if (rows == 1 && k < keys) add_element(type, 1, vectors, sum, p + k / pair, head, u + k, i, channels, 1);
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
@@ -108,35 +153,42 @@ INLINE void add_vectors(int cache, int rows, int vectors, float *y, int64_t y_st
     }
 }
 
-INLINE void add_values(int cache, int rows, float *y, int64_t y_stride, const float *p, const CachedHead *head,
+/* For many rows, keys of whole elements. */
+INLINE void add_values(PanelType type, int rows, float *y, int64_t y_stride, const float *p, const CachedHead *head,
                        int64_t u, int64_t keys) {
     int vectors = rows == 1 ? ALONE : VECTORS;
     int64_t i = 0;
     for (; i + vectors * LANES <= head->HS; i += vectors * LANES)
-        add_vectors(cache, rows, vectors, y, y_stride, p, head, u, keys, i, vectors * LANES);
-    for (; i < head->HS; i += LANES) add_vectors(cache, rows, 1, y, y_stride, p, head, u, keys, i, head->HS - i);
+        add_vectors(type, rows, vectors, y, y_stride, p, head, u, keys, i, vectors * LANES);
+    for (; i < head->HS; i += LANES) add_vectors(type, rows, 1, y, y_stride, p, head, u, keys, i, head->HS - i);
 }
 
 /* ---- softmax ---- */
 
 /* The scores of query r and some keys become P. */
-static void exponentials(const Softmax *s, int64_t r, int64_t y_stride, int64_t keys, float scale) {
+INLINE void exponentials(PanelType type, const Softmax *s, int64_t r, int64_t y_stride, int64_t keys, float scale) {
     float *scores = s->scores + r * KEYS, *y = s->y + r * y_stride;
-    for (int64_t u = keys; u < divide_up(keys, LANES) * LANES; u++) scores[u] = -INFINITY;
-    Floats largest = broadcast(s->largest[r]);
+    int64_t pair = pair_of(type), at_once = pair * LANES;
+    for (int64_t u = keys; u < divide_up(keys, at_once) * at_once; u++) scores[u] = -INFINITY;
+    Floats largest = broadcast(-INFINITY);
     for (int64_t u = 0; u < keys; u += LANES) largest = larger(load(scores + u), largest);
-    float now = max_lanes(largest);
+    float now = ceilf(max_lanes(largest) * scale);
     Floats sum = load(s->sum + r * LANES);
     if (now > s->largest[r]) {
-        Floats shrink = vector_exp(broadcast((s->largest[r] - now) * scale));
+        Floats shrink = vector_exp2(broadcast(s->largest[r] - now));
         sum *= shrink;
         for (int64_t i = 0; i < y_stride; i += LANES) store(y + i, load(y + i) * shrink);
         s->largest[r] = now;
     }
-    for (int64_t u = 0; u < keys; u += LANES) {
-        Floats p = vector_exp((load(scores + u) - now) * scale);
-        store(scores + u, p);
-        sum += p;
+    now = s->largest[r];
+    for (int64_t u = 0; u < keys; u += at_once) {
+        Floats p[BF16_PAIR];
+        UNROLL
+        for (int i = 0; i < pair; i++) {
+            p[i] = vector_exp2(load(scores + u + i * LANES) * scale - now);
+            sum += p[i];
+        }
+        store(scores + u / pair, elements_of(type, p[0], p[pair - 1]));
     }
     store(s->sum + r * LANES, sum);
 }
@@ -148,33 +200,36 @@ static int64_t whole_vectors(int64_t HS) {
 }
 
 /* Fewer queries than rows: what is computed for the others is not used. */
-INLINE void attend_queries(int cache, int rows, const CachedHead *head, float *scratch) {
+INLINE void attend_queries(PanelType type, int rows, const CachedHead *head, float *scratch) {
     int64_t HS = head->HS, y_stride = whole_vectors(HS), end = head->count + head->queries - 1;
+    int64_t pair = pair_of(type);
     Softmax s = {.scores = scratch};
     s.y = s.scores + rows * KEYS;
     s.sum = s.y + rows * y_stride;
     s.largest = s.sum + rows * LANES;
-    const float *q = head->q;
-    if (rows > 1) {
-        float *packed = s.largest + rows;
-        pack_rows(PANEL_F32, packed, (Operand){q, head->q_stride, 1}, head->queries, HS);
-        q = packed;
-    }
+    float *q = s.largest + rows;
+    if (rows > 1)
+        pack_rows(type, q, (Operand){head->q, head->q_stride, 1}, head->queries, HS);
+    else
+        pack_row(type, q, head->q, HS, divide_up(HS, pair));
     for (int64_t i = 0; i < rows * y_stride; i++) s.y[i] = 0.0f;
     for (int64_t i = 0; i < rows * LANES; i++) s.sum[i] = 0.0f;
     for (int64_t r = 0; r < rows; r++) s.largest[r] = -INFINITY;
 
     for (int64_t u = 0; u < end; u += KEYS) {
         int64_t keys = min64(KEYS, end - u), all = max64(min64(KEYS, head->count - u), 0);
-        score_block(cache, rows, s.scores, q, head, u, keys);
+        if (rows > 1) all -= all % pair;
+        score_block(type, rows, s.scores, q, head, u, keys);
         for (int64_t r = 0; r < head->queries; r++) {
             int64_t seen = min64(KEYS, head->count + r - u);
-            if (seen > 0) exponentials(&s, r, y_stride, seen, head->scale);
+            if (seen > 0) exponentials(type, &s, r, y_stride, seen, head->scale);
         }
-        add_values(cache, rows, s.y, y_stride, s.scores, head, u, all);
-        for (int64_t r = 1; r < head->queries && all < keys; r++) {   // keys that not all queries look at
+        add_values(type, rows, s.y, y_stride, s.scores, head, u, all);
+        for (int64_t r = 0; r < head->queries && all < keys; r++) {   // keys that not all queries look at
             int64_t seen = min64(KEYS, head->count + r - u);
-            add_values(cache, 1, s.y + r * y_stride, y_stride, s.scores + r * KEYS + all, head, u + all, seen - all);
+            if (seen > all)
+                add_values(type, 1, s.y + r * y_stride, y_stride, s.scores + r * KEYS + all / pair, head, u + all,
+                           seen - all);
         }
     }
 
@@ -187,19 +242,19 @@ INLINE void attend_queries(int cache, int rows, const CachedHead *head, float *s
 
 /* One function for each: in one for all, the compiler would run out of registers. */
 static void attend_one_f32(const CachedHead *head, float *scratch) {
-    attend_queries(PYGPT_FLOAT32, 1, head, scratch);
+    attend_queries(PANEL_F32, 1, head, scratch);
 }
 
 static void attend_one_bf16(const CachedHead *head, float *scratch) {
-    attend_queries(PYGPT_BFLOAT16, 1, head, scratch);
+    attend_queries(PANEL_BF16, 1, head, scratch);
 }
 
 static void attend_many_f32(const CachedHead *head, float *scratch) {
-    attend_queries(PYGPT_FLOAT32, MR, head, scratch);
+    attend_queries(PANEL_F32, MR, head, scratch);
 }
 
 static void attend_many_bf16(const CachedHead *head, float *scratch) {
-    attend_queries(PYGPT_BFLOAT16, MR, head, scratch);
+    attend_queries(PANEL_BF16, MR, head, scratch);
 }
 
 void fast_cached_attention(const CachedHead *head, float *scratch) {

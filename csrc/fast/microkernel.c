@@ -12,18 +12,7 @@ const Ahead NOTHING_AHEAD = {
 
 enum { VECTORS = NR / LANES };
 
-/* sum += a b, a being one float for all lanes */
 typedef Floats Step(Floats sum, float a, Floats b);
-
-INLINE Floats step_f32(Floats sum, float a, Floats b) {
-    return sum + broadcast(a) * b;
-}
-
-#if defined(HAVE_BF16_PAIRS)
-INLINE Floats step_bf16(Floats sum, float a, Floats b) {
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)broadcast(a), (__m512bh)b);
-}
-#endif
 
 /* rows and step are constants wherever this is inlined, so that `sum` is kept in registers. */
 INLINE void multiply_step(Step *step, int rows, Floats sum[MR][VECTORS], const float *a, const float *b) {

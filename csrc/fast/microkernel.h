@@ -53,6 +53,22 @@ Microkernel microkernel_bf16;   // a and b hold pairs of bfloat16 where HAVE_BF1
 
 #if defined(__AVX512BF16__) && defined(SIMD_AVX512)
     #define HAVE_BF16_PAIRS
+enum { BF16_PAIR = 2 };   // values in one element
+#else
+enum { BF16_PAIR = 1 };
 #endif
+
+/* sum += a b, a being one element for all lanes */
+INLINE Floats step_f32(Floats sum, float a, Floats b) {
+    return sum + broadcast(a) * b;
+}
+
+INLINE Floats step_bf16(Floats sum, float a, Floats b) {
+#if defined(HAVE_BF16_PAIRS)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)broadcast(a), (__m512bh)b);
+#else
+    return step_f32(sum, a, b);
+#endif
+}
 
 #endif

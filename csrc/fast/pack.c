@@ -5,42 +5,27 @@
 /* Elements of a panel that are packed before the next panel's turn, and floats of a row that are fetched ahead. */
 enum { ELEMENTS = 8, K_AHEAD = 64 };
 
-/* What one element of a panel is made of: see pack.h. */
-enum { PLAIN, ROUNDED, PAIRS };
-
+/* LANES pairs (even[i], odd[i]). */
+INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
 #if defined(HAVE_BF16_PAIRS)
-/* 2 LANES consecutive values, which are LANES pairs, and the pairs (even[i], odd[i]), as bfloat16. */
-INLINE Floats pairs_of_neighbours(Floats first, Floats second) {
-    return (Floats)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-}
-
-INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
     Words halves = lane_numbers() + ((lane_numbers() + LANES) << 16);   // 16 bits each: 0, LANES, 1, LANES + 1, ...
-    return (Floats)_mm512_permutexvar_epi16((__m512i)halves, (__m512i)pairs_of_neighbours(even, odd));
-}
+    return (Floats)_mm512_permutexvar_epi16((__m512i)halves, (__m512i)elements_of(PANEL_BF16, even, odd));
 #else
-INLINE Floats pairs_of_neighbours(Floats first, Floats second) {
-    (void)second;
-    return first;
-}
-
-INLINE Floats pairs_of_vectors(Floats even, Floats odd) {
     (void)odd;
     return even;
-}
 #endif
+}
 
 /* LANES elements along i, of which n exist, at one k; along k, of which n values exist, for one i. */
-INLINE Floats fetch_i(int kind, const float *x, int64_t stride, int64_t n, int64_t k_left) {
+INLINE Floats fetch_i(PanelType type, const float *x, int64_t stride, int64_t n, int64_t k_left) {
     Floats first = load_first(x, n);
-    if (kind == PAIRS) return pairs_of_vectors(first, k_left > 1 ? load_first(x + stride, n) : (Floats){0});
-    return kind == ROUNDED ? round_bf16(first) : first;
+    if (pair_of(type) == 1) return elements_of(type, first, first);
+    return pairs_of_vectors(first, k_left > 1 ? load_first(x + stride, n) : (Floats){0});
 }
 
-INLINE Floats fetch_k(int kind, const float *x, int64_t n) {
+INLINE Floats fetch_k(PanelType type, const float *x, int64_t n) {
     Floats first = load_first(x, n);
-    if (kind == PAIRS) return pairs_of_neighbours(first, load_first(x + LANES, n - LANES));
-    return kind == ROUNDED ? round_bf16(first) : first;
+    return elements_of(type, first, pair_of(type) == 2 ? load_first(x + LANES, n - LANES) : first);
 }
 
 /* A panel may be narrower than a vector: the next row of the panel overwrites what is too many, but for the last. */
@@ -52,21 +37,21 @@ INLINE void store_row(float *row, int width, Floats x, int last) {
 }
 
 /* One element of each i of a panel, from `step` rows of the matrix, in which so many i and values are left. */
-INLINE void pack_element(int kind, int width, float *to, const float *x, int64_t stride, int64_t count, int64_t values,
-                         int last) {
-    int step = kind == PAIRS ? 2 : 1;
+INLINE void pack_element(PanelType type, int width, float *to, const float *x, int64_t stride, int64_t count,
+                         int64_t values, int last) {
+    int64_t step = pair_of(type);
     for (int i = 0; i < step; i++) __builtin_prefetch(x + (ELEMENTS * step + i) * stride);
     UNROLL
     for (int i = 0; i < width; i += LANES) {
-        store_row(to + i, width, fetch_i(kind, x + i, stride, count - i, values), last);
+        store_row(to + i, width, fetch_i(type, x + i, stride, count - i, values), last);
     }
 }
 
 /* Some rows of the matrix at a time, all panels from them: as they are longer than a panel is wide, each would
  * otherwise have to come into the first-level cache several times. */
-INLINE void pack_i_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t count,
+INLINE void pack_i_contiguous(PanelType type, int width, float *panels, const float *x, int64_t stride, int64_t count,
                               int64_t depth) {
-    int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
+    int64_t step = pair_of(type), elements = divide_up(depth, step);
     const int64_t read = divide_up(width, LANES) * LANES;
     for (int64_t begin = 0; begin < elements; begin += ELEMENTS) {
         int64_t end = min64(begin + ELEMENTS, elements), whole = min64(end, elements - 1);
@@ -76,25 +61,25 @@ INLINE void pack_i_contiguous(int kind, int width, float *panels, const float *x
             int64_t k = begin;
             if (count - first >= read) {   // without a question in the loop
                 for (; k < whole; k++, row += step * stride, to += width) {
-                    pack_element(kind, width, to, row, stride, read, step, 0);
+                    pack_element(type, width, to, row, stride, read, step, 0);
                 }
             }
             for (; k < end; k++, row += step * stride, to += width) {
-                pack_element(kind, width, to, row, stride, count - first, depth - k * step, k + 1 == elements);
+                pack_element(type, width, to, row, stride, count - first, depth - k * step, k + 1 == elements);
             }
         }
     }
 }
 
 /* LANES elements of so many rows of the matrix, turned; what does not exist is zero. */
-INLINE void pack_block(int kind, int width, float *to, const float *x, int64_t stride, int64_t rows, int64_t values,
-                       int64_t elements, int last) {
-    int step = kind == PAIRS ? 2 : 1;
+INLINE void pack_block(PanelType type, int width, float *to, const float *x, int64_t stride, int64_t rows,
+                       int64_t values, int64_t elements, int last) {
+    int64_t step = pair_of(type);
     Floats block[LANES];
     UNROLL
     for (int i = 0; i < LANES; i++) {
         for (int line = 0; line < step * LANES; line += LINE) __builtin_prefetch(x + i * stride + K_AHEAD + line);
-        block[i] = i < rows ? fetch_k(kind, x + i * stride, values) : (Floats){0};
+        block[i] = i < rows ? fetch_k(type, x + i * stride, values) : (Floats){0};
     }
     transpose(block);
     UNROLL
@@ -104,9 +89,9 @@ INLINE void pack_block(int kind, int width, float *to, const float *x, int64_t s
 }
 
 /* LANES rows of the matrix at a time, from one end to the other: of more, the processor loses track. */
-INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x, int64_t stride, int64_t count,
+INLINE void pack_k_contiguous(PanelType type, int width, float *panels, const float *x, int64_t stride, int64_t count,
                               int64_t depth) {
-    int64_t step = kind == PAIRS ? 2 : 1, elements = divide_up(depth, step);
+    int64_t step = pair_of(type), elements = divide_up(depth, step);
     for (int64_t first = 0; first < count; first += width, panels += elements * width) {
         UNROLL
         for (int i = 0; i < width; i += LANES) {
@@ -115,45 +100,44 @@ INLINE void pack_k_contiguous(int kind, int width, float *panels, const float *x
             int64_t rows_here = min64(wanted, count - first - i), k = 0;
             if (rows_here == wanted) {   // and the blocks are whole: nothing to be asked in them
                 for (; (k + LANES) * step <= depth; k += LANES) {
-                    pack_block(kind, width, panels + k * width + i, rows + k * step, stride, wanted, LANES * step,
+                    pack_block(type, width, panels + k * width + i, rows + k * step, stride, wanted, LANES * step,
                                LANES, k + LANES == elements);
                 }
             }
             for (; k < elements; k += LANES) {
-                pack_block(kind, width, panels + k * width + i, rows + k * step, stride, rows_here, depth - k * step,
+                pack_block(type, width, panels + k * width + i, rows + k * step, stride, rows_here, depth - k * step,
                            elements - k, 1);
             }
         }
     }
 }
 
-INLINE void pack(int kind, int width, float *panels, Operand o, int64_t count, int64_t depth) {
+INLINE void pack(PanelType type, int width, float *panels, Operand o, int64_t count, int64_t depth) {
     if (o.k_contiguous)
-        pack_k_contiguous(kind, width, panels, o.x, o.stride, count, depth);
+        pack_k_contiguous(type, width, panels, o.x, o.stride, count, depth);
     else
-        pack_i_contiguous(kind, width, panels, o.x, o.stride, count, depth);
+        pack_i_contiguous(type, width, panels, o.x, o.stride, count, depth);
 }
 
-#if defined(HAVE_BF16_PAIRS)
-enum { BF16_KIND = PAIRS, BF16_PAIR = 2 };
-#else
-enum { BF16_KIND = ROUNDED, BF16_PAIR = 1 };
-#endif
-
 int64_t panel_pair(PanelType type) {
-    return type == PANEL_BF16 ? BF16_PAIR : 1;
+    return pair_of(type);
 }
 
 void pack_rows(PanelType type, float *panels, Operand a, int64_t rows, int64_t depth) {
     if (type == PANEL_BF16)
-        pack(BF16_KIND, MR, panels, a, rows, depth);
+        pack(PANEL_BF16, MR, panels, a, rows, depth);
     else
-        pack(PLAIN, MR, panels, a, rows, depth);
+        pack(PANEL_F32, MR, panels, a, rows, depth);
 }
 
 void pack_columns(PanelType type, float *panels, Operand b, int64_t columns, int64_t depth) {
     if (type == PANEL_BF16)
-        pack(BF16_KIND, NR, panels, b, columns, depth);
+        pack(PANEL_BF16, NR, panels, b, columns, depth);
     else
-        pack(PLAIN, NR, panels, b, columns, depth);
+        pack(PANEL_F32, NR, panels, b, columns, depth);
+}
+
+void pack_row(PanelType type, float *to, const float *x, int64_t values, int64_t elements) {
+    for (int64_t i = 0; i < elements; i += LANES)
+        store_first(to + i, fetch_k(type, x + i * pair_of(type), values - i * pair_of(type)), elements - i);
 }

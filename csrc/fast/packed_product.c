@@ -24,7 +24,7 @@ enum {
 
 /* Inputs in one element of a panel that the processor multiplies as it is. */
 static inline int64_t inputs(int type) {
-    return panel_pair(type == PYGPT_BFLOAT16 ? PANEL_BF16 : PANEL_F32);
+    return pair_of(panel_type(type));
 }
 
 static inline int64_t padded(int64_t K) {
@@ -74,17 +74,12 @@ INLINE void add_group(int type, int rows, int panels, Sums sum, const unsigned c
         for (int j = 0; j < panels * VECTORS; j++) {
             const unsigned char *here = group + j / VECTORS * panel_bytes;
             if (j % VECTORS == 0) __builtin_prefetch(here + AHEAD + k * AHEAD_STEP);
-#if defined(HAVE_BF16_PAIRS)
-            if (type == PYGPT_BFLOAT16) {
-                __m512bh pairs = (__m512bh)load((const float *)here + k / 2 * NR + j % VECTORS * LANES);
+            if (inputs(type) == 2) {
+                Floats pairs = load((const float *)here + k / 2 * NR + j % VECTORS * LANES);
                 UNROLL
-                for (int i = 0; i < rows; i++) {
-                    __m512bh xk = (__m512bh)broadcast(x[i * x_stride + k / 2]);
-                    sum[i][j] = (Floats)_mm512_dpbf16_ps((__m512)sum[i][j], xk, pairs);
-                }
+                for (int i = 0; i < rows; i++) sum[i][j] = step_bf16(sum[i][j], x[i * x_stride + k / 2], pairs);
                 continue;
             }
-#endif
             Floats w[2];
             two_inputs(type, w, here, k, j % VECTORS, scale[j]);
             UNROLL
@@ -157,24 +152,9 @@ static void int8_columns(float *y, const float *x, const PackedMatrix *w, const 
 
 /* Rows as add_group() reads them: groups that are whole, and with bfloat16 rounded, pairs where the processor has them. */
 static const float *prepare(const float *x, const PackedMatrix *w, int64_t rows, float *own) {
-    int64_t K = w->K, depth = padded(K);
-    if (w->type != PYGPT_BFLOAT16 && K == depth) return x;
-    for (int64_t r = 0; r < rows; r++) {
-        float *to = own + r * (depth / inputs(w->type));
-        for (int64_t k = 0; k < depth; k += LANES * inputs(w->type), to += LANES) {
-            const float *from = x + r * K + k;
-            Floats values = load_first(from, K - k);
-#if defined(HAVE_BF16_PAIRS)
-            if (w->type == PYGPT_BFLOAT16) {
-                Floats following = load_first(from + LANES, K - k - LANES);
-                values = (Floats)_mm512_cvtne2ps_pbh((__m512)following, (__m512)values);
-            }
-#else
-            if (w->type == PYGPT_BFLOAT16) values = round_bf16(values);
-#endif
-            store_first(to, values, own + (r + 1) * (depth / inputs(w->type)) - to);
-        }
-    }
+    int64_t K = w->K, elements = padded(K) / inputs(w->type);
+    if (w->type != PYGPT_BFLOAT16 && K == elements) return x;
+    for (int64_t r = 0; r < rows; r++) pack_row(panel_type(w->type), own + r * elements, x + r * K, K, elements);
     return own;
 }
 
@@ -232,15 +212,14 @@ static void multiply_unpacked(const PackedMatrix *w, float *y, const float *b, i
 
 static void multiply_many(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
                           int64_t rows, float *shared, float *own) {
-    PanelType type = w->type == PYGPT_BFLOAT16 ? PANEL_BF16 : PANEL_F32;
     int64_t panels = divide_up(rows, MR), group_bytes = packed_group_bytes(w->type, NR);
     Range mine = range_of(team, panels);
     int64_t first = mine.first * MR, count = min64(mine.end * MR, rows) - first;
     for (int64_t k = 0; k < w->K && count > 0; k += STRETCH) {
         int64_t values = min64(STRETCH, w->K - k), depth = divide_up(values, inputs(w->type));
         Operand rows_of_x = {.x = x, .stride = w->K, .k_contiguous = 1};
-        pack_rows(type, shared + panels * MR * (k / inputs(w->type)) + first * depth, operand_from(rows_of_x, first, k),
-                  count, values);
+        pack_rows(panel_type(w->type), shared + panels * MR * (k / inputs(w->type)) + first * depth,
+                  operand_from(rows_of_x, first, k), count, values);
     }
     meet(team);
     Range columns = columns_of(team, w);
@@ -290,6 +269,8 @@ const GenerationKernels fast_generation = {
     .width = NR,
     .few_rows = FEW_ROWS,
     .queries = MR,
+    .cached_numbers = fast_cached_numbers,
+    .cache_row = fast_cache_row,
     .shared_floats = shared_floats,
     .own_floats = own_floats,
     .attention_floats = fast_cached_attention_floats,

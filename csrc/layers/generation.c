@@ -1,7 +1,10 @@
 /* The two layers of generation: a product with packed weights, and attention to keys and values that a cache holds.
  *
  *   product     y = x w + b                          w as packed.h keeps it; with bfloat16, x is rounded too
- *   attention   s_u = scale q·k_u      P_u = exp(s_u − max s) / Σ exp(s − max s)      y = Σ_u P_u v_u
+ *   attention   s_u = scale q·k_u      P_u = 2^(s_u − ⌈max s⌉)      y = Σ_u P_u v_u / Σ_u P_u
+ *
+ * With a cache in bfloat16, q is rounded too, and so is P where it multiplies v. That 2 to a whole number is taken out of P makes
+ * its rounding independent of which number that is, so that it may be another one for a part of the keys.
  */
 #include "../generation.h"
 
@@ -58,15 +61,35 @@ static inline float cached(const void *numbers, int cache, int64_t i) {
     return cache == PYGPT_FLOAT32 ? ((const float *)numbers)[i] : from_bf16(((const uint16_t *)numbers)[i]);
 }
 
-static float cached_key(const CachedHead *head, int64_t u, int64_t i) {
-    return cached(head->keys, head->cache, (u / WIDTH * head->HS + i) * WIDTH + u % WIDTH);
+/* What meets numbers of the cache has as many bits. */
+static inline float as_cached(const CachedHead *head, float x) {
+    return head->cache == PYGPT_FLOAT32 ? x : round_to_bf16(x);
+}
+
+static void keep(void *numbers, int cache, int64_t i, float x) {
+    if (cache == PYGPT_FLOAT32)
+        ((float *)numbers)[i] = x;
+    else
+        ((uint16_t *)numbers)[i] = to_bf16(x);
+}
+
+static void plain_cache_row(const CachedHead *head, int64_t u, const float *k, const float *v) {
+    for (int64_t i = 0; i < head->HS; i++) {
+        keep(head->keys, head->cache, u * head->HS + i, k[i]);
+        keep(head->values, head->cache, u * head->HS + i, v[i]);
+    }
+}
+
+static int64_t plain_cached_numbers(int cache, int64_t positions, int64_t HS) {
+    (void)cache;
+    return checked_mul(positions, HS);
 }
 
 static void attend_query(const CachedHead *head, float *y, const float *q, int64_t count, float *scores) {
     int64_t HS = head->HS;
     for (int64_t u = 0; u < count; u++) {
         float dot = 0.0f;
-        for (int64_t i = 0; i < HS; i++) dot += q[i] * cached_key(head, u, i);
+        for (int64_t i = 0; i < HS; i++) dot += as_cached(head, q[i]) * cached(head->keys, head->cache, u * HS + i);
         scores[u] = head->scale * dot;
     }
 
@@ -74,16 +97,13 @@ static void attend_query(const CachedHead *head, float *y, const float *q, int64
     for (int64_t u = 1; u < count; u++) largest = scores[u] > largest ? scores[u] : largest;
 
     float sum = 0.0f;
-    for (int64_t u = 0; u < count; u++) {
-        scores[u] = expf(scores[u] - largest);
-        sum += scores[u];
-    }
-
     for (int64_t i = 0; i < HS; i++) y[i] = 0.0f;
     for (int64_t u = 0; u < count; u++) {
-        float p = scores[u] / sum;
-        for (int64_t i = 0; i < HS; i++) y[i] += p * cached(head->values, head->cache, u * HS + i);
+        float p = exp2f(scores[u] - ceilf(largest));
+        sum += p;
+        for (int64_t i = 0; i < HS; i++) y[i] += as_cached(head, p) * cached(head->values, head->cache, u * HS + i);
     }
+    for (int64_t i = 0; i < HS; i++) y[i] /= sum;
 }
 
 static void plain_cached_attention(const CachedHead *head, float *scores) {
@@ -112,6 +132,8 @@ const GenerationKernels plain_generation = {
     .width = WIDTH,
     .few_rows = 1,
     .queries = 4,
+    .cached_numbers = plain_cached_numbers,
+    .cache_row = plain_cache_row,
     .shared_floats = plain_shared_floats,
     .own_floats = plain_own_floats,
     .attention_floats = plain_attention_floats,

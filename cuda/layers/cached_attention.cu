@@ -1,8 +1,10 @@
 /* Attention to cached keys and values, split over the keys (flash-decoding: Dao et al. 2023).
  *
  *   s_u = scale q·k_u
- *   of a chunk of positions    m = max s      z = Σ exp(s_u − m)      a = Σ exp(s_u − m) v_u
- *   of all chunks              M = max m      y = Σ exp(m − M) a / Σ exp(m − M) z
+ *   of a chunk of positions    m = ⌈max s⌉      P_u = 2^(s_u − m)      z = Σ P_u      a = Σ P_u v_u
+ *   of all chunks              M = max m        y = Σ 2^(m − M) a / Σ 2^(m − M) z
+ *
+ * With a cache in bfloat16, q is rounded too, and so is P where it multiplies v: to the same bits whatever the whole number m.
  *
  * A block has a chunk of one row and head, and the last of these blocks to finish adds up the chunks, in ascending order.
  * Chunks begin at multiples of CHUNK, so what is summed, and how, depends on the row's position alone. Blocks beyond it return
@@ -33,6 +35,11 @@ template <class T> __global__ void __launch_bounds__(ELEMENT_THREADS) cache_rows
     as<T>(a.values)[at] = static_cast<T>(a.qkv[(3 * r + 2) * C + c]);
 }
 
+/* What meets numbers of the cache has as many bits. */
+template <class T> __device__ float as_cached(float x) {
+    return static_cast<float>(static_cast<T>(x));
+}
+
 /* scores[j] = scale q·k_j, and -∞ from `present` on. */
 template <class T, int W>
 __device__ void score(float (&scores)[CHUNK], const float *q, const T *keys, int present, int64_t HS, float scale) {
@@ -44,7 +51,7 @@ __device__ void score(float (&scores)[CHUNK], const float *q, const T *keys, int
         for (int64_t i = lane * W; i < HS && j < present; i += LANES * W) {
             float k[W];
             load<W>(k, keys + j * HS + i);
-            for (int w = 0; w < W; w++) dot += q[i + w] * k[w];
+            for (int w = 0; w < W; w++) dot += as_cached<T>(q[i + w]) * k[w];
         }
         for (int delta = LANES / 2; delta > 0; delta /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, delta);
         if (lane == 0) scores[j] = j < present ? scale * dot : -INFINITY;
@@ -88,7 +95,7 @@ __device__ void add_chunks(float *y, const float *chunks, int64_t count, int64_t
     for (int64_t i = threadIdx.x; i < HS; i += THREADS) {
         float weight = 0, sum = 0;
         for (int64_t c = 0; c < count; c++) {
-            const float *const chunk = chunks + c * (2 + HS), share = expf(__ldcg(chunk) - largest);
+            const float *const chunk = chunks + c * (2 + HS), share = exp2f(__ldcg(chunk) - largest);
             weight += share * __ldcg(chunk + 1);
             sum += share * __ldcg(chunk + 2 + i);
         }
@@ -113,11 +120,11 @@ template <class T, int W> __global__ void __launch_bounds__(THREADS) attend_chun
     __syncthreads();
     float largest = -INFINITY, weight = 0;
     for (int j = threadIdx.x % 32; j < CHUNK; j += 32) largest = fmaxf(largest, scores[j]);
-    largest = warp_max(largest);
+    largest = ceilf(warp_max(largest));
     const float origin = largest == -INFINITY ? 0.0f : largest;   // so that weights are 0, not NaN
     for (int j = threadIdx.x % 32; j < CHUNK; j += 32) {
-        const float w = expf(scores[j] - origin);
-        if (threadIdx.x < 32) weights[j] = w;
+        const float w = exp2f(scores[j] - origin);
+        if (threadIdx.x < 32) weights[j] = as_cached<T>(w);
         weight += w;
     }
     weight = warp_sum(weight);

@@ -60,7 +60,7 @@ struct CachedAttention {
     int64_t N;
     int64_t longest;   // of their positions + 1, or more
     CacheShape cache;
-    float scale;
+    float scale;   // of the scores, such that the softmax is one of powers of two
     ChunkSums scratch;
 };
 

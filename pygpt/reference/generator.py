@@ -11,6 +11,9 @@ With norm_position "post", x = LayerNorm(x + linear(...)) twice instead, and the
 This is gpt2.py with another attention: keys and values of earlier positions do not depend on later tokens, so they are
 kept instead of computed again, and a new token costs one row. A row is a token of one of the sequences; the rows of
 all sequences go through the products together. Weights and their inputs are what packed.py makes of them.
+
+A cache in bfloat16 has products of bfloat16: q is rounded as k and v are, and so is P = 2^(S log₂ e − m) in
+y = Σ_u P_u v_u / Σ_u P_u. With a whole number m its rounding is the same whichever m is.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer
 
 from . import exact_gelu, gelu, layernorm, linear, packed, relu, rotary
-from .arrays import Array, exact, log_sum_exp, row_of_integers
+from .arrays import Array, exact, row_of_integers
 from .positions import added_to_embedding
 
 
@@ -128,9 +131,10 @@ class Generator:
         q, k, v = qkv.reshape(n, 3, self.config.n_head, -1).transpose(1, 2, 0, 3)  # (NH,n,HS)
         keys, values = self._cache[layer, :, b, :, : start + n]  # (NH,positions so far,HS)
         keys[:, start:], values[:, start:] = self._stored(k), self._stored(v)
-        s = q @ keys.swapaxes(-1, -2) * self.config.attention_scale(layer)
+        s = self._stored(q) @ keys.swapaxes(-1, -2) * self.config.attention_scale(layer) / math.log(2)
         s = np.where(np.tri(n, start + n, start, dtype=bool), s, s.dtype.type(-np.inf))
-        y = np.exp(s - log_sum_exp(s)) @ values
+        P = np.exp2(s - np.ceil(s.max(-1, keepdims=True)))
+        y = self._stored(P) @ values / P.sum(-1, keepdims=True)
         return y.swapaxes(0, 1).reshape(n, -1)
 
     def _check(self, rows: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
