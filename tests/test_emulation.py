@@ -182,6 +182,15 @@ def test_fault_is_reported(builder: Builder, fault: str, parts: list[str], order
         assert part in result.stdout
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("fault", "where"), [("global_tail", "after the last"), ("global_head", "before the first")])
+def test_what_is_written_beside_a_buffer_is_reported(builder: Builder, fault: str, where: str, order: str) -> None:
+    result = run(builder.program("faults"), fault, order=order)
+    assert result.returncode == 1 and not result.stderr
+    sentence = f"something is written {where} of the 1024 bytes (256 floats) of a buffer: is a loop too long?"
+    assert result.stdout == f"error: kernel {fault}: {sentence}\n"
+
+
 # ---- planted faults that the order shows: equal bits are expected in every order ----
 
 
@@ -223,7 +232,7 @@ def test_fault_shows_as_nan(builder: Builder, fault: str) -> None:
 # ---- planted faults that the sanitizers find ----
 
 
-@pytest.mark.parametrize("fault", ["global_tail", "shared_tail", "dynamic_shared_tail"])
+@pytest.mark.parametrize("fault", ["global_tail", "global_head", "shared_tail", "dynamic_shared_tail"])
 def test_address_sanitizer_finds_overrun(builder: Builder, fault: str) -> None:
     result = run(builder.program("faults", "address"), fault)
     assert result.returncode != 0

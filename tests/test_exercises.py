@@ -213,6 +213,11 @@ def test_every_exercise_but_those_in_cuda_has_a_mistake() -> None:
             "status 127, in the last call above; is a function missing?",
         ),
         ("if (i < n)", "if (i < )", "does not compile"),
+        (
+            "if (i < n)",
+            "if (i <= n)",
+            "something is written after the last of the 4 bytes (1 floats) of a buffer: is a loop too long?",
+        ),
     ],
 )
 def test_mistakes_in_cuda(old: str, new: str, sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

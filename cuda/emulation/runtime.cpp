@@ -2,6 +2,7 @@
 #include "grid.h"
 #include "launch.h"
 #include "runtime_api.h"
+#include "sanitizers.h"
 
 #include <algorithm>
 #include <atomic>
@@ -43,7 +44,13 @@ static thread_local std::vector<Stream *> captured;
 static std::atomic<unsigned long long> launches;   // of kernels, so far
 
 static std::mutex table_mutex;
-static std::map<const void *, size_t> allocations;
+
+/* Device memory, with a margin on both sides in which no kernel may write. */
+struct Allocation {
+    size_t bytes;
+    uint32_t margin;   // what fills its margins: another word in each, so that a copy from margin to margin shows
+};
+static std::map<const void *, Allocation> allocations;
 static size_t allocated;
 static std::map<const void *, size_t> shared_limits;
 
@@ -139,6 +146,39 @@ static size_t free_memory() {
 
 constexpr size_t shared_default = size_t{48} << 10;
 
+/* ---- margins ---- */
+
+constexpr size_t margin_bytes = 256;   // as the alignment
+
+static bool is_filled(const unsigned char *margin, uint32_t word) {
+    for (size_t i = 0; i < margin_bytes; i += sizeof word)
+        if (memcmp(margin + i, &word, sizeof word) != 0) return false;
+    return true;
+}
+
+static void fill(unsigned char *margin, uint32_t word) {
+    for (size_t i = 0; i < margin_bytes; i += sizeof word) memcpy(margin + i, &word, sizeof word);
+}
+
+/* Whether a kernel has written into a margin: "", or a sentence. AddressSanitizer stops at the write itself. */
+static std::string overrun(const char *kernel) {
+    if (watches_memory) return "";
+    const std::lock_guard<std::mutex> lock(table_mutex);
+    for (const auto &[start, allocation] : allocations) {
+        auto *const first = static_cast<unsigned char *>(const_cast<void *>(start));
+        unsigned char *const margins[] = {first - margin_bytes, first + allocation.bytes};
+        for (int after = 0; after < 2; after++) {
+            if (is_filled(margins[after], allocation.margin)) continue;
+            fill(margins[after], allocation.margin);   // reported once
+            return std::string("kernel ") + kernel + ": something is written " +
+                   (after ? "after the last" : "before the first") + " of the " + std::to_string(allocation.bytes) +
+                   " bytes (" + std::to_string(allocation.bytes / sizeof(float)) +
+                   " floats) of a buffer: is a loop too long?";
+        }
+    }
+    return "";
+}
+
 /* ---- launches ---- */
 
 cudaError_t run(const void *kernel, Launch launch) {
@@ -163,6 +203,7 @@ cudaError_t run(const void *kernel, Launch launch) {
         return cudaErrorLaunchFailure;
     }
     std::string sentence = run_grid(launch);
+    if (sentence.empty()) sentence = overrun(launch.kernel);
     if (sentence.empty()) return cudaSuccess;
     failure = std::move(sentence);
     return cudaErrorLaunchFailure;
@@ -191,18 +232,26 @@ cudaError_t device_malloc(void **p, size_t bytes) {
     const std::lock_guard<std::mutex> lock(table_mutex);
     if (cudaError_t error = forbidden_in_capture()) return error;
     if (bytes > free_memory()) return remember(cudaErrorMemoryAllocation);
-    if (cudaError_t error = host_malloc(p, bytes)) return error;
+    if (!bytes) return cudaSuccess;
+    void *whole = nullptr;
+    if (cudaError_t error = host_malloc(&whole, bytes + 2 * margin_bytes)) return error;
+    auto *const first = static_cast<unsigned char *>(whole) + margin_bytes;
     Order order;
     read_order(order);
-    fill_undefined(*p, bytes, order.fill);
-    if (*p) {
-        allocations[*p] = bytes;
-        allocated += bytes;
+    fill_undefined(first, bytes, order.fill);
+    static uint32_t count;
+    const uint32_t word = 0x15001500u | (++count * 0x9e3779b1u & 0x00ff00ffu);   // small: any sum with it is another
+    for (unsigned char *margin : {first - margin_bytes, first + bytes}) {
+        fill(margin, word);
+        forbid(margin, margin_bytes);
     }
+    *p = first;
+    allocations[*p] = {bytes, word};
+    allocated += bytes;
     return cudaSuccess;
 }
 
-} // namespace emulation
+}   // namespace emulation
 
 using namespace emulation;
 
@@ -212,9 +261,12 @@ cudaError_t cudaFree(void *p) {
     const std::lock_guard<std::mutex> lock(table_mutex);
     const auto found = allocations.find(p);
     if (found == allocations.end()) return remember(cudaErrorInvalidValue);
-    allocated -= found->second;
+    const size_t bytes = found->second.bytes;
+    allocated -= bytes;
     allocations.erase(found);
-    free(p);
+    unsigned char *const whole = static_cast<unsigned char *>(p) - margin_bytes;
+    allow(whole, bytes + 2 * margin_bytes);
+    free(whole);
     return cudaSuccess;
 }
 

@@ -31,6 +31,13 @@
 
 namespace emulation {
 
+/* Whether what may not be touched is watched. */
+#ifdef EMULATION_ASAN
+constexpr bool watches_memory = true;
+#else
+constexpr bool watches_memory = false;
+#endif
+
 /* May not be touched from now on. */
 inline void forbid([[maybe_unused]] const void *start, [[maybe_unused]] size_t bytes) {
 #ifdef EMULATION_ASAN

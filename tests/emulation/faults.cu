@@ -52,6 +52,11 @@ __global__ void global_tail(float *y, const float *x, int n) {
         y[t] = x[t];
 }
 
+__global__ void global_head(float *y, const float *x) {
+    const int t = threadIdx.x;
+    y[t - 1] = x[t];   // off by one
+}
+
 __global__ void shared_tail(float *y, const float *x) {
     SHARED(float, tile, [N]);
     SHARED(float, other, [N]);
@@ -190,6 +195,7 @@ int main(int, char **argv) {
     FAULT(missing_second_barrier, 1, 0)
     FAULT(missing_syncwarp, 1, 0)
     FAULT(blocks_in_order, 4, 0)
+    FAULT(global_head, 1, 0)
     FAULT(shared_tail, 1, 0)
     FAULT(dynamic_shared_tail, 1, N * sizeof(float))
     FAULT(mask_without_caller, 1, 0)
