@@ -25,6 +25,8 @@ from pygpt.errors import UserError
 from pygpt.study.backends import Backend
 from pygpt.study.heads import repeated, scores
 from pygpt.study.make import JUMPS, QUESTIONS, RING, TASKS, WALK, question, walk
+from pygpt.study.plot import plot
+from pygpt.study.result import Curves, Map
 from pygpt.study.rounding import Rounded
 from pygpt.study.spectrum import distance
 from pygpt.study.thermo import ensemble
@@ -530,6 +532,43 @@ def test_operations_pass_errors_on() -> None:
         (np.log(x), 0.5e-5 + 4 * u * np.log(2), 0.25e-12 + (4 * u * np.log(2)) ** 2),
     ):
         assert found.worst == pytest.approx(worst, rel=1e-9) and found.square == pytest.approx(square, rel=1e-9)
+
+
+# ---- pictures ----
+
+
+def drawn(panel: Map | Curves, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The axes of a picture of this panel."""
+    figures: list[Any] = []
+    monkeypatch.setattr(import_module("pygpt.study.plot"), "save_figure", lambda path, figure: figures.append(figure))
+    plot("x.png", study.Result("a title", ("a",), [("b",)], {}, [panel]))
+    return figures[0].axes[0]
+
+
+def test_many_lines_are_shaded_and_few_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, names in ((3, ["line 0", "line 1", "line 2"]), (12, ["line 0", "line 11"])):
+        lines = {f"line {k}": np.arange(4.0) + k for k in range(count)}
+        axes = drawn(Curves("curves", np.arange(4), lines, "x", "y"), monkeypatch)
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+        assert len(axes.get_lines()) == len({line.get_color() for line in axes.get_lines()}) == count
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_value_between_gaps_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full(100, np.nan)
+    values[7] = 1.0
+    lines = drawn(
+        Curves("losses", np.arange(100), {"of one": values, "of all": np.ones(100)}, "t", "nats"), monkeypatch
+    )
+    assert [line.get_marker() for line in lines.get_lines()] == [".", ""]
+
+
+def test_the_cells_of_a_map_are_where_its_numbers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = drawn(Map("loss", np.arange(25.0).reshape(5, 5), "x", "y", reach=0.5), monkeypatch)
+    left, right, bottom, top = plane.get_images()[0].get_extent()
+    assert (left + 0.125, right - 0.125, bottom - 0.125, top + 0.125) == (-0.5, 0.5, 0.5, -0.5)
+    named = drawn(Map("cosines", np.eye(2), "x", "y", names=["'a'", "'b'"]), monkeypatch)
+    assert [label.get_text() for label in named.get_xticklabels()] == ["'a'", "'b'"]
 
 
 # ---- a trained model ----

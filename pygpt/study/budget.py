@@ -23,7 +23,7 @@ from pygpt.reference.arrays import Array, exact, log_sum_exp
 from pygpt.reference.bfloat16 import FLOAT32
 from pygpt.study.backends import Backend, backends, calls
 from pygpt.study.result import Curves, Result
-from pygpt.study.rounding import ELEMENTARY, SMALLEST, UNIT, Rounded
+from pygpt.study.rounding import ELEMENTARY, UNIT, Rounded
 from pygpt.study.trace import Trace
 
 DEVIATIONS = 3.0
@@ -82,7 +82,7 @@ def budget(found: Trace, ops: Sequence[tuple[Backend, Layers]] | None = None) ->
     count = len(arrays)
     verdict = f"{findings} of {count} errors are findings" if findings else f"all {count} errors are within the budget"
     panels = [
-        Curves(backend.name, np.arange(len(of)), _lines(of), "output of a layer", "relative error", log=True)
+        Curves(backend.name, np.arange(len(of)), _lines(of), "output", "relative error", log=True, joined=False)
         for backend, _ in asked
         for of in [np.stack([value for name, value in arrays.items() if name.startswith(f"{backend.name}: ")])]
     ]
@@ -128,7 +128,8 @@ def _places(numbers: Array, count: int) -> Array:
 
 
 def _lines(of: Array) -> dict[str, Array]:
-    return {"error": of[:, 0] + SMALLEST, "3 √n": of[:, 1] + SMALLEST, "worst case": of[:, 2] + SMALLEST}
+    """What is not 0, as where a layer only copies: (n,) each of (n,3)."""
+    return dict(zip(("error", "3 √n", "worst case"), np.where(of > 0, of, np.nan).T, strict=True))
 
 
 class _Layers(ReferenceLayers):

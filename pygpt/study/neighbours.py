@@ -35,5 +35,6 @@ def neighbours(
     ]
     columns = ("token", "nearest", *[""] * (count - 1))
     arrays = {"tokens": tokens, "nearest": nearest, "cosines": cosines}
-    among = Map("cosines among the tokens", directions[tokens] @ directions[tokens].T, "token", "token", signed=True)
+    cosines_among, words = directions[tokens] @ directions[tokens].T, [word(int(token)) for token in tokens]
+    among = Map("cosines among the tokens", cosines_among, "token", "token", signed=True, names=words)
     return Result("the nearest embeddings, and the cosine of the angle to them", columns, rows, arrays, [among])

@@ -13,7 +13,10 @@ from pygpt.reference.arrays import Array
 
 @dataclass(frozen=True)
 class Map:
-    """A matrix to draw; signed: in two colours, with 0 between them.  reach: both axes go from -reach to reach."""
+    """A matrix to draw; signed: in two colours, with 0 between them.
+
+    reach: both axes go from -reach to reach; names: what both axes count.
+    """
 
     title: str
     values: Array
@@ -21,11 +24,12 @@ class Map:
     y: str
     signed: bool = False
     reach: float | None = None
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over one axis to draw, by their labels."""
+    """Lines over one axis to draw, by their labels; joined: whether neighbours are more alike than others."""
 
     title: str
     at: Array
@@ -33,6 +37,7 @@ class Curves:
     x: str
     y: str
     log: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)

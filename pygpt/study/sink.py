@@ -40,7 +40,8 @@ def sink(found: Trace) -> Result:
         for layer, head in np.ndindex(found.config.n_layer, found.config.n_head)
     ]
     stream = np.array([float(_ratio(found.activations[name]).mean()) for name in found.stream])
-    panels = [Map(name, value, "head", "layer") for name, value in arrays.items()]
+    titles = ("mass on position 0", "entropy, 1 if uniform", "‖k_0‖ to the others", "‖v_0‖ to the others")
+    panels = [Map(title, value, "head", "layer") for title, value in zip(titles, arrays.values(), strict=True)]
     notes = [
         f"uniform attention: mass {(1 / np.arange(2, T + 1)).mean():.4g}",
         f"‖x_0‖ of the stream to the others, by depth: {' '.join(f'{ratio:.3g}' for ratio in stream)}",

@@ -152,7 +152,9 @@ def summary(taken: Step) -> Result:
     ):
         arrays |= {label + name: value for name, value in tensors.items()}
     ratios = np.array([row[7] or np.nan for row in rows], np.float64)
-    panel = Curves("‖Δw‖/‖w‖", np.arange(len(rows)), {"by tensor": ratios}, "tensor", "ratio", log=True)
+    is_matrix = np.array([value.ndim == 2 for value in taken.updates.values()])
+    lines = {kind: np.where(part, ratios, np.nan) for kind, part in (("matrices", is_matrix), ("vectors", ~is_matrix))}
+    panel = Curves("‖Δw‖/‖w‖ of each tensor", np.arange(len(rows)), lines, "row", "ratio", log=True, joined=False)
     return Result("one step of AdamW, tensor by tensor", columns, rows, arrays, [panel], notes)
 
 

@@ -46,7 +46,8 @@ def thermo(found: Trace, layer: int | None = None, head: int | None = None, beta
     ]
     columns = ("β", "ln Z", "⟨s⟩", "H", "Var s", "heat capacity", "ln Z − β⟨s⟩ − H")
     beta = np.asarray(betas, np.float64)
-    panels = [Curves(name.replace("_", " "), beta, {what: means[name]}, "β", name.replace("_", " ")) for name in means]
+    symbols = dict(zip(means, columns[1:], strict=False))
+    panels = [Curves(symbols[name], beta, {what: mean}, "β", symbols[name]) for name, mean in means.items()]
     return Result(f"{what} at the inverse temperature β", columns, rows, {"beta": beta, **arrays}, panels)
 
 

@@ -120,7 +120,7 @@ function paint(view) {
   }
   if (view.columns) {
     const fits = view.columns.every(s => g.measureText(s).width < view.w - 2),
-      every = fits ? 1 : Math.ceil(20 / view.w);
+      every = fits ? 1 : Math.ceil((g.measureText(view.js.at(-1)).width + 6) / view.w);
     g.textAlign = 'center';
     for (let b = 0; b < view.n; b += every) {
       g.fillStyle = view.square && b === ui.t ? accent : soft;
