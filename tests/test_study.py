@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from pygpt.comparing.compare import perturb
 from pygpt.comparing.metrics import relative_l2
 from pygpt.errors import UserError
 from pygpt.study.changes import Change
+from pygpt.study.opening import Reading, Subject
 from pygpt.study.result import Curves, Map
 from pygpt.study.trace import summary
-from pygpt.text.tokenizer import ByteTokenizer
+from pygpt.text.masking import VALIDATION, masked
+from pygpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 Array = NDArray[Any]
 
@@ -297,6 +300,13 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
         (["memory", "M", "abc"], "--other is missing"),
         (["attribution", "M", "abc", "--position", "3"], "position is 3, expected 0 to 2"),
         (["landscape", "M", "abc", "--points", "4"], "points is 4, expected an odd number"),
+        (["landscape", "M", "abc", "--extent", "0"], "extent is 0, expected a positive number"),
+        (["step", "M", "abc", "--learning-rate", "nan"], "--learning-rate is nan, expected a positive number"),
+        (["memory", "M", "abc", "--other", "ab", "--learning-rate", "0"], "--learning-rate is 0, expected a positive"),
+        (
+            ["patch", "M", "abc", "--name", "embd", "--toward", "x", "--scale", "inf"],
+            "--scale is inf, expected a finite",
+        ),
         (["budget", "M", "abc", "--device", "cpu"], "--device is given, but budget computes in numpy in float64"),
         (["budget", "M", "abc", "--threads", "9999"], "threads is 9999, expected at most"),
         (["answers", "M"], "--task is missing: answers needs one, sorting or addition"),
@@ -307,7 +317,12 @@ def test_every_instrument_prints_draws_and_gives_its_numbers(
         (["make", "sorting", "M/config.json"], "config.json: is there already, expected a new file"),
         (["trace", "M", "a" * 17], "the text has a length of 17 tokens, expected 2 to 16, the positions of"),
         (["trace", "M", "a"], "the text has a length of 1 tokens, expected 2 to 16"),
-        (["trace", "M", "abc", "--plot", "/no/such/folder/a.png"], "/no/such/folder/a.png: cannot be saved"),
+        (["trace", "M", ""], "the text has a length of 0 tokens, expected 2 to 16"),
+        (["trace", "M", "abc", "--plot", "/no/such/folder/a.png"], "/no/such/folder/a.png: cannot be saved: No such"),
+        (["trace", "M", "abc", "--json", "M"], ": cannot be saved: Is a directory"),
+        (["page", "M", "abc", "-o", "/no/such/folder/a.html"], "/no/such/folder/a.html: cannot be saved: No such"),
+        (["page", "M", "abc", "-o", "/proc/a.html"], "/proc/a.html: cannot be saved"),
+        (["page", "M", "abc", "--serve", "--port", "65536"], "--port is 65536, expected 0 to 65535"),
         (["trace", "no-such-model", "abc"], "no-such-model"),
     ],
 )
@@ -336,10 +351,69 @@ def test_patches_of_the_command(folder: Path, capsys: pytest.CaptureFixture[str]
         assert np.allclose(found["losses"][1], expected, rtol=1e-6) and found["losses"][0] != found["losses"][1]
 
 
-def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", command.VERBS)
+def test_a_folder_without_a_tokenizer(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     make_model().save_pretrained(tmp_path)
+    arguments = [verb, tmp_path, *(["abc"] if command.VERBS[verb].text else []), *NEEDED.get(verb, [])]
+    if verb in ("heads", "spectrum"):  # which need no text
+        assert call(capsys, *arguments)
+        return
     with pytest.raises(UserError, match="holds no GPT-2 vocabulary"):
-        command.main(["trace", str(tmp_path), "abc"])
+        command.main([str(argument) for argument in arguments])
+
+
+def test_places_are_checked_before_the_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is written; a port is taken before it, too (test_study_page.py)."""
+    monkeypatch.setattr(Subject, "model", property(lambda self: pytest.fail("the model is opened")))
+    for flags in (["trace", "--plot"], ["trace", "--json"], ["page", "-o"]):
+        with pytest.raises(UserError, match="cannot be saved"):
+            command.main([flags[0], str(folder), "abc", flags[1], str(tmp_path / "none" / "file")])
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors", "pygpt_tokenizer.json"])
+@pytest.mark.parametrize("verb", ["trace", "page", "step", "landscape"])
+def test_a_damaged_folder(verb: str, damaged: str, folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        (tmp_path / file.name).write_bytes(data[: len(data) // 2] if file.name == damaged else data)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / damaged))):
+        command.main([verb, str(tmp_path), "abc"])
+
+
+@pytest.mark.parametrize("verb", command.VERBS)
+def test_weights_that_are_not_finite(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = make_model(config=replace(CONFIG, n_positions=32))
+    model.set_parameter("h.1.ln_2.weight", np.where(np.arange(24) < 2, np.nan, 1.0))
+    model.save_pretrained(tmp_path)
+    ByteTokenizer().save(tmp_path)
+    arguments = [verb, tmp_path, *(["abc"] if command.VERBS[verb].text else []), *NEEDED.get(verb, [])]
+    with pytest.raises(
+        UserError, match=r"2 of the 24 numbers of h.1.ln_2.weight are not finite: .* earlier checkpoint"
+    ):
+        call(capsys, *arguments)
+
+
+def test_bytes_that_are_no_utf_8_are_tokens_where_the_tokenizer_has_them(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = os.fsdecode(b"ab\xff\xfec")
+    found = json.loads(call(capsys, "neighbours", folder, text, "--json", "-"))
+    assert found["arrays"]["tokens"] == [97, 98, 255, 254, 99] and found["text"] == text
+    page = tmp_path / "page.html"
+    call(capsys, "page", folder, text, "-o", page)
+    assert '"text":["a","b","\\\\xff","\\\\xfe"]' in page.read_text(encoding="utf-8")
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    CharTokenizer("abc").save(tmp_path)
+    with pytest.raises(UserError, match=r"character '\\udcff'"):
+        command.main(["trace", str(tmp_path), text])
 
 
 VARIED = replace(CONFIG, position_embedding="rotary", bias=False, tie_word_embeddings=False)
@@ -372,15 +446,97 @@ def test_instruments_read_a_varied_model(verb: str, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("verb", "sentence"),
     [
-        ("lens", "norm_position is 'post', expected 'pre': lens has no formulas for it"),
+        ("norms", "norm_position is 'post', expected 'pre': norms has no formulas for it"),
         ("heads", "the model has causal: false, and only one with causal: true has attention that only looks back"),
         ("sink", "the model has causal: false, and only one with causal: true has attention that only looks back"),
     ],
 )
 def test_variations_that_an_instrument_lacks(verb: str, sentence: str, tmp_path: Path) -> None:
-    save_varied(tmp_path, causal=False, norm_position="post")
+    save_varied(tmp_path, vocab_size=257, causal=False, norm_position="post")
     with pytest.raises(UserError, match=sentence):
         command.main([verb, str(tmp_path), *([TEXT] if command.VERBS[verb].text else [])])
+
+
+# ---- masked tokens ----
+
+
+@pytest.fixture(scope="module")
+def both_sides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that looks at both sides, with a token for the mask."""
+    path = tmp_path_factory.mktemp("both_sides")
+    make_model(config=replace(CONFIG, vocab_size=257, causal=False)).save_pretrained(path)
+    ByteTokenizer().save(path)
+    return path
+
+
+def losses_of(folder: Path, inputs: Array, targets: Array) -> Array:
+    model = pygpt.GPT2.from_pretrained(folder, device="numpy", dtype="float64")
+    model.forward(inputs[None], targets[None])
+    return model.activations["losses"][0]
+
+
+@pytest.mark.parametrize("verb", ["trace", "lens", "step", "memory", "patch", "landscape"])
+@pytest.mark.parametrize("chosen", [None, [2, 5, 6]])
+def test_the_loss_of_an_instrument_is_that_of_masked_tokens(
+    verb: str, chosen: list[int] | None, both_sides: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of those that a validation masks, or of those that are asked for."""
+    tokens = tokens_of()
+    inputs, targets = (rows[0] for rows in masked((tokens[None], tokens[None]), 0, 0, VALIDATION, 256, 256))
+    if chosen:
+        inputs, targets = tokens.copy(), np.full_like(tokens, -1)
+        inputs[chosen], targets[chosen] = 256, tokens[chosen]
+    expected = losses_of(both_sides, inputs, targets)
+    assert (expected[targets < 0] == 0).all()
+    flags = [*NEEDED.get(verb, []), *(["--masked", "2,5-6"] if chosen else [])]
+    found = json.loads(call(capsys, verb, both_sides, TEXT, *flags, "--json", "-"))["arrays"]
+    by_token = {"lens": lambda: found["losses"][-1][0], "memory": lambda: found["text"][0]}
+    by_token["patch"] = lambda: found["losses"][0]
+    mean = {"trace": lambda: found["loss"], "step": lambda: found["loss"][0], "landscape": lambda: found["losses"][10]}
+    if verb in by_token:
+        assert np.allclose(by_token[verb](), expected, rtol=1e-12)
+    else:
+        assert mean[verb]() == pytest.approx(expected.sum() / (targets >= 0).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("verb", [verb for verb, about in command.VERBS.items() if about.predicts])
+def test_instruments_say_which_tokens_are_masked(
+    verb: str, both_sides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [*NEEDED.get(verb, []), "--plot", "plot.png"]
+    said = call(capsys, verb, both_sides, TEXT, *flags).splitlines()[-1]
+    how = "2 of 10 tokens are to be predicted, chosen as in the first window of a validation, whose seed is 0"
+    assert re.fullmatch(rf"{how}: '.' as \S+ at \d, '.' as \S+ at \d", said)
+    said = call(capsys, verb, both_sides, TEXT, *flags, "--masked", "4-5").splitlines()[-1]
+    assert said == "2 of 10 tokens are to be predicted, chosen by --masked: 'b' as [MASK] at 4, 'd' as [MASK] at 5"
+
+
+def test_a_masked_token_may_be_shown_as_another_or_as_it_is(both_sides: Path) -> None:
+    subject = Subject(str(both_sides))
+    reading = Reading(np.array([97, 256, 120, 100]), np.array([-1, 98, 99, 100]))
+    assert subject.words(reading) == ["'a'", "'b' as [MASK]", "'c' as 'x'", "'d' as it is"]
+    many = Reading(np.full(12, 256), np.arange(97, 109))
+    assert subject.masked_words(many).endswith("'h' as [MASK] at 7, and 4 more")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "sentence"),
+    [
+        ("folder", ["--masked", "1"], "--masked is for a model with causal: false, and .* predicts next tokens"),
+        ("both_sides", ["--masked", "10"], "--masked is '10', expected positions from 0 to 9, such as 0,3-5"),
+        ("both_sides", ["--masked", "a"], "--masked is 'a', expected positions from 0 to 9"),
+        ("unmasked", [], "causal is false, .* only the tokenizer's 256 tokens, expected one more for the mask"),
+    ],
+)
+def test_tokens_that_cannot_be_masked(
+    kind: str, flags: list[str], sentence: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "unmasked":
+        save_varied(tmp_path, causal=False)
+    path = tmp_path if kind == "unmasked" else request.getfixturevalue(kind)
+    with pytest.raises(UserError, match=sentence):
+        command.main(["trace", str(path), TEXT, *flags])
 
 
 def test_the_package_does_not_import_the_instruments() -> None:

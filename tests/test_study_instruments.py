@@ -24,6 +24,7 @@ from pygpt.command import study as command
 from pygpt.errors import UserError
 from pygpt.study.backends import Backend
 from pygpt.study.heads import repeated, scores
+from pygpt.study.lens import lens_logits
 from pygpt.study.make import JUMPS, QUESTIONS, RING, TASKS, WALK, question, walk
 from pygpt.study.plot import plot
 from pygpt.study.result import Curves, Map
@@ -55,18 +56,22 @@ def cell(result: study.Result, name: str, column: str) -> Any:
 # ---- lens ----
 
 
-def test_the_last_row_of_the_lens_is_the_model() -> None:
-    found = study.trace(make_model(), tokens_of())
+@pytest.mark.parametrize(("norm_position", "last"), [("pre", "h.1.resid_post"), ("post", "h.1.ln_2")])
+def test_the_last_row_of_the_lens_is_the_model(norm_position: str, last: str) -> None:
+    found = study.trace(make_model(config=replace(CONFIG, norm_position=norm_position)), tokens_of())
     result = study.lens(found)
+    assert np.allclose(lens_logits(found, last), found.activations["logits"], rtol=1e-12, atol=1e-12)
     assert np.allclose(result.arrays["losses"][-1], found.activations["losses"], rtol=1e-12)
     assert np.array_equal(result.arrays["top"][-1], found.activations["logits"].argmax(-1))
-    assert cell(result, "h.1.resid_post", "loss") == pytest.approx(found.loss, rel=1e-12)
+    assert cell(result, last, "loss") == pytest.approx(found.loss, rel=1e-12)
     assert abs(result.arrays["divergence"][-1]).max() < 1e-12 < result.arrays["divergence"][0].min()
 
 
-def test_the_lens_before_a_block_is_a_model_without_it() -> None:
-    model = make_model()
-    shallow = pygpt.GPT2(replace(CONFIG, n_layer=1), device="numpy", dtype="float64")
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_the_lens_before_a_block_is_a_model_without_it(norm_position: str) -> None:
+    config = replace(CONFIG, norm_position=norm_position)
+    model = make_model(config=config)
+    shallow = pygpt.GPT2(replace(config, n_layer=1), device="numpy", dtype="float64")
     for name in shallow.parameters:
         shallow.set_parameter(name, model.parameters[name])
     result, expected = study.lens(study.trace(model, tokens_of())), study.trace(shallow, tokens_of())
@@ -294,7 +299,7 @@ def test_a_head_is_credited_with_what_it_wrote() -> None:
     assert np.allclose(direct["heads"][1, [0, 2]], arrays["heads"][1, [0, 2]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("instrument", [study.attribution, study.lens, study.norms])
+@pytest.mark.parametrize("instrument", [study.attribution, study.norms])
 def test_a_stream_that_is_normalised_is_no_sum(instrument: Any) -> None:
     found = study.trace(make_model(config=replace(CONFIG, norm_position="post")), tokens_of())
     sentence = f"norm_position is 'post', expected 'pre': {instrument.__name__} has no formulas for it"

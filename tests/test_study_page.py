@@ -28,14 +28,17 @@ from pygpt import study
 from pygpt.backends.interface import LINEAR
 from pygpt.backends.sources import CHECKOUT
 from pygpt.command import study as command
+from pygpt.command import study_page
 from pygpt.comparing.compare import perturb
 from pygpt.errors import UserError
 from pygpt.reference import positions
+from pygpt.study.opening import Subject
 from pygpt.study.page import build, sources
-from pygpt.study.page.errors import measure
+from pygpt.study.page.errors import Errors, measure
 from pygpt.study.page.window import choose
 from pygpt.study.step import Step, next_step
 from pygpt.study.step import step as take_step
+from pygpt.text.masking import VALIDATION, masked
 from pygpt.text.tokenizer import ByteTokenizer
 
 Array = NDArray[Any]
@@ -51,7 +54,12 @@ TURNED = replace(
     norm_position="post",
 )
 BOTH_SIDES = replace(
-    CONFIG, activation_function="gelu", position_embedding="sinusoidal", causal=False, scale_attn_weights=False
+    CONFIG,
+    vocab_size=257,
+    activation_function="gelu",
+    position_embedding="sinusoidal",
+    causal=False,
+    scale_attn_weights=False,
 )
 TEXT = 'the <b>cat</b> & "sat"'
 T = len(TEXT) - 1
@@ -66,7 +74,8 @@ def make_model(config: pygpt.GPT2Config = CONFIG) -> pygpt.GPT2:
 
 def make_step(config: pygpt.GPT2Config = CONFIG, text: str = TEXT) -> Step:
     tokens = ByteTokenizer().encode(text)
-    return take_step(make_model(config), tokens[:-1], tokens[1:])
+    batch = tokens[None, :-1], tokens[None, 1:]
+    return take_step(make_model(config), *(batch if config.causal else masked(batch, 0, 0, VALIDATION, 256, 256)))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def label(token: int) -> str:
-    return build.token_label(bytes([token]))
+    return build.MASK_LABEL if token == 256 else build.token_label(bytes([token]))
 
 
 def write_page(path: Path, step: Step, channels: int | None = None, words: Callable[[int], str] = label) -> str:
@@ -186,16 +195,20 @@ def test_flags_of_a_page_are_refused_elsewhere(folder: Path) -> None:
         command.main(["trace", str(folder), TEXT, "--layers", "0"])
 
 
-def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    make_model().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="holds no GPT-2 vocabulary"):
-        command.main(["page", str(tmp_path), TEXT])
-
-
 def test_the_command_writes_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "page.html"
     command.main(["page", str(folder), TEXT, "-o", str(path)])
     assert capsys.readouterr().out.startswith(f"{path}: ") and path.read_text(encoding="utf-8").endswith("</html>\n")
+
+
+def test_errors_of_layers_stand_in_one_order_whatever_is_missing() -> None:
+    """As of a layer whose exact output is 0, which has no relative error."""
+    errors = [Errors("A", 1e-7, 1e-6, {"embd": 1.0, "ln_f": 3.0}), Errors("B", 1e-7, 1e-6, {"embd": 4.0, "h": 5.0})]
+    for error in errors:
+        error.backward = error.step = error.forward
+    arrays = study_page._result("a page", make_step(), errors).arrays
+    assert np.array_equal(arrays["forward error, A"], [1.0, 3.0, np.nan], equal_nan=True)
+    assert np.array_equal(arrays["forward error, B"], [4.0, np.nan, 5.0], equal_nan=True)
 
 
 def test_the_page_of_a_varied_model_says_so(tmp_path: Path) -> None:
@@ -294,7 +307,8 @@ def test_numbers_are_those_of_the_trace(chromium: Any, address: str, step: Step)
 def test_numbers_of_a_varied_model_are_those_of_its_trace(
     chromium: Any, name: str, channels: int | None, tmp_path: Path
 ) -> None:
-    step = make_step(replace(CONFIG, **VARIED[name]))
+    varied = VARIED[name]
+    step = make_step(replace(CONFIG, **varied, vocab_size=256 if varied["causal"] else 257))
     path = tmp_path / "page.html"
     window = build.fitting_window(step, channels, None)
     path.write_bytes(build.build_page(step, window, label, build.About("a model", "Made by a test.", TEXT)))
@@ -357,6 +371,44 @@ def test_the_stream_passes_by_the_branches_of_any_block(chromium: Any, whole: st
             assert shown == ["embd*", *blocks, *last, *ends]
             branches = page.locator("#stream path[fill=none][stroke-width='1.3']").count()
             assert branches == 2 * CONFIG.n_layer
+
+
+def test_the_lens_ends_at_the_prediction(chromium: Any, whole: str, turned: str) -> None:
+    for address, last in ((whole, "h.1.resid_post"), (turned, "h.1.ln_2")):
+        with Watched(chromium, f"{address}#layer={last}") as page:
+            shown = page.evaluate(f"study.lens['{last}'].map(row => row.target)")
+            losses = page.evaluate("Array.from(pageOfNumbers.tensor('losses').d)")
+            assert np.allclose(shown, np.exp(-np.array(losses)), rtol=1e-4)
+            assert page.locator("table.lens tbody tr").count() == T
+
+
+def test_the_page_of_masked_tokens_has_them_as_targets(chromium: Any, tmp_path: Path) -> None:
+    make_model(BOTH_SIDES).save_pretrained(tmp_path)
+    ByteTokenizer().save(tmp_path)
+    model = pygpt.GPT2.from_pretrained(tmp_path, device="numpy", dtype="float64")
+    tokens = ByteTokenizer().encode(TEXT)
+    inputs, targets = masked((tokens[None], tokens[None]), 0, 0, VALIDATION, 256, 256)
+    loss = model.forward(inputs, targets)
+    assert loss is not None
+    predicted, losses = targets[0] >= 0, model.activations["losses"][0]
+    command.main(["page", str(tmp_path), TEXT, "-o", str(tmp_path / "page.html")])
+    with Watched(chromium, (tmp_path / "page.html").as_uri()) as page:
+        assert page.locator("#tokens .w").all_inner_texts() == [label(token) for token in inputs[0]]
+        arrows = [f"→ {label(token)}" if hidden else "" for token, hidden in zip(tokens, predicted, strict=True)]
+        assert page.locator("#tokens .t").all_inner_texts() == arrows
+        paid = [f"{of:.3f}" if hidden else "–" for of, hidden in zip(losses, predicted, strict=True)]
+        assert page.locator("#tokens .bar + .n").all_inner_texts() == paid
+        assert page.inner_text("#summary").startswith(f"Mean loss {loss:.3f} nats")
+        assert f"; {predicted.sum()} of {len(TEXT)} tokens are to be predicted" in page.inner_text("#facts")
+        assert page.evaluate("study.step.loss") == pytest.approx(loss, rel=1e-12)
+        masked_at, other = np.flatnonzero(predicted)[0], np.flatnonzero(~predicted)[0]
+        assert page.evaluate("ui.t") == masked_at
+        for t, formula in ((masked_at, "dz_{tv} = (p_{tv} − [v = target]) / n"), (other, "dz_{tv} = 0")):
+            assert explained(page, "d:logits", int(t), int(tokens[t]))["sym"] == formula
+        assert explained(page, "losses", int(masked_at), 0)["say"].endswith(f"“{label(tokens[masked_at])}” stood here.")
+        assert "no target here" in explained(page, "losses", int(other), 0)["say"]
+    with Watched(chromium, (tmp_path / "page.html").as_uri(), 360) as page:
+        assert page.locator("#tokens .t").nth(int(masked_at)).is_visible()
 
 
 def test_gradients_on_the_page_are_slopes_of_the_loss(chromium: Any, whole: str, step: Step) -> None:
@@ -650,7 +702,8 @@ def test_a_served_page_answers_only_what_it_must(served: tuple[str, Any]) -> Non
     assert process.returncode == 0 and "served" in output and errors == ""
 
 
-def test_a_port_in_use_is_a_sentence(folder: Path) -> None:
+def test_a_port_in_use_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subject, "model", property(lambda self: pytest.fail("the model is opened before")))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use: --port takes another"):

@@ -46,6 +46,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.replace("argument -", "-", 1))
 
 
+def number_list(flag: str, text: str, what: str, count: int) -> list[int]:
+    """Numbers such as 0,3-5, ascending; what: what they count.  Raises UserError for others than 0 to count - 1."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < count:
+            raise UserError(f"{flag} is {text!r}, expected {what} from 0 to {count - 1}, such as 0,3-5")
+        numbers |= set(range(first, last + 1))
+    return sorted(numbers)
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a sentence about an unknown name: the known one that it may stand for, or nothing."""
     initials = [other for other in known if _initials(other) == name.strip("-")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from pygpt.command import programs, study_page
 from pygpt.command.cli import positive_int
 from pygpt.command.flags import Parser, nearest
 from pygpt.errors import UserError
+from pygpt.files.atomic import check_writable
 from pygpt.files.json_file import json_text, save_json
 from pygpt.model import GPT2, set_threads
 from pygpt.reference.arrays import Array
@@ -29,7 +31,7 @@ from pygpt.study.make import QUESTIONS, TASKS, make
 from pygpt.study.memory import memory
 from pygpt.study.neighbours import neighbours
 from pygpt.study.norms import norms
-from pygpt.study.opening import Subject
+from pygpt.study.opening import Reading, Subject
 from pygpt.study.patch import part_of, patch
 from pygpt.study.plot import plot
 from pygpt.study.result import Result
@@ -53,6 +55,11 @@ class Verb:
     exact: bool = False  # whether it computes in numpy in float64 only, and measures the backends beside that
     flags: tuple[str, ...] = ()  # that not all of them take
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the model reads the text and predicts tokens of it."""
+        return "masked" in self.flags
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Use the instrument that a command line names.  Returns the exit status, 1 where it found what must not be."""
@@ -69,7 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb.exact:
         machine |= {"device": "numpy", "dtype": "float64"}
         set_threads(flags.threads)  # of the backends beside it
-    result = verb.run(flags, Subject(flags.model, **machine))
+    for path in (flags.plot, flags.json):
+        if path not in (None, "-"):
+            check_writable(path)
+    subject = Subject(flags.model, **machine)
+    result = verb.run(flags, subject)
+    if verb.predicts and not subject.config.causal:
+        reading = _read(flags, subject)
+        result = replace(result, notes=[*result.notes, f"{reading.note}: {subject.masked_words(reading)}"])
     if flags.json != "-":
         print(result.table())
     if flags.plot is not None:
@@ -110,6 +124,7 @@ def make_parser() -> Parser:
         takers = ", ".join(verb for verb, about in VERBS.items() if name.replace("-", "_") in about.flags)
         special.add_argument(*short, f"--{name}", help=f"{takers}: {help}", **settings)  # type: ignore[arg-type]
 
+    add("masked", "tokens to mask, such as 3,7-9, where causal is false (default: as in a validation)", metavar="LIST")
     add("other", "another text", metavar="TEXT")
     add("name", "an activation, such as h.0.attn.heads", metavar="NAME")
     add("toward", "add the embedding of this token, as long as --scale says, instead of setting to 0", metavar="TEXT")
@@ -166,9 +181,13 @@ def _given(flags: argparse.Namespace, **names: str) -> dict[str, object]:
     return {argument: value for argument, value in values.items() if value is not None}
 
 
+def _read(flags: argparse.Namespace, subject: Subject) -> Reading:
+    return subject.read(flags.text, flags.masked)
+
+
 def _traced(flags: argparse.Namespace, subject: Subject) -> Trace:
-    tokens = subject.tokens(flags.text)
-    return trace(subject.model, tokens)
+    reading = _read(flags, subject)
+    return trace(subject.model, reading.tokens, reading.targets)
 
 
 def _patch(flags: argparse.Namespace, subject: Subject) -> Result:
@@ -178,18 +197,18 @@ def _patch(flags: argparse.Namespace, subject: Subject) -> Result:
         raise UserError("--other replaces and --toward adds: expected one of them")
     if flags.scale is not None and flags.toward is None:
         raise UserError("--scale is the length of what --toward adds, which is not given")
-    tokens, model = subject.tokens(flags.text), subject.model
+    reading, model = _read(flags, subject), subject.model
     part = part_of(subject.config, flags.name, flags.head, flags.position)
     change = Change(flags.name, 0.0, part)
     if flags.other is not None:
-        others = subject.tokens(flags.other)
-        if len(others) != len(tokens):
-            raise UserError(f"--other has {len(others)} tokens, expected {len(tokens)}, as many as the text")
+        others = subject.read(flags.other, flags.masked).tokens
+        if len(others) != len(reading.tokens):
+            raise UserError(f"--other has {len(others)} tokens, expected {len(reading.tokens)}, as many as the text")
         activations = trace(model, others).activations
         change = Change(flags.name, activations[flags.name][part] if flags.name in activations else 0.0, part)
     if flags.toward is not None:
         change = Change(flags.name, _direction(flags, subject, model), part, add=True)
-    return patch(model, tokens, [change], [subject.word(int(token)) for token in tokens])
+    return patch(model, reading.tokens, [change], subject.words(reading), reading.targets)
 
 
 def _direction(flags: argparse.Namespace, subject: Subject, model: GPT2) -> Array:
@@ -197,6 +216,8 @@ def _direction(flags: argparse.Namespace, subject: Subject, model: GPT2) -> Arra
     if len(tokens) != 1:
         raise UserError(f"--toward is {flags.toward!r}, which has {len(tokens)} tokens, expected one")
     row = np.asarray(model.parameters["wte.weight"][tokens[0]], np.float64)
+    if flags.scale is not None and not math.isfinite(flags.scale):
+        raise UserError(f"--scale is {flags.scale:g}, expected a finite number")
     length = float(np.linalg.norm(row))
     return row * ((1.0 if flags.scale is None else flags.scale) / (length or 1.0))
 
@@ -219,13 +240,16 @@ def _neighbours(flags: argparse.Namespace, subject: Subject) -> Result:
 
 
 def _attribution(flags: argparse.Namespace, subject: Subject) -> Result:
-    return attribution(_traced(flags, subject), flags.position, word=subject.word)
+    found, position = _traced(flags, subject), flags.position
+    if position is None and not subject.config.causal:
+        position = int(np.flatnonzero(found.targets[0] >= 0)[-1])
+    return attribution(found, position, word=subject.word)
 
 
 def _step(flags: argparse.Namespace, subject: Subject) -> Result:
-    tokens = subject.tokens(flags.text)
+    reading, lr = _read(flags, subject), study_page.learning_rate(flags)
     _load_moments(subject)
-    return step_summary(step(subject.model, tokens, lr=_rate(flags)))
+    return step_summary(step(subject.model, reading.tokens, reading.targets, lr=lr))
 
 
 def _load_moments(subject: Subject) -> None:
@@ -247,39 +271,55 @@ def _load_moments(subject: Subject) -> None:
 def _memory(flags: argparse.Namespace, subject: Subject) -> Result:
     if flags.other is None:
         raise UserError("--other is missing: memory needs another text, whose loss is measured beside")
-    tokens, other = subject.tokens(flags.text), subject.tokens(flags.other)
+    text, other, lr = _read(flags, subject), subject.read(flags.other), study_page.learning_rate(flags)
     _load_moments(subject)
-    return memory(subject.model, tokens, other, lr=_rate(flags))
-
-
-def _rate(flags: argparse.Namespace) -> float:
-    return study_page.LEARNING_RATE if flags.learning_rate is None else float(flags.learning_rate)
+    return memory(subject.model, text.tokens, other.tokens, targets=text.targets, other_targets=other.targets, lr=lr)
 
 
 def _landscape(flags: argparse.Namespace, subject: Subject) -> Result:
     names = ("direction", "plane", "points", "extent")
     settings: dict[str, object] = _given(flags, **dict(zip(names, names, strict=True)))
-    return landscape(subject.model, subject.tokens(flags.text), **settings)  # type: ignore[arg-type]
+    reading = _read(flags, subject)
+    return landscape(subject.model, reading.tokens, targets=reading.targets, **settings)  # type: ignore[arg-type]
+
+
+def _gradcheck(flags: argparse.Namespace, subject: Subject) -> Result:
+    reading = _read(flags, subject)
+    return gradcheck(subject.model, reading.tokens, targets=reading.targets)
 
 
 VERBS: dict[str, Verb] = {
-    "trace": Verb("every activation and its gradient", lambda flags, subject: summary(_traced(flags, subject))),
+    "trace": Verb(
+        "every activation and its gradient",
+        lambda flags, subject: summary(_traced(flags, subject)),
+        flags=("masked",),
+    ),
     "page": Verb("a page on which every number explains itself", study_page.page, exact=True, flags=study_page.FLAGS),
     "patch": Verb(
         "an activation set to 0, to another text's, or moved; and what becomes of the predictions",
         _patch,
-        flags=("name", "head", "position", "other", "toward", "scale"),
+        flags=("name", "head", "position", "other", "toward", "scale", "masked"),
     ),
-    "step": Verb("one step of the optimizer, tensor by tensor", _step, flags=("learning_rate",)),
-    "memory": Verb("what one step on a text changes, and for another text", _memory, flags=("other", "learning_rate")),
-    "lens": Verb("what the model would predict after each block", lambda flags, subject: lens(_traced(flags, subject))),
-    "norms": Verb("residual stream, branches and gradients", lambda flags, subject: norms(_traced(flags, subject))),
+    "step": Verb("one step of the optimizer, tensor by tensor", _step, flags=("learning_rate", "masked")),
+    "memory": Verb(
+        "what one step on a text changes, and for another text", _memory, flags=("other", "learning_rate", "masked")
+    ),
+    "lens": Verb(
+        "what the model would predict after each block",
+        lambda flags, subject: lens(_traced(flags, subject)),
+        flags=("masked",),
+    ),
+    "norms": Verb(
+        "residual stream, branches and gradients",
+        lambda flags, subject: norms(_traced(flags, subject)),
+        flags=("masked",),
+    ),
     "heads": Verb("what heads attend to when random tokens come twice", _heads, text=False, flags=("length",)),
     "sink": Verb("attention to the first position", lambda flags, subject: sink(_traced(flags, subject))),
     "thermo": Verb(
         "softmax at other temperatures",
         lambda flags, subject: thermo(_traced(flags, subject), flags.layer, flags.head),
-        flags=("layer", "head"),
+        flags=("layer", "head", "masked"),
     ),
     "answers": Verb("questions of a task, asked one by one", _answers, text=False, flags=("task",)),
     "spectrum": Verb(
@@ -290,19 +330,23 @@ VERBS: dict[str, Verb] = {
     ),
     "neighbours": Verb("the nearest embeddings of each token", _neighbours, flags=("count",)),
     "attribution": Verb(
-        "what heads and neurons add to the difference of two logits", _attribution, flags=("position",)
+        "what heads and neurons add to the difference of two logits", _attribution, flags=("position", "masked")
     ),
     "landscape": Verb(
-        "the loss along a direction, or on a plane", _landscape, flags=("direction", "plane", "points", "extent")
+        "the loss along a direction, or on a plane",
+        _landscape,
+        flags=("direction", "plane", "points", "extent", "masked"),
     ),
     "gradcheck": Verb(
         "gradients of the device's layers against finite differences",
-        lambda flags, subject: gradcheck(subject.model, subject.tokens(flags.text)),
+        _gradcheck,
+        flags=("masked",),
     ),
     "budget": Verb(
         "errors of every backend's layers, beside what rounding explains",
         lambda flags, subject: budget(_traced(flags, subject)),
         exact=True,
+        flags=("masked",),
     ),
 }
 """By their names."""

@@ -15,6 +15,7 @@ leave a moment in which there is no folder at all, and would lose what else the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def write_file(path: str | Path) -> Iterator[BinaryIO]:
     Raises UserError, and leaves what was there, when the file cannot be written.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.saving")
+    beside = _beside(path)
     with explained(f"{path}: cannot be saved"):
         try:
             with beside.open("wb") as file:
@@ -46,6 +47,21 @@ def write_file(path: str | Path) -> Iterator[BinaryIO]:
             beside.unlink(missing_ok=True)
             raise
         _flush_folder(path.parent)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises UserError before the work whose result write_file() could not write there."""
+    path = Path(path)
+    with explained(f"{path}: cannot be saved"):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        beside = _beside(path)
+        beside.open("wb").close()
+        beside.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.saving")
 
 
 @contextlib.contextmanager

@@ -76,10 +76,11 @@ def attribution(
     difference = float(logits[a] - logits[b])
     total = float(sum(value.sum() for value in arrays.values()))
     panels = [
-        Map("heads", arrays["heads"], "head", "layer", signed=True),
-        Map("neurons", arrays["neurons"], "neuron", "layer", signed=True),
+        Map("added by each head", arrays["heads"], "head", "layer", signed=True),
+        Map("added by each neuron", arrays["neurons"], "neuron", "layer", signed=True),
     ]
-    title = f"logit of {word(a)} minus logit of {word(b)} after position {t}: {difference:.6g}"
+    place = "after" if config.causal else "at"
+    title = f"logit of {word(a)} minus logit of {word(b)} {place} position {t}: {difference:.6g}"
     notes = [f"sum of all parts: {total:.6g}"]
     arrays["difference"] = np.array(difference)
     return Result(title, ("part", "adds"), rows, arrays, panels, notes)

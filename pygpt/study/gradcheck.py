@@ -30,13 +30,17 @@ STEP = 1e-5
 FLOAT64_BOUND = 1e-8
 
 
-def gradcheck(model: GPT2, tokens: ArrayLike, ops: Layers | None = None, seed: int = 0) -> Result:
+def gradcheck(
+    model: GPT2, tokens: ArrayLike, ops: Layers | None = None, seed: int = 0, targets: ArrayLike | None = None
+) -> Result:
     """Every gradient that a layer makes in a pass over tokens; ops: the layers to judge, if not the model's own.
+
+    targets: as in trace().
 
     Arrays: errors, (n,), in the order of the rows; failed where one is above the bound of comparing's single layers
     (docs/comparing.md), in float64 above 1e-8.
     """
-    found = trace(model, tokens)
+    found = trace(model, tokens, targets)
     ops = layers(model.device, model.dtype, model.kernels) if ops is None else ops
     limit = TEACHER_FORCED[model.dtype].relative_l2 if model.dtype in TEACHER_FORCED else FLOAT64_BOUND
     assert limit is not None
@@ -48,7 +52,8 @@ def gradcheck(model: GPT2, tokens: ArrayLike, ops: Layers | None = None, seed: i
     wrong = int((~(errors <= limit)).sum())
     verdict = f"{wrong} of {len(rows)} gradients are out of bounds" if wrong else f"all {len(rows)} gradients are right"
     title = f"{model.device} {model.dtype}: gradients against finite differences, bound {limit:g}"
-    panel = Curves("error", np.arange(len(rows)), {"of each gradient": errors}, "row", "relative error", log=True)
+    lines = {"of each gradient": errors}
+    panel = Curves("error", np.arange(len(rows)), lines, "row", "relative error", log=True, joined=False)
     columns = ("activation", "layer", "gradient", "error", "")
     return Result(title, columns, rows, {"errors": errors}, [panel], [verdict], failed=wrong > 0)
 

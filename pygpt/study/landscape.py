@@ -7,6 +7,8 @@ Biases and LayerNorm's weights stay where they are in a random direction.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -28,6 +30,7 @@ def landscape(
     tokens: ArrayLike,
     direction: str = "random",
     *,
+    targets: ArrayLike | None = None,
     plane: bool = False,
     extent: float = 0.5,
     points: int = 21,
@@ -35,14 +38,18 @@ def landscape(
 ) -> Result:
     """α from −extent to extent in so many points, 0 among them; plane: a random direction besides.
 
+    targets: as in trace().
+
     Arrays: at, (points,), losses, (points,) or (points,points), and slopes, (1,) or (2,): ⟨g, d⟩, the derivative at 0.
-    Raises UserError for other directions, and for an even number of points.
+    Raises UserError for other directions, an even number of points, and an extent that is not positive.
     """
     if direction not in DIRECTIONS:
         raise UserError(f"direction is {direction!r}, expected {' or '.join(DIRECTIONS)}")
     if points < 3 or points % 2 == 0:
         raise UserError(f"points is {points}, expected an odd number of at least 3, so that 0 is among them")
-    found = trace(model, tokens)
+    if not 0 < extent < math.inf:
+        raise UserError(f"extent is {extent:g}, expected a positive number")
+    found = trace(model, tokens, targets)
     rng = np.random.default_rng(seed)
     directions = [_downhill(found) if direction == "gradient" else _random(found, rng)]
     if plane:
@@ -61,7 +68,7 @@ def landscape(
         rows.append((name, float(slope), curvature, float(at[best]), float(line[best])))
     columns = ("direction", "slope at 0", "curvature at 0", "least at", "loss there")
     panel: Map | Curves = (
-        Map("loss", losses, "second direction", f"first direction ({direction})", reach=extent)
+        Map("loss, nats a token", losses, "second direction", f"first direction ({direction})", reach=extent)
         if plane
         else Curves("loss", at, {direction: losses}, "α", "nats a token")
     )

@@ -1,6 +1,7 @@
 """The logit lens: what the model would predict if it ended after each block (nostalgebraist 2020).
 
     z_l = LayerNorm_f(x_l) headᵀ      head = wte unless it has its own
+    z_l = x_l headᵀ                   where LayerNorm comes after the sums: blocks leave the stream normalised
 
 x_0 is the embedding and x_L the stream after the last block, so z_L is the logits.
 """
@@ -13,16 +14,14 @@ from pygpt.reference import classifier, layernorm
 from pygpt.reference.arrays import Array, log_sum_exp
 from pygpt.study.result import Map, Result
 from pygpt.study.trace import Trace
-from pygpt.study.variations import check_stream
 
 
 def lens(found: Trace) -> Result:
     """Of each x_l, the mean over the batch.
 
     Arrays, (L+1,B,T): losses (0 where there is no target), entropy in nats, divergence KL(model ‖ lens), and top, the
-    most likely token.  Raises UserError for a model whose last LayerNorm is not the head's.
+    most likely token.
     """
-    check_stream(found.config, "lens")
     counts = found.targets >= 0
     arrays = dict.fromkeys(("losses", "entropy", "divergence", "top"), np.zeros(0))
     depths = [_at(found, name, counts) for name in found.stream]
@@ -34,15 +33,16 @@ def lens(found: Trace) -> Result:
         rows.append((name, loss, float(entropy.mean()), float(divergence.mean()), agree))
     columns = ("after", "loss", "entropy", "KL to the end", "same top token")
     title = f"the predictions of each depth; loss of the model {found.loss:.6f} nats a token"
-    panel = Map("loss, nats", arrays["losses"][:, 0], "position", "depth")
+    panel = Map("loss, nats", np.where(counts[0], arrays["losses"][:, 0], np.nan), "position", "depth")
     return Result(title, columns, rows, arrays, [panel])
 
 
 def lens_logits(found: Trace, name: str) -> Array:
     """The logits that an activation of the residual stream would give, in float64: (B,T,V)."""
     p, x = found.parameters, np.asarray(found.activations[name], np.float64)
-    y, _, _ = layernorm.forward(x, p["ln_f.weight"], p.get("ln_f.bias"), found.config.layer_norm_epsilon)
-    return classifier.logits(y, p[found.config.head])
+    if found.config.norm_position == "pre":
+        x, _, _ = layernorm.forward(x, p["ln_f.weight"], p.get("ln_f.bias"), found.config.layer_norm_epsilon)
+    return classifier.logits(x, p[found.config.head])
 
 
 def _at(found: Trace, name: str, counts: Array) -> dict[str, Array]:

@@ -12,8 +12,19 @@ from pygpt.study.step import step
 from pygpt.study.trace import Machine, run, trace
 
 
-def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3, weight_decay: float = 0.0) -> Result:
+def memory(
+    model: GPT2,
+    tokens: ArrayLike,
+    other: ArrayLike,
+    *,
+    targets: ArrayLike | None = None,
+    other_targets: ArrayLike | None = None,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+) -> Result:
     """A step of AdamW on tokens, (T,); other: the tokens of another text, (T',), whose loss is measured as well.
+
+    targets: of each text, as in trace().
 
     Weight decay, which changes every matrix whatever the text, is off unless it is given.  The optimizer makes the size
     of a step about lr in each number that has a gradient at all, however small; so the third column says what of the
@@ -22,9 +33,9 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
     Arrays: text and other, (2,T) and (2,T'): losses of each token before and after; wte, and wpe where the model has
     one: ‖Δ‖ of each row.
     """
-    taken = step(model, tokens, lr=lr, weight_decay=weight_decay)
+    taken = step(model, tokens, targets, lr=lr, weight_decay=weight_decay)
     before, after = taken.before, taken.after
-    others = trace(model, other)
+    others = trace(model, other, other_targets)
     others_after = run(Machine.of(model), before.config, after.parameters, others.tokens, others.targets)
     T, inputs, targets = before.tokens.shape[1], before.tokens, before.targets[before.targets >= 0]
     of_token, of_position = (np.arange(size) for size in (before.config.vocab_size, before.config.n_positions))
@@ -50,16 +61,12 @@ def memory(model: GPT2, tokens: ArrayLike, other: ArrayLike, *, lr: float = 1e-3
         f"loss of the text        {before.loss:.4f} -> {after.loss:.4f}",
         f"loss of the other text  {others.loss:.4f} -> {others_after.loss:.4f}",
     ]
-    losses = {
-        name: np.stack([found.activations["losses"][0] for found in pair])
-        for name, pair in (("text", (before, after)), ("other", (others, others_after)))
-    }
-    panels = [
-        Curves(
-            f"loss of the {name}", np.arange(pair.shape[1]), {"before": pair[0], "after": pair[1]}, "position", "nats"
-        )
-        for name, pair in losses.items()
-    ]
+    pairs = {"text": (before, after), "other": (others, others_after)}
+    losses = {name: np.stack([found.activations["losses"][0] for found in pair]) for name, pair in pairs.items()}
+    panels = []
+    for name, pair in pairs.items():
+        lines = dict(zip(("before", "after"), (found.shown_losses[0] for found in pair), strict=True))
+        panels.append(Curves(f"loss of the {name}", np.arange(losses[name].shape[1]), lines, "position", "nats"))
     columns = ("tensor", "rows", "number", "mean ‖Δ row‖, or ‖Δw‖", "expected fall")
     arrays = losses | {name.removesuffix(".weight"): value for name, value in changes.items()}
     return Result(f"one step of AdamW on {T} tokens", columns, rows, arrays, panels, notes)

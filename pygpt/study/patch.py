@@ -16,13 +16,19 @@ from pygpt.study.result import Curves, Result
 from pygpt.study.trace import Trace, trace
 
 
-def patch(model: GPT2, tokens: ArrayLike, changes: Sequence[Change], words: Sequence[str] | None = None) -> Result:
-    """A text, (T,), read with and without changes; words: how its tokens are shown.
+def patch(
+    model: GPT2,
+    tokens: ArrayLike,
+    changes: Sequence[Change],
+    words: Sequence[str] | None = None,
+    targets: ArrayLike | None = None,
+) -> Result:
+    """A text, (T,), read with and without changes; words: how its tokens are shown; targets: as in trace().
 
     Arrays: losses, (2,T), and logits, (2,T,V), without and with the changes, divergence KL(without ‖ with), (T,), and
     gradients: ‖dx‖ of the residual stream at each depth, (2,L+1,T).
     """
-    plain, changed = trace(model, tokens), trace(model, tokens, changes=changes)
+    plain, changed = trace(model, tokens, targets), trace(model, tokens, targets, changes)
     both = (plain, changed)
     arrays = {
         name: np.stack([np.asarray(of.activations[name][0], np.float64) for of in both])
@@ -47,12 +53,12 @@ def patch(model: GPT2, tokens: ArrayLike, changes: Sequence[Change], words: Sequ
     names = ", ".join(dict.fromkeys(change.name for change in changes))
     title = f"{names} changed: loss {plain.loss:.6f} -> {changed.loss:.6f} nats a token"
     columns = ("position", "token", "loss", "with the change", "KL", "same top token")
-    lines = dict(zip(("without", "with"), arrays["losses"], strict=True))
-    panels = [Curves("loss of the next token", np.arange(T), lines, "position", "nats")]
+    lines = dict(zip(("without", "with"), (of.shown_losses[0] for of in both), strict=True))
+    panels = [Curves("loss at each position", np.arange(T), lines, "position", "nats")]
     for label, norms in zip(("without", "with"), arrays["gradients"], strict=True):
         depth = np.arange(len(norms))
         panels.append(
-            Curves(f"‖dx‖, {label}", depth, {f"position {t}": norms[:, t] for t in range(T)}, "depth", "norm")
+            Curves(f"‖dx‖, {label}", depth, {f"position {t}": norms[:, t] for t in range(T)}, "depth", "norm", log=True)
         )
     return Result(title, columns, rows, arrays, panels)
 

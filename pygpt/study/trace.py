@@ -13,6 +13,7 @@ The first two come from q, k, v and dy as the device multiplies them, which in b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,13 @@ class Trace:
     @property
     def stream(self) -> list[str]:
         """The names of the residual stream at the beginning and after each block: L + 1."""
-        return ["embd", *(f"h.{layer}.resid_post" for layer in range(self.config.n_layer))]
+        last = "resid_post" if self.config.norm_position == "pre" else "ln_2"
+        return ["embd", *(f"h.{layer}.{last}" for layer in range(self.config.n_layer))]
+
+    @property
+    def shown_losses(self) -> Array:
+        """The losses for a picture: (B,T), NaN where nothing is to be predicted."""
+        return np.where(self.targets >= 0, self.activations["losses"], np.nan)
 
     def attention(self, kind: str) -> Array:
         """ "scores" or "probabilities" of all layers: (L,B,NH,T,T)."""
@@ -183,4 +190,6 @@ def _shape(x: Array) -> str:
 def _sizes(x: Array) -> tuple[float, float]:
     """Root mean square and largest magnitude of what is finite, as scores after their query are not."""
     x = x[np.isfinite(x)]
+    if not x.size:
+        return math.nan, math.nan
     return float(np.sqrt(np.mean(x**2))), float(abs(x).max())

@@ -102,7 +102,7 @@ def _way_on(step: Step, channels: int | None, blocks: Sequence[int]) -> str:
 
 
 def build_page(step: Step, window: Window, words: Callable[[int], str], about: About, served: bool = False) -> bytes:
-    """The page of a training step, in HTML.
+    """The page of a training step, in HTML; what is no UTF-8 in a text or a path becomes question marks.
 
     words: from a token to what is shown; served: with what asks the server for other texts and further steps.
     """
@@ -114,7 +114,7 @@ def build_page(step: Step, window: Window, words: Callable[[int], str], about: A
         "scripts": "".join(f"<script>\n{_part(f'{name}.js')}</script>\n" for name in _scripts(served)),
         "policy": "connect-src 'self'; " if served else "",
     }
-    return re.sub(r"/\*! ([\w.]+) \*/", lambda found: parts[found[1]], _part("template.html")).encode()
+    return re.sub(r"/\*! ([\w.]+) \*/", lambda found: parts[found[1]], _part("template.html")).encode(errors="replace")
 
 
 def page_data(step: Step, window: Window, words: Callable[[int], str], about: About) -> tuple[str, dict[int, str]]:
@@ -131,7 +131,7 @@ def page_data(step: Step, window: Window, words: Callable[[int], str], about: Ab
         "tokens": trace.tokens[0].tolist(),
         "targets": trace.targets[0].tolist(),
         "text": [words(token) for token in trace.tokens[0].tolist()],
-        "next": [words(token) for token in trace.targets[0].tolist()],
+        "next": [words(token) if token >= 0 else "" for token in trace.targets[0].tolist()],
         "words": {token: words(token) for token in shown},
         "step": {
             **asdict(settings),
@@ -154,6 +154,10 @@ def page_data(step: Step, window: Window, words: Callable[[int], str], about: Ab
         "where": sources.where(),
     }
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"), blocks
+
+
+MASK_LABEL = "▒"
+"""How the page shows the token that hides others."""
 
 
 def token_label(data: bytes) -> str:
@@ -216,15 +220,11 @@ def _updates(step: Step) -> list[dict[str, Any]]:
 
 
 def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, Any]:
-    """What the head would read from the stream: for each token three words with probabilities, and the target's.
-
-    Nothing where no last LayerNorm makes of any depth what the head reads.
-    """
+    """What the head would read from the stream: for each token three words with probabilities, and the target's."""
     trace = step.before
-    if trace.config.norm_position == "post":
-        return {}
     targets = trace.targets[0]
-    names = [f"h.{layer}.{name}" for layer in window.blocks for name in ("resid_mid", "resid_post")]
+    branches = ("resid_mid", "resid_post") if trace.config.norm_position == "pre" else ("ln_1", "ln_2")
+    names = [f"h.{layer}.{name}" for layer in window.blocks for name in branches]
     found = {}
     for name in ["embd", *names]:
         z = lens_logits(trace, name)[0]
@@ -234,7 +234,7 @@ def _lens(step: Step, window: Window, words: Callable[[int], str]) -> dict[str, 
         found[name] = [
             {
                 "best": [(words(token), _round(chances[t, token])) for token in best[t].tolist()],
-                "target": _round(chances[t, targets[t]]),
+                "target": _round(chances[t, targets[t]]) if targets[t] >= 0 else None,
                 "hit": int(np.flatnonzero(best[t] == targets[t])[0]) if targets[t] in best[t] else -1,
             }
             for t in range(len(targets))

@@ -33,16 +33,22 @@ function backwards(e, b, o, i, j) {
     sumOf = reader(b).find(n => n.kind === 'residual'), // of a branch, or what passes by it
     hn = headOf(b);
   if (b === 'losses') {
-    e.sym = '∂L/∂ℓ_t = 1/T';
+    e.sym = `∂L/∂ℓ_t = 1/${OVER}`;
     e.where = 'dz';
-    e.lines = [line`= 1 / ${T} = ${e.value}`];
-    e.calc = 1 / T;
+    e.lines = [line`= 1 / ${PREDICTED} = ${e.value}`];
+    e.calc = 1 / PREDICTED;
+    if (!hasTarget(i)) e.say = 'There is no target here: the loss stays 0, and no gradient begins.';
+  } else if ((b === 'logits' || b === 'probs') && !hasTarget(i)) {
+    e.sym = 'dz_{tv} = 0';
+    e.where = 'dz';
+    e.calc = 0;
+    e.say = 'There is no target here: the loss stays 0, and no gradient begins.';
   } else if (b === 'logits' || b === 'probs') {
-    e.sym = 'dz_{tv} = (p_{tv} − [v = target]) / T';
+    e.sym = `dz_{tv} = (p_{tv} − [v = target]) / ${OVER}`;
     e.where = 'dz';
     const hit = j === targets[i] ? 1 : 0;
     e.lines = [line`= (${R('probs', i, j)} − ${hit}) × ${R('d:losses', i, 0)} = ${e.value}`];
-    e.calc = (val('probs', i, j) - hit) / T;
+    e.calc = (val('probs', i, j) - hit) / PREDICTED;
     if (tensor('logits').whole) e.checks = [['row of dz sums to', row(tensor('d:logits'), i), 0]];
   } else if (next?.kind === 'classifier') {
     e.sym = inHead('dx_{tc} = Σ_v dz_{tv} wte_{vc}');

@@ -92,7 +92,12 @@ function forwards(e, b, o, i, j) {
     e.calc = own / Z;
     e.post = [line`Z = ${Z}`, line`p = ${own} / ${Z} = ${e.value}`];
     if (tensor('logits').whole) e.checks = [['row of p sums to', row(tensor('probs'), i), 1]];
-    e.say = `After ${word(i)} the model expects “${wordOf(j)}” with ${(100 * e.value).toFixed(1)} %.${j === targets[i] ? ' This is the target.' : ''}`;
+    e.say = `${CAUSAL ? 'After' : 'In place of'} ${word(i)} the model expects “${wordOf(j)}” with ${(100 * e.value).toFixed(1)} %.${j === targets[i] ? ' This is the target.' : ''}`;
+  } else if (!hasTarget(i)) {
+    e.sym = 'ℓ_t = 0';
+    e.where = 'loss';
+    e.calc = 0;
+    e.say = 'There is no target here: the loss is that of the masked tokens alone.';
   } else {
     const z = R('logits', i, targets[i]),
       p = R('probs', i, targets[i]);
@@ -104,6 +109,8 @@ function forwards(e, b, o, i, j) {
       line`check: −log ${p} = ${-Math.log(p.v)}`,
     ];
     e.calc = val('lse', i, 0) - z.v;
-    e.say = `What ${word(i)} pays for not being sure that “${NEXT[i]}” comes next.`;
+    e.say = CAUSAL
+      ? `What ${word(i)} pays for not being sure that “${NEXT[i]}” comes next.`
+      : `What the model pays for not being sure that “${NEXT[i]}” stood here.`;
   }
 }

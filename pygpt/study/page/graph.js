@@ -2,7 +2,7 @@
  *
  * A cell is (name, i, j). `owner` is the layer that a tensor is drawn in.
  */
-let L, NH, C, HS, T, V, CAUSAL, HEAD, HEAD_IN, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
+let L, NH, C, HS, T, V, CAUSAL, PREDICTED, OVER, HEAD, HEAD_IN, TEXT, NEXT, WORDS, tokens, targets, layers, owner;
 
 function build() {
   ({ n_layer: L, n_head: NH, n_embd: C, vocab_size: V, causal: CAUSAL } = study.config);
@@ -10,6 +10,8 @@ function build() {
   HS = C / NH;
   HEAD = study.config.tie_word_embeddings ? 'wte.weight' : 'lm_head.weight';
   T = tokens.length;
+  PREDICTED = targets.filter(v => v >= 0).length; // tokens, over which the loss is a mean
+  OVER = PREDICTED === T ? 'T' : 'n';
   bytes = {};
   tensors = {};
   owner = {};
@@ -56,6 +58,7 @@ const K = (v, text) => ({ v, text }); // a number without one
 const line = (s, ...v) => ({ s, v });
 const term = (k, ...f) => ({ k, f, v: f.reduce((p, x) => p * x.v, 1) });
 const at = t => `${t} ${TEXT[t]}`;
+const hasTarget = t => targets[t] >= 0; // otherwise it is not masked, and costs nothing
 const word = t => `“${TEXT[t]}”`;
 const wordOf = v => WORDS[v] ?? `#${v}`;
 const note = o => o.f?.note ?? `docs/layers/${o.kind === 'classifier' ? 'cross_entropy' : o.kind}.md`;

@@ -86,8 +86,10 @@ const says = o => ({
     'How the scores of the words moved.',
   ],
   cross_entropy: [
-    'Minus the log-probability of the word that comes next.',
-    'p minus one-hot, over T: here the backward pass begins.',
+    CAUSAL
+      ? 'Minus the log-probability of the word that comes next.'
+      : 'Minus the log-probability of the word that was masked; other tokens cost nothing.',
+    `p minus one-hot, over ${CAUSAL ? 'T' : 'the n masked tokens'}: here the backward pass begins.`,
     'What each token pays after the step, less what it paid before.',
   ],
 })[o.kind][Object.keys(PRE).indexOf(ui.mode)];
@@ -140,7 +142,7 @@ const BODY = {
   cross_entropy: o =>
     act('logits') +
     (ui.mode === 'backward' ? '' : flow('p = softmax(z)', '', 'Δ') + act('probs')) +
-    flow('ℓ_t = −log p_{t,target}', 'dz = (p − [v = target]) / T', 'Δℓ') +
+    flow('ℓ_t = −log p_{t,target}', `dz = (p − [v = target]) / ${OVER}`, 'Δℓ') +
     act('losses', { cell: 60 }),
   attention: o => heads(o),
 };
@@ -177,11 +179,11 @@ function lens(name) {
   const body = rows
     .map(
       (r, t) =>
-        `<tr class="${t === ui.t ? 'mark' : ''}"><td>${esc(at(t))}</td>${r.best.map(guess(r.hit)).join('')}<td class="soft">${esc(NEXT[t])} ${r.target.toFixed(3)}</td></tr>`,
+        `<tr class="${t === ui.t ? 'mark' : ''}"><td>${esc(at(t))}</td>${r.best.map(guess(r.hit)).join('')}<td class="soft">${hasTarget(t) ? `${esc(NEXT[t])} ${r.target.toFixed(3)}` : ''}</td></tr>`,
     )
     .join('');
   return `<h3 style="margin:14px 0 4px">Lens: what the head would read from the stream here</h3>
-    <div class="scroller"><table class="lens"><thead><tr><th>after</th><th>1st</th><th>2nd</th><th>3rd</th><th>target</th></tr></thead><tbody>${body}</tbody></table></div>`;
+    <div class="scroller"><table class="lens"><thead><tr><th>${CAUSAL ? 'after' : 'at'}</th><th>1st</th><th>2nd</th><th>3rd</th><th>target</th></tr></thead><tbody>${body}</tbody></table></div>`;
 }
 
 /* Singular values of the layer's matrix, beside the edges that random entries of the same size would have. */

@@ -195,7 +195,7 @@ function open() {
     if (!isParameter(split(n)[1])) ui.t = +i;
     reveal(ui.cell);
   } else if (!q.size) {
-    const t = T - 1,
+    const t = CAUSAL ? T - 1 : targets.findIndex(v => v >= 0),
       P = tensor(`${ui.layer.replace('.heads', '')}.P.0`),
       p = row(P, t);
     ui.cell = { n: `${ui.layer.replace('.heads', '')}.P.0`, i: t, j: p.indexOf(Math.max(...p)) };

@@ -5,23 +5,28 @@ function tokenStrip() {
   const before = tensor('losses').d,
     change = tensor('D:losses').d,
     norms = study.embedding_gradient_norms;
+  const paid = CAUSAL
+    ? 'Under each token: what it pays for the token that follows.'
+    : `Under each of the ${PREDICTED} masked tokens: what the model pays for the token that stood there, behind the arrow; ▒ is the mask.`;
   const summary = {
-    forward: `Mean loss <b>${loss.toFixed(3)}</b> nats, perplexity ${fmt(Math.exp(loss))}. <span class="soft">Guessing among ${V} tokens costs log ${V} = ${Math.log(V).toFixed(3)}. Under each token: what it pays for the token that follows.</span>`,
+    forward: `Mean loss <b>${loss.toFixed(3)}</b> nats, perplexity ${fmt(Math.exp(loss))}. <span class="soft">Guessing among ${V} tokens costs log ${V} = ${Math.log(V).toFixed(3)}. ${paid}</span>`,
     backward: `The gradient of all parameters has norm <b>${fmt(total)}</b>${clip < 1 ? `, clipped to ${limit} (× ${fmt(clip, 3)})` : ''}. <span class="soft">Under each token: the norm of the gradient that reaches its embedding.</span>`,
     step: `Mean loss <b>${loss.toFixed(3)} → ${after.toFixed(3)}</b>: <b>${signed(after - loss, 3)}</b>; the gradient promised ⟨g, Δw⟩ = ${signed(promise, 3)}, the rest is curvature. <span class="soft">Under each token: its loss after the step; the mark is before.</span>`,
   };
   $('summary').innerHTML = summary[f];
   const top = f === 'backward' ? Math.max(...norms) : Math.max(...before, ...before.map((x, t) => x + change[t]));
+  $('tokens').classList.toggle('masked', !CAUSAL);
   $('tokens').style.setProperty('--t', Math.min(T, 16));
   $('tokens').innerHTML = many(T, t => {
+    const costs = f === 'backward' || hasTarget(t);
     const v = f === 'backward' ? norms[t] : f === 'step' ? before[t] + change[t] : before[t];
-    const mark = f === 'step' ? `<b style="left:calc(${(100 * before[t]) / top}% - 1px)"></b>` : '';
+    const mark = f === 'step' && costs ? `<b style="left:calc(${(100 * before[t]) / top}% - 1px)"></b>` : '';
     const moved =
-      f === 'step'
+      f === 'step' && costs
         ? `<span class="${change[t] > 0 ? 'up' : 'down'}">${change[t] > 0 ? '▲' : '▼'} ${Math.abs(change[t]).toFixed(2)}</span>`
         : '';
-    return `<li><button data-t="${t}" aria-pressed="${ui.t === t}"><span class="n"><span class="w">${esc(TEXT[t])}</span><span class="soft t">→ ${esc(NEXT[t])}</span></span>
-      <span class="bar" style="display:block"><i style="width:${(100 * v) / top}%"></i>${mark}</span><span class="n"><span>${f === 'backward' ? fmt(v, 3) : v.toFixed(3)}</span>${moved}</span></button></li>`;
+    return `<li><button data-t="${t}" aria-pressed="${ui.t === t}"><span class="n"><span class="w">${esc(TEXT[t])}</span><span class="soft t">${hasTarget(t) ? `→ ${esc(NEXT[t])}` : ''}</span></span>
+      <span class="bar" style="display:block"><i style="width:${(100 * v) / top}%"></i>${mark}</span><span class="n"><span>${f === 'backward' ? fmt(v, 3) : costs ? v.toFixed(3) : '–'}</span>${moved}</span></button></li>`;
   }).join('');
   $('facts').textContent = study.facts;
   $('stepno').textContent = `step ${study.step.n}`;

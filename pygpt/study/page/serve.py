@@ -28,11 +28,21 @@ LONGEST_REQUEST = 1_000_000
 Answer = Callable[[str, int], bytes]  # the JSON of a text and the number of a step
 
 
-def serve(page: bytes, answer: Answer, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; port: 0 for any.  ready is given the address.
+def listen(port: int) -> ThreadingHTTPServer:
+    """A server that does not answer yet; port: 0 for any.  Raises UserError for a port that cannot be had."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port is {port}, expected 0 to {2**16 - 1}")
+    try:
+        server = ThreadingHTTPServer((ADDRESS, port), BaseHTTPRequestHandler)
+    except OSError as error:
+        why = "in use" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
+        raise UserError(f"port {port} is {why}: --port takes another, 0 any that is free") from None
+    server.daemon_threads = True
+    return server
 
-    What answer raises as UserError is what the page shows.  Raises UserError for a port that cannot be had.
-    """
+
+def serve(server: ThreadingHTTPServer, page: bytes, answer: Answer, ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.  ready is given the address, and what answer raises as UserError is what the page shows."""
     lock = threading.Lock()  # one computation at a time
 
     class Handler(BaseHTTPRequestHandler):
@@ -85,14 +95,8 @@ def serve(page: bytes, answer: Answer, port: int, ready: Callable[[str], None]) 
         def log_message(self, format: str, *arguments: object) -> None:
             """Requests are not printed."""
 
-    try:
-        server = ThreadingHTTPServer((ADDRESS, port), Handler)
-    except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        why = "in use" if in_use else f"not to be had ({error.strerror})"
-        raise UserError(f"port {port} is {why}: --port takes another, 0 any that is free") from None
-    server.daemon_threads = True
-    with server, contextlib.suppress(KeyboardInterrupt):
+    server.RequestHandlerClass = Handler
+    with contextlib.suppress(KeyboardInterrupt):
         ready(f"http://{ADDRESS}:{server.server_port}/")
         server.serve_forever()
 

@@ -89,7 +89,7 @@ def _words(trace: Trace, count: int | None) -> Rows:
     """The words of the text, and those whose logits have the largest gradients."""
     if trace.config.vocab_size <= WORDS:
         return None
-    text = np.union1d(trace.tokens, trace.targets)
+    text = np.union1d(trace.tokens, trace.targets[trace.targets >= 0])
     squares = np.square(trace.activation_gradients["logits"][0]).sum(0)
     squares[text] = 0
     return np.union1d(text, np.argsort(-squares, kind="stable")[: count or WORDS])
