@@ -20,7 +20,7 @@ from pygpt.reference import bpe as reference
 from pygpt.text import pieces, train_vocabulary
 from pygpt.text import prepare as prepare_module
 from pygpt.text.bpe import END_OF_TEXT, Vocabulary, to_text
-from pygpt.text.bpe_training import CUTS, train_merges, train_on
+from pygpt.text.bpe_training import _ASCII_WORDS, _WORDS, CUTS, train_merges, train_on
 from pygpt.text.meta import read_meta
 from pygpt.text.prepare import prepare
 from pygpt.text.tokenizer import GPT2Tokenizer, load_tokenizer
@@ -102,6 +102,14 @@ def test_the_merges_are_those_of_the_library() -> None:
     merges = train_merges(count_words(texts), 1000)
     theirs = json.loads(library.to_str())["model"]["merges"]
     assert [tuple(pair) for pair in theirs] == [(to_text(a), to_text(b)) for a, b in merges]
+
+
+def test_the_words_of_ascii_are_those_of_the_pattern() -> None:
+    draw = random.Random(0)
+    atoms = [*map(chr, range(128)), "'ll", "'re", "\n\n", "   ", "\r\n", "ab", "12", "\t "]
+    for _ in range(3000):
+        text = "".join(draw.choices(atoms, k=draw.randint(1, 12)))
+        assert _ASCII_WORDS.findall(text) == _WORDS.findall(text)
 
 
 def test_a_word_without_end_is_trained_on_quickly() -> None:

@@ -8,6 +8,7 @@ is known how often it occurs and where; the most frequent is the first in a heap
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -20,6 +21,10 @@ from pygpt.text.pieces import Cuts, Piece, groups
 
 CUTS = Cuts(words=True, mark=END_OF_TEXT.encode())
 
+_WORDS = regex.compile(PATTERN)
+# The same in ASCII, where Python's own expressions suffice, which take half the time.
+_ASCII_WORDS = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+$|\s+(?!\S)|\s", re.ASCII)
+
 _SEPARATOR, _MERGED = -1, -2  # in place of a token: behind a word, and where a token has become part of another
 
 
@@ -28,11 +33,12 @@ def train_on(pieces: Iterable[Piece], vocab_size: int, bar: Bar) -> Vocabulary:
 
     What the pieces say for <|endoftext|> is no text to learn from.  Raises UserError where one cannot be read.
     """
-    pattern = regex.compile(PATTERN)
     words: Counter[str] = Counter()
     for group in groups(pieces, CUTS):
         for piece in group:
-            for document in piece.read_text().split(END_OF_TEXT):
+            text = piece.read_text()
+            pattern = _ASCII_WORDS if text.isascii() else _WORDS
+            for document in text.split(END_OF_TEXT):
                 words.update(pattern.findall(document))
             bar.update(piece.size)
     merges = train_merges(words, vocab_size - 1)

@@ -183,7 +183,7 @@ class TrainSettings:
     )
     grad_clip: float = _setting(1.0, "optimization", "largest norm of the gradient; 0: any", low=0)
 
-    eval_interval: int = _setting(250, "evaluation", "steps between validations", low=1)
+    eval_interval: int = _setting(300, "evaluation", "steps between validations", low=1)
     eval_iters: int = _setting(20, "evaluation", "batches of a validation", low=1)
     patience: int | None = _setting(
         None, "evaluation", "stop after N validations in a row without a better loss (default: never)", low=1
@@ -191,7 +191,7 @@ class TrainSettings:
     sample_tokens: int = _setting(256, "evaluation", "tokens of the sample at the end; 0: none", low=0)
 
     out_dir: str | None = _setting(None, "run", "the run's folder (default: out/ and the name of the preset or data)")
-    checkpoint_interval: int = _setting(250, "run", "steps between checkpoints", low=1)
+    checkpoint_interval: int = _setting(300, "run", "steps between checkpoints", low=1)
     tensorboard: bool = _setting(False, "run", "write the log for TensorBoard, too")
     seed: int = _setting(
         0, "run", "of weights, order of the data, dropout and sample", low=0, high=2**63 - 1, fixed=True
@@ -276,7 +276,14 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "momentum": {"learning_rate": 0.05},
 }
 
-_NANOGPT = {"n_layer": 4, "max_iters": 2000, "learning_rate": 1e-3, "dtype": "float32"}  # its model for a CPU
+_NANOGPT = {  # its model for a CPU
+    "n_layer": 4,
+    "max_iters": 2000,
+    "learning_rate": 1e-3,
+    "eval_interval": 250,
+    "checkpoint_interval": 250,
+    "dtype": "float32",
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
