@@ -128,6 +128,8 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         read_model(tmp_path / "x")
     with pytest.raises(UserError, match="y/z/0: no such folder"):
         read_model("y/z/0")
+    with pytest.raises(UserError, match=r"^model\.gguf: no such file$"):
+        read_model("model.gguf")
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:

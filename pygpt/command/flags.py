@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from pygpt.errors import UserError
@@ -21,6 +22,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, words_for: str | None = None, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self.register("type", int, partial(_converted, int, "an integer"))
+        self.register("type", float, partial(_converted, float, "a number"))
         self._words_for = words_for
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,6 +59,13 @@ def number_list(flag: str, text: str, what: str, count: int) -> list[int]:
             raise UserError(f"{flag} is {text!r}, expected {what} from 0 to {count - 1}, such as 0,3-5")
         numbers |= set(range(first, last + 1))
     return sorted(numbers)
+
+
+def _converted(kind: type[Any], words: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {words}, got {text!r}") from None
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -26,6 +26,8 @@ from pygpt.files.stored_model import StoredModel
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.text.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 
+_SUFFIXES = {".bin", ".gguf", ".h5", ".pt", ".pth"}
+
 
 def read_model(source: str | Path) -> StoredModel:
     """The model in a folder, under a name on huggingface.co, or in a file of GGUF, llm.c, PyTorch or Keras.
@@ -33,6 +35,8 @@ def read_model(source: str | Path) -> StoredModel:
     Raises UserError when there is none, its tensors are not those of its configuration, or a number is not finite.
     """
     path = Path(source)
+    if path.suffix in _SUFFIXES and not path.exists():  # nobody means a name on the hub
+        raise UserError(f"{source}: no such file")
     model = _read_file(path) if path.is_file() else _read_folder(resolve_folder(source))
     for name, values in model.parameters.items():
         finite = np.isfinite(values)
