@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from test_cuda import SMALL, batch, device, emulated, every_dtype, model_of
 from test_parallel import on_threads
 
 from pygpt.backends.devices import DEVICES
-from pygpt.backends.library import cpu_library
+from pygpt.backends.library import OK, cpu_library
 from pygpt.backends.native_parts import NativeParts
-from pygpt.backends.nccl import _in_words, installed
+from pygpt.backends.nccl import _in_words, installed, open_nccl
 from pygpt.config import GPT2Config
 from pygpt.errors import DeviceError, UserError
 from pygpt.model import GPT2, set_threads
@@ -266,6 +267,22 @@ def test_exchange_without_a_connection(emulated: str) -> None:
     held = parts(with_gradients(emulated, "float32"))
     with pytest.raises(UserError, match=r"^the ranks are not connected$"):
         held.exchange("gradients", 1, slice(0, 5), slice(5, 10), adding=True)
+
+
+def test_nccl_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Library:
+        def pygpt_nccl_open(self, place: bytes, version: Any) -> int:
+            opened.append(place.decode())
+            version[0] = 22703
+            return OK
+
+    library = Library()
+    for named, expected in (("", ["here"]), ("there", ["here", "there"]), ("", ["here", "there", "here"])):
+        monkeypatch.setenv("PYGPT_NCCL", named)
+        assert [open_nccl(library, ["here"]) for _ in range(3)] == ["2.27.3"] * 3
+        assert opened == expected
 
 
 def test_which_nccl_is_taken(emulated: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def installed() -> list[str]:
 
 
 def open_nccl(library: Any, places: Iterable[str]) -> str | None:
-    """Open it at the first of these places, or where PYGPT_NCCL says.
+    """Open it, once, at the first of these places, or where PYGPT_NCCL says.
 
     Returns its version, such as 2.27.3; None where it is absent or PYGPT_NCCL is 0.  Raises UserError where it is not
     what PYGPT_NCCL names.
@@ -29,6 +30,11 @@ def open_nccl(library: Any, places: Iterable[str]) -> str | None:
     named = os.environ.get("PYGPT_NCCL")
     if named == "0":
         return None
+    return _open(library, named, tuple(places))
+
+
+@lru_cache(maxsize=1)  # of two, the library would have the later one
+def _open(library: Any, named: str | None, places: tuple[str, ...]) -> str | None:
     for place in [named] if named else places:
         version = ffi().new("int *")
         if library.pygpt_nccl_open(place.encode(), version) == OK:
