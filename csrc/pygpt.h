@@ -235,6 +235,7 @@ enum {
     PYGPT_SECOND_MOMENT = 3,
     PYGPT_ACTIVATION = 4,
     PYGPT_ACTIVATION_GRADIENT = 5,
+    PYGPT_ROUNDED = 6,   // parameters as the layers read them, in the model's dtype; in parts only, of which see below
 };
 
 /* How a parameter begins; a residual projection's standard deviation is smaller by 1/sqrt(2L). */
@@ -312,12 +313,14 @@ int pygpt_use_device(int number, uint8_t id[16]);
 int gpt2_keep_gradients(GPT2 *model, int64_t level);
 int gpt2_add_kept_gradients(GPT2 *model, int64_t level);
 
-/* `size` floats from `begin` on of the flat buffer of a kind, up to PYGPT_SECOND_MOMENT; what is added is a part as above. */
+/* `size` numbers from `begin` on of the flat buffer of a kind, up to PYGPT_SECOND_MOMENT or PYGPT_ROUNDED; what is added is a part
+ * as above. */
 int gpt2_read_part(GPT2 *model, float *values, int kind, int64_t begin, int64_t size);
 int gpt2_write_part(GPT2 *model, const float *values, int kind, int64_t begin, int64_t size);
 int gpt2_add_to_gradients(GPT2 *model, const float *values, int64_t begin, int64_t size);
 
-/* AdamW and SGD update only this part from now on, and moments are there only of it; said before there are any. */
+/* AdamW and SGD update only this part from now on, and only of it there are moments and, with bfloat16, float32 parameters; said
+ * once, before there are moments. */
 int gpt2_own(GPT2 *model, int64_t begin, int64_t size);
 /* Of the own part's gradients, one for each PYGPT_SUMMED_APART. */
 int gpt2_sums_of_squares(GPT2 *model, double *sums);

@@ -35,9 +35,8 @@ struct Place {
 
 static int locate(GPT2 *m, Place *place, int kind, int64_t index, int64_t size, bool to_write) {
     float *buffer;
-    if ((kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT) && m->own.size != m->weights.size)
-        return fail(PYGPT_ERROR_ARGUMENT, "of the moments this process has only a part");
-    const int status = find_tensor(m, &place->tensor, &buffer, kind, index, size, to_write);
+    int status = check_whole(m, kind);
+    if (status == PYGPT_OK) status = find_tensor(m, &place->tensor, &buffer, kind, index, size, to_write);
     if (status != PYGPT_OK) return status;
     const bool gradient = kind == PYGPT_ACTIVATION_GRADIENT;
     const TensorTable *layout = kind == PYGPT_ACTIVATION ? &m->activation_layout

@@ -240,6 +240,7 @@ int generator_create(Generator **generator, GPT2 *m, int weights, int cache, int
     *generator = NULL;
     USE(m);
     int status = check_generator(&m->config, weights, cache, B, positions);
+    if (status == PYGPT_OK) status = check_whole(m, PYGPT_PARAMETER);
     if (status == PYGPT_OK) status = check_generator_memory(&m->config, weights, cache, B, positions);
     if (status != PYGPT_OK) return status;
     Generator *g = new (std::nothrow) Generator();

@@ -24,11 +24,13 @@ static __global__ void __launch_bounds__(ELEMENT_THREADS) fill(float *x, int64_t
 void copy_weights(GPT2 *m, int64_t offset, int64_t n) {
     m->weights_changed = true;
     if (m->queue.type == DataType::bfloat16 && n > 0)
-        round_weights(m->queue, static_cast<bf16 *>(m->copy) + offset, m->parameters + offset, n, offset, m->rounding);
+        round_weights(m->queue, static_cast<bf16 *>(m->copy) + offset, master_weights(m, offset), n, offset,
+                      m->rounding);
 }
 
 int gpt2_init_weights(GPT2 *m, uint64_t seed) {
     USE(m);
+    if (const int status = check_whole(m, PYGPT_PARAMETER)) return status;
     const double deviation = m->config.initializer_range;
     const double narrower = deviation / std::sqrt(2.0 * static_cast<double>(m->config.n_layer));
     m->rounding.seed = seed;

@@ -122,6 +122,11 @@ static int64_t moment_bytes(const GPT2 *m, int64_t count) {
     return flat_bytes(m) - weights_bytes(m) + count * static_cast<int64_t>(sizeof(float));
 }
 
+/* Of some of the float32 weights: never nothing, since NULL is a buffer that is not there yet. */
+static int64_t master_bytes(const Part &part) {
+    return max64(part.size, 1) * static_cast<int64_t>(sizeof(float));
+}
+
 /* Says before a run that it would not fit, and what would. */
 static int check_batch(const GPT2 *m, int64_t B, int64_t T, bool training) {
     const Room room = room_for(m);
@@ -130,10 +135,11 @@ static int check_batch(const GPT2 *m, int64_t B, int64_t T, bool training) {
     const int64_t moments = (m->first_moments ? moment_bytes(m, m->own.size) : 0) +
                             (m->second_moments ? moment_bytes(m, m->second_count) : 0);
     const int64_t sums = static_cast<int64_t>(m->kept.size()) * weights_bytes(m);
+    const int64_t elsewhere = m->masters.size < m->weights.size ? flat_bytes(m) - master_bytes(m->masters) : 0;
     auto needs = [&](int64_t batch) {
-        return training ? static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, PYGPT_SGD)) +
-                              static_cast<double>(moments + sums)
-                        : static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, PYGPT_INFERENCE));
+        const int purpose = training ? PYGPT_SGD : PYGPT_INFERENCE;
+        return static_cast<double>(gpt2_memory(&m->config, &m->options, batch, T, purpose)) +
+               static_cast<double>((training ? moments + sums : 0) - elsewhere);
     };
     auto fits = [&](int64_t batch) { return needs(batch) <= available; };
     if (fits(B)) return PYGPT_OK;
@@ -253,6 +259,20 @@ int reserve_moments(GPT2 *m, int kind, int64_t end) {
     }
     m->second_moments = made;
     m->second_count = count;
+    return queue_status(m->queue);
+}
+
+int keep_masters(GPT2 *m, const Part &part) {
+    float *made = nullptr;
+    const int status = allocate(m, address(&made), master_bytes(part), "a part of the float32 weights");
+    if (status != PYGPT_OK) return status;
+    note(m->queue,
+         cudaMemcpyAsync(made, m->parameters + part.begin, static_cast<size_t>(part.size) * sizeof(float),
+                         cudaMemcpyDeviceToDevice, m->queue.stream),
+         "a part of the float32 weights");
+    release(m, address(&m->parameters), flat_bytes(m));
+    m->parameters = made;
+    m->masters = part;
     return queue_status(m->queue);
 }
 

@@ -84,7 +84,7 @@ static int make_model(GPT2 *m) {
         return fail_cuda(error, "setting up");
     m->activation = activation_of(m->config.activation_function, type, m->queue.fast);
     status = table_create(&m->weights, PYGPT_PARAMETER, &m->config, m->options.recompute, 0, 0);
-    m->own = {0, m->weights.size};
+    m->own = m->masters = {0, m->weights.size};
     if (status == PYGPT_OK) status = zeroed(m, address(&m->parameters), flat_bytes(m), "the parameters");
     if (status == PYGPT_OK) status = make_copy(m);
     if (status == PYGPT_OK) status = make_treatment(m);

@@ -31,7 +31,7 @@ enum class Pass { forward, loss, gradients };
 
 struct NcclCommunicator;
 
-/* Floats of a flat buffer of weights. */
+/* Numbers of a flat buffer of weights. */
 struct Part {
     int64_t begin, size;
 };
@@ -49,6 +49,7 @@ struct GPT2 {
     int64_t second_count;   // floats of second_moments: all, or those without_muon
     float *muon_scratch;           // likewise
     Part own;                      // what updates are of, and the moments: all, or what gpt2_own() said
+    Part masters;                  // what of the weights is in `parameters`: all, or with bfloat16 what is own
     std::vector<float *> kept;     // by gpt2_keep_gradients()
     NcclCommunicator *communicator;   // NULL where ranks do not exchange by NCCL
     bool exchange_failed;          // so it cannot be ended in good order
@@ -108,6 +109,8 @@ int64_t weights_bytes(const GPT2 *model);   // without these
 int reserve_forward(GPT2 *model, int64_t B, int64_t T, bool training);
 int reserve_backward(GPT2 *model);
 int reserve_muon(GPT2 *model);
+/* Let go of the float32 weights but for a part. */
+int keep_masters(GPT2 *model, const Part &part);
 
 /* ---- gpt2.cu ---- */
 
@@ -125,12 +128,24 @@ void run_pass(GPT2 *model, Pass pass);
 
 /* ---- initialisation.cu ---- */
 
+/* Float32 weights from an offset on, which are there. */
+inline float *master_weights(const GPT2 *model, int64_t offset) {
+    return model->parameters + (offset - model->masters.begin);
+}
+
 /* The copy of some neighbouring weights for the layers, after they have changed. */
 void copy_weights(GPT2 *model, int64_t offset, int64_t n);
 
 /* ---- ranks.cu, exchange.cu ---- */
 
-/* Where a part of the buffer of a kind lies, up to PYGPT_SECOND_MOMENT; NULL if it is empty. PYGPT_OK or an error. */
-int locate_part(GPT2 *model, float **data, int kind, const Part &part);
+/* PYGPT_OK, or an error where this process has only a part of the buffer of a kind. */
+int check_whole(const GPT2 *model, int kind);
+/* How the numbers of a part are stored. */
+DataType type_of_part(const GPT2 *model, int kind);
+/* Where a part of the buffer of a kind lies, up to PYGPT_SECOND_MOMENT or PYGPT_ROUNDED; NULL if it is empty. PYGPT_OK or an
+ * error. */
+int locate_part(GPT2 *model, char **data, int kind, const Part &part);
+/* The weights of a part have been written. */
+void after_writing(GPT2 *model, int kind, const Part &part);
 /* Ends the model's use of NCCL. */
 void disconnect(GPT2 *model);

@@ -10,7 +10,7 @@ struct NcclId {
 };
 
 using NcclResult = int;   // 0: success
-constexpr int NCCL_FLOAT32 = 7;
+constexpr int NCCL_BYTES = 0;   // ncclInt8: what is sent is not computed with
 
 struct Nccl {
     NcclResult (*GetVersion)(int *version);

@@ -43,7 +43,7 @@ static void enqueue_adamw(GPT2 *m, const Part &part, const AdamW &settings) {
     const auto [begin, size] = part;
     bf16 *const copy = m->queue.type == DataType::bfloat16 ? static_cast<bf16 *>(m->copy) + begin : nullptr;
     if (size > 0)
-        adamw_step(m->queue, m->parameters + begin, copy, m->first_moments, m->second_moments, m->gradients + begin,
+        adamw_step(m->queue, master_weights(m, begin), copy, m->first_moments, m->second_moments, m->gradients + begin,
                    m->treatment + begin / UPDATE_GROUP, size, begin, settings, m->rounding);
     m->weights_changed = true;
 }
@@ -64,7 +64,7 @@ int gpt2_sgd_step(GPT2 *m, float lr, float momentum, float weight_decay) {
     if (status != PYGPT_OK) return status;
     const auto [begin, size] = m->own;
     if (size > 0)
-        sgd_step(m->queue, m->parameters + begin, has_moments ? m->first_moments : nullptr, m->gradients + begin,
+        sgd_step(m->queue, master_weights(m, begin), has_moments ? m->first_moments : nullptr, m->gradients + begin,
                  m->treatment + begin / UPDATE_GROUP, size, {lr, momentum, weight_decay});
     copy_weights(m, begin, size);
     return queue_status(m->queue);
@@ -74,6 +74,7 @@ int gpt2_muon_step(GPT2 *m, float muon_lr, float momentum, float lr, float beta1
                    float weight_decay, int64_t step) {
     USE(m);
     int status = check_step(step);
+    if (status == PYGPT_OK) status = check_whole(m, PYGPT_FIRST_MOMENT);
     if (status == PYGPT_OK) status = begin_update(m, true, m->weights.without_muon);
     if (status == PYGPT_OK) status = reserve_muon(m);
     if (status != PYGPT_OK) return status;

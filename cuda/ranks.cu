@@ -40,11 +40,29 @@ static bool is_within(const Part &part, const Part &whole) {
            part.begin - whole.begin <= whole.size - part.size;
 }
 
-int locate_part(GPT2 *m, float **data, int kind, const Part &part) {
-    if (kind < PYGPT_PARAMETER || kind > PYGPT_SECOND_MOMENT)
-        return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 3", kind);
-    const bool moment = kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT;
-    const Part whole = moment ? m->own : Part{0, m->weights.size};
+static bool is_moment(int kind) {
+    return kind == PYGPT_FIRST_MOMENT || kind == PYGPT_SECOND_MOMENT;
+}
+
+/* What this process has of a buffer. */
+static Part held(const GPT2 *m, int kind) {
+    return is_moment(kind) ? m->own : kind == PYGPT_PARAMETER ? m->masters : Part{0, m->weights.size};
+}
+
+int check_whole(const GPT2 *m, int kind) {
+    if (held(m, kind).size == m->weights.size) return PYGPT_OK;
+    return fail(PYGPT_ERROR_ARGUMENT, "of the %s this process has only a part",
+                is_moment(kind) ? "moments" : "float32 weights");
+}
+
+DataType type_of_part(const GPT2 *m, int kind) {
+    return kind == PYGPT_ROUNDED ? m->queue.type : DataType::float32;
+}
+
+int locate_part(GPT2 *m, char **data, int kind, const Part &part) {
+    if ((kind < PYGPT_PARAMETER || kind > PYGPT_SECOND_MOMENT) && kind != PYGPT_ROUNDED)
+        return fail(PYGPT_ERROR_ARGUMENT, "tensor kind is %d, expected 0 ... 3 or 6", kind);
+    const Part whole = held(m, kind);
     if (!is_within(part, whole)) {
         return fail(PYGPT_ERROR_ARGUMENT,
                     "%" PRId64 " numbers from %" PRId64 " on were asked for, expected some of %" PRId64 " from %" PRId64
@@ -53,34 +71,42 @@ int locate_part(GPT2 *m, float **data, int kind, const Part &part) {
     }
     *data = nullptr;
     if (part.size == 0) return PYGPT_OK;
-    int status = moment ? reserve_moments(m, kind, part.begin + part.size) : PYGPT_OK;
-    if (status == PYGPT_OK) status = find_buffer(m, data, kind);
-    if (status == PYGPT_OK) *data += part.begin - whole.begin;
-    return status;
+    float *buffer = static_cast<float *>(m->copy);
+    int status = is_moment(kind) ? reserve_moments(m, kind, part.begin + part.size) : PYGPT_OK;
+    if (status == PYGPT_OK && kind != PYGPT_ROUNDED) status = find_buffer(m, &buffer, kind);
+    if (status != PYGPT_OK) return status;
+    const auto size = static_cast<int64_t>(element_size(type_of_part(m, kind)));
+    *data = reinterpret_cast<char *>(buffer) + (part.begin - whole.begin) * size;
+    return PYGPT_OK;
+}
+
+void after_writing(GPT2 *m, int kind, const Part &part) {
+    if (kind == PYGPT_PARAMETER) copy_weights(m, part.begin, part.size);
+    if (kind == PYGPT_ROUNDED) m->weights_changed = true;
 }
 
 int gpt2_read_part(GPT2 *m, float *values, int kind, int64_t begin, int64_t size) {
     USE(m);
-    float *data;
+    char *data;
     const int status = locate_part(m, &data, kind, {begin, size});
     if (status != PYGPT_OK || size == 0) return status;
-    download(m->queue, values, data, DataType::float32, size);
+    download(m->queue, values, data, type_of_part(m, kind), size);
     return queue_status(m->queue);
 }
 
 int gpt2_write_part(GPT2 *m, const float *values, int kind, int64_t begin, int64_t size) {
     USE(m);
-    float *data;
+    char *data;
     const int status = locate_part(m, &data, kind, {begin, size});
     if (status != PYGPT_OK || size == 0) return status;
-    upload(m->queue, data, DataType::float32, values, size);
-    if (kind == PYGPT_PARAMETER) copy_weights(m, begin, size);
+    upload(m->queue, data, type_of_part(m, kind), values, size);
+    after_writing(m, kind, {begin, size});
     return queue_status(m->queue);
 }
 
 int gpt2_add_to_gradients(GPT2 *m, const float *values, int64_t begin, int64_t size) {
     USE(m);
-    float *data;
+    char *data;
     if (begin % PYGPT_SUMMED_APART != 0)
         return fail(PYGPT_ERROR_ARGUMENT, "parts of gradients are added from a multiple of %d on, not from %" PRId64,
                     PYGPT_SUMMED_APART, begin);
@@ -88,7 +114,7 @@ int gpt2_add_to_gradients(GPT2 *m, const float *values, int64_t begin, int64_t s
     if (status != PYGPT_OK || size == 0) return status;
     auto *const room = static_cast<float *>(scratch(m->queue, static_cast<size_t>(size) * sizeof(float)));
     upload(m->queue, room, DataType::float32, values, size);
-    add_to(m->queue, data, room, size);
+    add_to(m->queue, reinterpret_cast<float *>(data), room, size);
     return queue_status(m->queue);
 }
 
@@ -102,8 +128,11 @@ int gpt2_own(GPT2 *m, int64_t begin, int64_t size) {
                     size, begin, m->weights.size, PYGPT_SUMMED_APART);
     }
     if (m->first_moments || m->second_moments) return fail(PYGPT_ERROR_ARGUMENT, "the moments are there already");
-    m->own = {begin, size};
-    return PYGPT_OK;
+    int status = check_whole(m, PYGPT_PARAMETER);
+    if (status == PYGPT_OK && m->queue.type == DataType::bfloat16 && size < m->weights.size)
+        status = keep_masters(m, {begin, size});
+    if (status == PYGPT_OK) m->own = {begin, size};
+    return status;
 }
 
 int gpt2_sums_of_squares(GPT2 *m, double *sums) {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from test_cuda import SMALL, batch, device, emulated, every_dtype, model_of
-from test_parallel import on_threads
+from test_parallel import on_threads, rank_of
 
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.library import OK, cpu_library
@@ -19,12 +20,15 @@ from pygpt.backends.nccl import _in_words, installed, open_nccl
 from pygpt.config import GPT2Config
 from pygpt.errors import DeviceError, UserError
 from pygpt.model import GPT2, set_threads
+from pygpt.parallel.exchange import slices
 from pygpt.parallel.flat import parts_of
+from pygpt.parallel.messages import EXCHANGE_BYTES
 from pygpt.parallel.nccl import Nccl, nccl_version
 from pygpt.parallel.ranks import ALONE, Ranks
-from pygpt.parallel.tree import GradientTree
+from pygpt.parallel.tree import GradientTree, levels
+from pygpt.training.optimizer import update
 from pygpt.training.settings import TrainSettings
-from pygpt.training.setup import create_optimizer
+from pygpt.training.setup import create_optimizer, describe, memory_of_run
 
 __all__ = ["device", "emulated"]  # fixtures
 UNIT = 2**14  # floats
@@ -40,7 +44,7 @@ def one_thread() -> Iterator[None]:
 
 
 def parts(model: GPT2) -> NativeParts:
-    found = parts_of(model.parameters)
+    found = parts_of(model)
     assert found is not None
     return found
 
@@ -89,11 +93,13 @@ def test_updates_of_slices_are_those_of_the_whole(
     for each, own in zip(held, slices, strict=True):
         for kind in ("parameters", "gradients", *kinds):
             np.testing.assert_array_equal(each.read(kind, own), everything(whole, kind)[own])
-    weights = everything(whole, "parameters")
+    weights = everything(whole, "rounded")
+    assert np.array_equal(weights, everything(whole, "parameters")) == (dtype == "float32")
     for each, own in zip(held, slices, strict=True):  # put together: the layers see the others' weights
+        np.testing.assert_array_equal(each.read("rounded", own), weights[own])
         for other in slices[:2]:
             if other != own:
-                each.write("parameters", other, weights[other])
+                each.write("rounded", other, weights[other])
     tokens, targets = batch(CONFIG, 2, 11, seed=1)
     assert {model.forward(tokens, targets) for model in ranks} == {whole.forward(tokens, targets)}
 
@@ -145,6 +151,8 @@ def test_what_parts_refuse(device: str) -> None:
         held.add_to_gradients(slice(5, 6), np.ones(1, np.float32))
     with pytest.raises(UserError, match=r"^no gradients were kept on level 0$"):
         held.add_kept_gradients(0)
+    with pytest.raises(UserError, match=r"^only gradients are added$"):
+        held.exchange("rounded", 0, slice(0, 5), slice(5, 10), adding=True)
     with pytest.raises(UserError, match=r"^level is 1, expected 0 ... 0$"):
         held.keep_gradients(1)
     held.own(slice(UNIT, size))
@@ -152,8 +160,9 @@ def test_what_parts_refuse(device: str) -> None:
         held.clip(np.ones(1), 1.0)
     with pytest.raises(UserError, match=rf"^10 numbers from 0 on were asked for, expected some of {size - UNIT} from"):
         held.read("first_moments", slice(0, 10))
-    with pytest.raises(UserError, match=r"^of the moments this process has only a part$"):
-        dict(model.first_moments)
+    for use in (lambda: dict(model.first_moments), lambda: model.muon_step(1e-3)):
+        with pytest.raises(UserError, match=r"^of the moments this process has only a part$"):
+            use()
     model.adamw_step(1e-3)
     with pytest.raises(UserError, match=r"^the moments are there already$"):
         held.own(slice(0, size))
@@ -173,6 +182,65 @@ def test_the_moments_of_a_slice_take_only_its_memory(device: str) -> None:
     assert device == "cuda" or taken[0] - taken[1] == 2 * 4 * UNIT  # which gives memory in larger pieces
 
 
+def test_a_slice_has_only_its_float32_weights_beside_those_in_bfloat16(device: str) -> None:
+    memory = DEVICES[device].memory
+    assert memory is not None
+    model = model_of(device, CONFIG, dtype="bfloat16")
+    held, before = parts(model), memory()[0]
+    own = slice(UNIT, 2 * UNIT)
+    weights = everything(model, "parameters")
+    held.own(own)
+    assert device == "cuda" or memory()[0] - before >= 4 * (held.size - UNIT)
+    np.testing.assert_array_equal(held.read("parameters", own), weights[own])
+    with pytest.raises(UserError, match=rf"^10 numbers from 0 on were asked for, expected some of {UNIT} from {UNIT} "):
+        held.read("parameters", slice(0, 10))
+    uses = (
+        lambda: dict(model.parameters),
+        lambda: model.set_parameter("ln_f.weight", np.ones(64)),
+        lambda: model.generator(),
+        lambda: held.own(slice(0, UNIT)),
+        lambda: model._backend.init_weights(0),
+    )
+    for use in uses:
+        with pytest.raises(UserError, match=r"^of the float32 weights this process has only a part$"):
+            use()
+
+
+@every_dtype
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "sgd"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_saves_the_memory_that_was_said(emulated: str, dtype: str, optimizer: str, size: int) -> None:
+    memory = DEVICES[emulated].memory
+    assert memory is not None
+    settings = TrainSettings(device=emulated, dtype=dtype, optimizer=optimizer, grad_accum=size)
+
+    def taken(ranks: int) -> int:
+        before = memory()[0]
+        model = model_of(emulated, CONFIG, dtype=dtype)
+        parts(model).own(max(slices(ranks, parts(model).size), key=lambda part: part.stop - part.start))
+        model.forward_backward(*batch(CONFIG, 2, 11))
+        update(model, settings, 1e-3)
+        return before - memory()[0]
+
+    said = memory_of_run(CONFIG, settings, 2, rank_of(1)) - memory_of_run(CONFIG, settings, 2, rank_of(size))
+    said += EXCHANGE_BYTES - 4 * CONFIG.num_parameters * levels(size)  # of the tree, which only one rank needs here
+    kinds = {"adamw": 2, "momentum": 1, "sgd": 0}[optimizer] + (dtype == "bfloat16")
+    assert (said > 0) == (kinds > 0)
+    assert said <= taken(1) - taken(size) <= said + 2**14  # a buffer has gaps, and rows beyond the vocabulary
+
+
+def test_a_run_says_what_is_sliced_on_a_device(emulated: str) -> None:
+    tokens = SimpleNamespace(vocab_size=256, name="byte")
+    data = SimpleNamespace(train=[0], val=[0], tokenizer=tokens)
+
+    def said(optimizer: str) -> str:
+        settings = TrainSettings(device=emulated, dtype="bfloat16", grad_accum=8, optimizer=optimizer)
+        return describe(settings, CONFIG, data, Path("x"), rank_of(4))  # type: ignore[arg-type]
+
+    assert "ranks   4 on 1 host, adamw's moments and the float32 weights sliced, exchanged" in said("adamw")
+    assert "ranks   4 on 1 host, muon's moments whole, exchanged" in said("muon")
+
+
 def test_the_unit_is_the_same_in_every_library() -> None:
     assert cpu_library().PYGPT_SUMMED_APART == UNIT
 
@@ -181,7 +249,7 @@ def test_the_unit_is_the_same_in_every_library() -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("nccl", ["", "0"])
 def test_steps_have_the_same_bits_on_any_number_of_ranks(
     emulated: str, dtype: str, optimizer: str, nccl: str, monkeypatch: pytest.MonkeyPatch
@@ -202,13 +270,22 @@ def test_steps_have_the_same_bits_on_any_number_of_ranks(
             norms.append(step_of.step(1e-2))
         loss = model.forward(*batch(CONFIG, 2, 11, seed=99))
         assert loss is not None
-        return [everything(model, "parameters"), np.array([*norms, loss])]
+        with step_of.gathered() as gathered:
+            whole = [*gathered.parameters.values(), *gathered.moments.values()] if ranks.first else []
+        return [everything(model, "rounded"), np.array([*norms, loss]), *whole]
 
     alone = work(ALONE)
     for size in (2, 4):
-        for found in on_threads(size, work):
-            for value, expected in zip(found, alone, strict=True):
+        first, *others = on_threads(size, work)
+        for value, expected in zip(first, alone, strict=True):
+            np.testing.assert_array_equal(value, expected)
+        for found in others:
+            for value, expected in zip(found, alone[:2], strict=True):
                 np.testing.assert_array_equal(value, expected)
+    first, *others = on_threads(3, work)  # other bits, and one rank has no slice
+    np.testing.assert_allclose(first[1], alone[1], rtol=1e-3)
+    for found in others:
+        np.testing.assert_array_equal(found[0], first[0])
 
 
 def connected(emulated: str, ranks: Ranks, config: GPT2Config = CONFIG) -> NativeParts:

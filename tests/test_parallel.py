@@ -52,7 +52,7 @@ class Recorder:
     """A model whose gradients are 1e8 and small numbers, so that the order of their sum shows."""
 
     def __init__(self) -> None:
-        self.gradients = {"w": np.zeros(5, np.float32)}
+        self.parameters = self.gradients = {"w": np.zeros(5, np.float32)}
         self.summed_loss = 0.0
 
     def zero_grad(self) -> None:
@@ -126,6 +126,8 @@ class World:
             Get_size=lambda: self.size,
             Isend=send,
             Irecv=receive,
+            Send=send,
+            Recv=lambda values, source: receive(values, source).Wait(),
             allgather=allgather,
             bcast=lambda value: allgather(value)[0],
         )
@@ -290,7 +292,11 @@ def test_memory_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainSettings(device="cpu", dtype="float32", grad_accum=8)
     one = memory_needed(config, batch_size=12, seq_len=64, training=True, recompute="cheap")
     assert memory_of_run(config, settings, 12, ALONE) == one + 3 * gradient  # three levels of the tree
-    assert memory_of_run(config, settings, 12, rank_of(4)) == one + gradient - 2 * gradient * 3 // 4 + EXCHANGE_BYTES
+    assert 7 * UNIT < config.num_parameters < 8 * UNIT  # the last slice is smaller than the others
+    for size, largest in ((2, 4 * UNIT), (3, 4 * UNIT), (4, 2 * UNIT)):
+        tree = levels(len(rank_of(size).share(8))) * gradient
+        moments = 2 * (4 * largest - gradient)
+        assert memory_of_run(config, settings, 12, rank_of(size)) == one + tree + moments + EXCHANGE_BYTES
     muon = TrainSettings(device="cpu", dtype="float32", grad_accum=4, optimizer="muon")
     needed_by_muon = memory_needed(
         config, batch_size=12, seq_len=64, training=True, recompute="cheap", optimizer="muon"
@@ -428,9 +434,9 @@ def run(count: int, argv: list[str], program: str | None = None, **variables: st
 
 def outcome(folder: str) -> tuple[dict[str, str], list[dict[str, float]]]:
     """What two runs that are the same have in common: digests of their models, and their logs without speeds."""
-    files = sorted(Path(folder).glob("*/*"))
+    files = sorted([*Path(folder).glob("*/*"), *Path(folder).glob("sample.txt")])
     records = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
-    digests = {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    digests = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return digests, [{name: value for name, value in r.items() if name != "tokens_per_second"} for r in records]
 
 
@@ -444,6 +450,7 @@ def outcome(folder: str) -> tuple[dict[str, str], list[dict[str, float]]]:
         ({"optimizer": "muon"}, ""),
         (EMULATED, ""),
         (EMULATED, "0"),
+        ({**EMULATED, "dtype": "bfloat16"}, "0"),
         ({**EMULATED, "dtype": "bfloat16", "optimizer": "momentum", "grad_clip": 0.05}, ""),
         ({**EMULATED, "dtype": "bfloat16", "optimizer": "muon"}, "0"),
     ],
@@ -576,20 +583,47 @@ run(lambda: main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_is_killed_while_another_waits_for_it_in_nccl(here: Path, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "dtype", "count"), [(0, "float32", 2), (1, "float32", 2), (1, "bfloat16", 4)])
+def test_a_rank_is_killed_while_another_waits_for_it_in_nccl(here: Path, rank: int, dtype: str, count: int) -> None:
     mpi()
     emulated()
-    settings = {**EMULATED, "checkpoint_interval": 2}
+    settings = {**EMULATED, "dtype": dtype, "checkpoint_interval": 2}
     assert run(1, flags(out_dir="whole", **settings)).returncode == 0
     words = command(2, flags(out_dir="parts", **settings), KILLED.format(scripts=str(ROOT / "scripts"), rank=rank))
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     step = json.loads(Path("parts/last/training_state.json").read_text())["step"]
     assert 2 <= step < 6
-    done = run(2, ["--resume", "parts"])
+    done = run(count, ["--resume", "parts"])
     assert done.returncode == 0, done.stderr
     assert outcome("parts") == outcome("whole")
+
+
+MEASURED = """
+import sys
+sys.path.insert(0, {scripts!r})
+from pygpt.backends.devices import DEVICES
+from pygpt.command import train
+from pygpt.command.cli import run
+from pygpt.training import train as module
+create = module.create_model
+def create_model(*arguments):
+    free, total = DEVICES["cuda-emulated"].memory()
+    print("taken", total - free)
+    return create(*arguments)
+module.create_model = create_model
+run(lambda: train.main(sys.argv[1:]))
+"""
+
+
+def test_a_sample_has_the_memory_of_the_training_that_is_over(here: Path) -> None:
+    """For a model with all float32 weights, where each rank has had a slice."""
+    mpi()
+    emulated()
+    words = flags(out_dir="x", **EMULATED, dtype="bfloat16")
+    done = run(2, words, MEASURED.format(scripts=str(ROOT / "scripts")), PYGPT_EMULATION_MEMORY=str(2**30))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\ntaken 0\n") == done.stdout.count("\ntaken ") == 2
 
 
 def test_two_ranks_and_one_gpu(here: Path) -> None:

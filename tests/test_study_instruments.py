@@ -32,7 +32,7 @@ from pygpt.study.rounding import Rounded
 from pygpt.study.spectrum import distance
 from pygpt.study.thermo import ensemble
 from pygpt.text.tokenizer import ByteTokenizer
-from pygpt.training.optimizer import ModelMoments
+from pygpt.training.optimizer import Gathered, ModelMoments
 from pygpt.training.run_folder import LAST, RunFolder, TrainingState
 from pygpt.training.settings import TrainSettings
 
@@ -418,7 +418,8 @@ def test_a_step_from_a_checkpoint_has_its_moments(tmp_path: Path, capsys: pytest
     with RunFolder(path, resume=False) as run:
         run.save_settings(TrainSettings())
         run.open_log(TrainingState())
-        run.save_last(model, ByteTokenizer(), TrainingState(step=1), ModelMoments(model, "adamw"))
+        gathered = Gathered(model.parameters, ModelMoments(model, "adamw"))
+        run.save_last(model.config, gathered, ByteTokenizer(), TrainingState(step=1))
     command.main(["step", str(path / LAST), TEXT])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("wte.weight"))
     expected = study.step(model, tokens)

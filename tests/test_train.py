@@ -259,19 +259,20 @@ def test_the_sample_has_only_tokens_of_the_tokenizer():
     assert Path("a/sample.txt").stat().st_size >= 100
 
 
-def test_the_best_model_is_kept(monkeypatch):
+def test_the_best_model_is_kept(monkeypatch, capsys):
     losses = iter([5.0, 5.0, 3.0, 3.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0])  # of two batches each
     monkeypatch.setattr(GPT2, "forward", lambda *_: next(losses))
-    kept = []
+    saved = []
     save_best = RunFolder.save_best
 
-    def save(folder, model, tokenizer):
-        kept.append(model.steps)
-        save_best(folder, model, tokenizer)
+    def save(folder, config, parameters, tokenizer):
+        saved.append(config)
+        save_best(folder, config, parameters, tokenizer)
 
     monkeypatch.setattr(RunFolder, "save_best", save)
     train.main(flags(out_dir="a", max_iters=20, sample_tokens=0))
-    assert kept == [0, 5, 15]
+    kept = re.findall(r"^step (\d+): .*, the best so far", capsys.readouterr().out, re.MULTILINE)
+    assert [int(step) for step in kept] == [0, 5, 15] and len(saved) == 3
     state = json.loads(Path("a/last/training_state.json").read_text())
     assert (state["best_step"], state["best_val_loss"]) == (15, 2.0)
     assert models("a")["a/best/model.safetensors"] != models("a")["a/last/model.safetensors"]

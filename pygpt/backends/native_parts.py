@@ -11,12 +11,16 @@ from pygpt.backends.library import check, ffi
 from pygpt.backends.native_tensors import FIRST_MOMENT, GRADIENT, PARAMETER, SECOND_MOMENT
 from pygpt.backends.pointers import Floats, floats
 
+ROUNDED = 6
+
 KINDS = {
     "parameters": PARAMETER,
     "gradients": GRADIENT,
     "first_moments": FIRST_MOMENT,
     "second_moments": SECOND_MOMENT,
+    "rounded": ROUNDED,
 }
+"""rounded: the parameters as the layers read them, in the model's dtype."""
 
 
 class NativeParts:
@@ -62,7 +66,7 @@ class NativeParts:
     # ---- the update of a part ----
 
     def own(self, part: slice) -> None:
-        """Leave all else to others in updates, and in memory for moments."""
+        """Leave all else to others in updates, and in memory for moments and, with bfloat16, float32 parameters."""
         self._call("gpt2_own", part.start, part.stop - part.start)
         self._own = part
 

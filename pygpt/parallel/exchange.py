@@ -52,6 +52,18 @@ def halvings(rank: int, ranks: int, size: int) -> list[Halving]:
     return steps
 
 
+def slices(ranks: int, size: int) -> list[slice]:
+    """The slice of each rank; those beyond the largest power of two have none."""
+    halving = _halving(ranks)
+    owned = [steps[-1].kept if (steps := halvings(rank, halving, size)) else slice(0, size) for rank in range(halving)]
+    return owned + [slice(0, 0)] * (ranks - halving)
+
+
+def _halving(ranks: int) -> int:
+    """How many take part in it."""
+    return 1 << (ranks.bit_length() - 1)
+
+
 class Transport(Protocol):
     """How two ranks exchange parts of an array: what one sends is as large as what the other expects."""
 
@@ -63,25 +75,18 @@ class Transport(Protocol):
 
 
 class Exchange:
-    """Sums, and puts together, float32 arrays of one size."""
+    """Sums float32 arrays, and puts arrays together, of one size."""
 
     def __init__(self, ranks: Ranks, size: int, transport: Transport) -> None:
         self._ranks, self._transport = ranks, transport
         self._whole, self._none = slice(0, size), slice(0, 0)
-        self._halving = 1 << (ranks.size.bit_length() - 1)  # ranks that take part in it
+        self._halving = _halving(ranks.size)
         self._beyond = [
             rank for rank in (ranks.rank + self._halving, ranks.rank - self._halving) if 0 <= rank < ranks.size
         ]
-        self.slices = [self._slice(rank, size) for rank in range(ranks.size)]
-        """The slice of each rank; those beyond the power of two have none."""
+        self.slices = slices(ranks.size, size)
         self.own = self.slices[ranks.rank]
         self._steps = halvings(ranks.rank, self._halving, size) if ranks.rank < self._halving else []
-
-    def _slice(self, rank: int, size: int) -> slice:
-        if rank >= self._halving:
-            return slice(0, 0)
-        steps = halvings(rank, self._halving, size)
-        return steps[-1].kept if steps else slice(0, size)
 
     def sum(self, values: Flat) -> None:
         """Make values[own] the sum over all ranks; what is outside it is partly summed then."""

@@ -8,12 +8,13 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pygpt.backends.pointers import Floats
 from pygpt.parallel.flat import Flat
 from pygpt.parallel.ranks import Ranks
 
-_PIECE = 2**20  # floats in a message
+_PIECE = 2**20  # numbers in a message
 _UNDER_WAY = 4  # messages each way
 EXCHANGE_BYTES = 4 * _PIECE * _UNDER_WAY
 """What an exchange keeps, at most."""
@@ -38,11 +39,11 @@ class Messages:
         values: Flat,
         outgoing: slice,
         incoming: slice,
-        room: Callable[[slice], Floats | None],
-        take: Callable[[slice, Floats], None],
+        room: Callable[[slice], NDArray[Any] | None],
+        take: Callable[[slice, NDArray[Any]], None],
     ) -> None:
         """room: where a piece may be received at once; what comes elsewhere is given to `take`."""
-        under_way: deque[tuple[Any, Any, slice, Floats | None]] = deque()
+        under_way: deque[tuple[Any, Any, slice, NDArray[Any] | None]] = deque()
 
         def finish() -> None:
             sending, receiving, kept, place = under_way.popleft()
@@ -60,7 +61,7 @@ class Messages:
             if kept is not None:
                 memory = room(kept)
                 if memory is None:
-                    memory = place = self._place(number, kept)
+                    memory = place = self._place(number, kept, values.dtype)
                 receiving = self._world.Irecv(memory, partner)
             if sent is not None:
                 sending = self._world.Isend(values.read(sent), partner)
@@ -68,11 +69,11 @@ class Messages:
         while under_way:
             finish()
 
-    def _place(self, number: int, piece: slice) -> Floats:
+    def _place(self, number: int, piece: slice, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Where a piece waits to be taken."""
         if number >= len(self._received) < _UNDER_WAY:
             self._received.append(np.empty(_PIECE, np.float32))
-        return self._received[number % _UNDER_WAY][: piece.stop - piece.start]
+        return self._received[number % _UNDER_WAY].view(dtype)[: piece.stop - piece.start]
 
 
 def _pieces(part: slice) -> list[slice]:

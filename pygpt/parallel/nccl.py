@@ -5,9 +5,8 @@ from __future__ import annotations
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.native_parts import NativeParts
 from pygpt.backends.nccl import nccl_id
-from pygpt.model import GPT2
 from pygpt.parallel.exchange import Transport
-from pygpt.parallel.flat import DeviceFlat, Flat, parts_of
+from pygpt.parallel.flat import DeviceFlat, Flat
 from pygpt.parallel.messages import Messages
 from pygpt.parallel.ranks import Ranks
 
@@ -35,7 +34,8 @@ def nccl_version(device: str) -> str | None:
     return None if version is None else version()
 
 
-def open_transport(model: GPT2, ranks: Ranks) -> Transport:
-    """By NCCL where that is, otherwise by MPI."""
-    parts = parts_of(model.parameters)
-    return Messages(ranks) if parts is None or nccl_version(model.device) is None else Nccl(parts, ranks)
+def open_transport(device: str, values: Flat, ranks: Ranks) -> Transport:
+    """For these and others of the same model: by NCCL where that is, otherwise by MPI."""
+    if isinstance(values, DeviceFlat) and nccl_version(device) is not None:
+        return Nccl(values.parts, ranks)
+    return Messages(ranks)

@@ -28,7 +28,7 @@ class GradientTree:
         """count: micro-batches of a step.  halved: False adds one after the other."""
         self._model, self._count = model, count
         self._levels = levels(count) if halved else 0
-        self._kept = parts_of(model.gradients) or _KeptOnHost(model)
+        self._kept = parts_of(model) or _KeptOnHost(model)
         self._losses: list[float] = []
 
     def sum(self, first: int, add: Callable[[int], None]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pygpt.config import GPT2Config
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
-from pygpt.parallel.flat import flat_tensors
+from pygpt.parallel.flat import flat_gradients
 from pygpt.parallel.nccl import open_transport
 from pygpt.parallel.ranks import Ranks
 from pygpt.parameters import parameter_table
@@ -18,8 +18,8 @@ from pygpt.reference.arrays import Array
 from pygpt.training.settings import TrainSettings
 
 
-class Moments(Mapping[str, Array]):
-    """An optimizer's moments by their names in a checkpoint: first_moments.wte.weight, ..."""
+class Tensors(Mapping[str, Array]):
+    """Arrays of known shapes by name, read when they are asked for."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
@@ -31,8 +31,8 @@ class Moments(Mapping[str, Array]):
         return len(self.shapes)
 
 
-class ModelMoments(Moments):
-    """The moments that a model holds."""
+class ModelMoments(Tensors):
+    """The moments that a model holds, by their names in a checkpoint: first_moments.wte.weight, ..."""
 
     def __init__(self, model: GPT2, optimizer: str) -> None:
         super().__init__(moment_shapes(optimizer, model.config))
@@ -50,6 +50,13 @@ class ModelMoments(Moments):
                 self._model.set_moments(parameter.name, *held)
 
 
+class Gathered(NamedTuple):
+    """What all ranks of a run have together, whole."""
+
+    parameters: Mapping[str, Array]
+    moments: Tensors  # by their names in a checkpoint
+
+
 class Optimizer(Protocol):
     """All ranks of a run make the same calls."""
 
@@ -62,8 +69,8 @@ class Optimizer(Protocol):
     def load(self, tensors: Mapping[str, StoredTensor]) -> None:
         """Take the moments of a checkpoint."""
 
-    def gathered(self) -> contextlib.AbstractContextManager[Moments]:
-        """The moments, for the first rank to read within the block; the others give it theirs before they enter it."""
+    def gathered(self) -> contextlib.AbstractContextManager[Gathered]:
+        """For the first rank to read within the block; the others give it what they have before they enter it."""
 
 
 class WholeOptimizer:
@@ -74,8 +81,8 @@ class WholeOptimizer:
         self._moments = ModelMoments(model, settings.optimizer)
         self._exchange: Exchange | None = None
         if ranks.several:
-            self._gradients = flat_tensors(model, "gradients")
-            self._exchange = Exchange(ranks, self._gradients.size, open_transport(model, ranks))
+            self._gradients = flat_gradients(model)
+            self._exchange = Exchange(ranks, self._gradients.size, open_transport(model.device, self._gradients, ranks))
 
     def step(self, lr: float) -> float:
         if self._exchange is not None:
@@ -89,8 +96,8 @@ class WholeOptimizer:
         self._moments.load(tensors)
 
     @contextlib.contextmanager
-    def gathered(self) -> Iterator[Moments]:
-        yield self._moments
+    def gathered(self) -> Iterator[Gathered]:
+        yield Gathered(self._model.parameters, self._moments)
 
 
 def update(model: GPT2, settings: TrainSettings, lr: float) -> None:

@@ -27,16 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pygpt.config import GPT2Config
 from pygpt.errors import UserError, explained, reading, writing
 from pygpt.files import atomic, checkpoint
 from pygpt.files.json_file import read_json_object, write_json_object
 from pygpt.files.tensor_file import StoredTensor, read_tensors, write_tensors
-from pygpt.model import GPT2
+from pygpt.reference.arrays import Array
 from pygpt.text.tokenizer import SAVED as TOKENIZER_FILES
 from pygpt.text.tokenizer import Tokenizer
 from pygpt.training import events
 from pygpt.training.events import Events
-from pygpt.training.optimizer import Moments
+from pygpt.training.optimizer import Gathered
 from pygpt.training.settings import SETTINGS_FILE, TrainSettings, format_settings, read_settings
 
 LOG_FILE = "log.jsonl"
@@ -156,19 +157,20 @@ class RunFolder:
         with atomic.write_file(self.path / SETTINGS_FILE) as file:
             file.write(format_settings(settings).encode())
 
-    def save_best(self, model: GPT2, tokenizer: Tokenizer) -> None:
+    def save_best(self, config: GPT2Config, parameters: Mapping[str, Array], tokenizer: Tokenizer) -> None:
         """Keep the model as the best one.  Raises UserError, with the former one intact, when it cannot be written."""
-        checkpoint.save_parameters(self.best, model.config, model.parameters, extra=tokenizer.save)
+        checkpoint.save_parameters(self.best, config, parameters, extra=tokenizer.save)
 
-    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, moments: Moments) -> None:
+    def save_last(self, config: GPT2Config, gathered: Gathered, tokenizer: Tokenizer, state: TrainingState) -> None:
         """Save a checkpoint to resume from, and the log up to it.
 
         Raises UserError, with the former checkpoint intact, when it cannot be written.
         """
         self.flush_log()
-        size = 4 * (model.config.num_parameters + sum(map(math.prod, moments.shapes.values()))) + 2**20
+        moments = gathered.moments
+        size = 4 * (config.num_parameters + sum(map(math.prod, moments.shapes.values()))) + 2**20
         with atomic.write_files(self.last, size) as saving:
-            checkpoint.write_model(saving, model.config, model.parameters)
+            checkpoint.write_model(saving, config, gathered.parameters)
             tokenizer.save(saving)
             if moments:
                 write_tensors(saving / OPTIMIZER_FILE, moments.shapes, moments)
@@ -268,10 +270,10 @@ class Onlooker(RunFolder):
     def save_settings(self, settings: TrainSettings) -> None:
         pass
 
-    def save_best(self, model: GPT2, tokenizer: Tokenizer) -> None:
+    def save_best(self, config: GPT2Config, parameters: Mapping[str, Array], tokenizer: Tokenizer) -> None:
         pass
 
-    def save_last(self, model: GPT2, tokenizer: Tokenizer, state: TrainingState, moments: Moments) -> None:
+    def save_last(self, config: GPT2Config, gathered: Gathered, tokenizer: Tokenizer, state: TrainingState) -> None:
         pass
 
     def open_log(self, state: TrainingState, tensorboard: bool = False) -> None:

@@ -20,6 +20,7 @@ from pygpt.errors import UserError
 from pygpt.files import checkpoint
 from pygpt.memory import available_memory, check_memory, gigabytes
 from pygpt.model import GPT2, memory_needed, set_threads
+from pygpt.parallel.exchange import slices
 from pygpt.parallel.messages import EXCHANGE_BYTES
 from pygpt.parallel.nccl import nccl_version
 from pygpt.parallel.ranks import Ranks
@@ -205,8 +206,10 @@ def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int, 
     if ranks.several:
         needed += EXCHANGE_BYTES
     if is_sliced(settings, ranks):
-        moments = 4 * sum(map(math.prod, moment_shapes(settings.optimizer, config).values()))
-        needed -= moments - moments // ranks.size
+        whole = config.num_parameters
+        kinds = sum(map(math.prod, moment_shapes(settings.optimizer, config).values())) // whole
+        kinds += slices_weights(settings, ranks)
+        needed -= 4 * kinds * (whole - max(part.stop - part.start for part in slices(ranks.size, whole)))
     return needed
 
 
@@ -229,6 +232,11 @@ def create_optimizer(model: GPT2, settings: TrainSettings, ranks: Ranks) -> Opti
 def is_sliced(settings: TrainSettings, ranks: Ranks) -> bool:
     """Whether each rank has only a slice of the moments."""
     return ranks.several and settings.optimizer in SLICED
+
+
+def slices_weights(settings: TrainSettings, ranks: Ranks) -> bool:
+    """Whether each rank has only a slice of the float32 weights, from which those in bfloat16 are rounded."""
+    return is_sliced(settings, ranks) and settings.dtype == "bfloat16" and DEVICES[settings.device].stores_bfloat16
 
 
 def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Path, ranks: Ranks) -> str:
@@ -257,9 +265,9 @@ def describe(settings: TrainSettings, config: GPT2Config, data: Data, folder: Pa
 
 def _describe_ranks(settings: TrainSettings, ranks: Ranks) -> str:
     hosts = f"{ranks.hosts} host{'' if ranks.hosts == 1 else 's'}"
-    words = (
-        f"{ranks.size} on {hosts}, {settings.optimizer}'s moments {'sliced' if is_sliced(settings, ranks) else 'whole'}"
-    )
+    weights = " and the float32 weights" if slices_weights(settings, ranks) else ""
+    how = "sliced" if is_sliced(settings, ranks) else "whole"
+    words = f"{ranks.size} on {hosts}, {settings.optimizer}'s moments{weights} {how}"
     if DEVICES[settings.device].nccl is not None:
         version = nccl_version(settings.device)
         words += f", exchanged by NCCL {version}" if version else ", exchanged through the host's memory"

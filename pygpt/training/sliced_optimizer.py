@@ -2,7 +2,8 @@
 
     the sum of the gradient over ranks, a slice on each → its norm → clipping and update of the slice → all parameters
 
-The moments exist once, over all ranks. The bits are those of one rank: an update works on each number by itself, and
+The moments exist once, over all ranks, and so do the float32 parameters where the layers read copies in bfloat16: then
+these copies are what is put together. The bits are those of one rank: an update works on each number by itself, and
 the squares of the gradient are summed over the same stretches, whose sums are added in their order.
 """
 
@@ -18,10 +19,11 @@ from pygpt.backends.pointers import Floats
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
 from pygpt.parallel.exchange import Exchange
-from pygpt.parallel.flat import HostFlat, flat_tensors, parts_of
+from pygpt.parallel.flat import DeviceFlat, HostFlat, RoundedFlat, flat_gradients, flat_parameters
 from pygpt.parallel.nccl import open_transport
 from pygpt.parallel.ranks import Ranks
-from pygpt.training.optimizer import Moments, moment_shapes
+from pygpt.parameters import parameter_shapes
+from pygpt.training.optimizer import Gathered, Tensors, moment_shapes
 from pygpt.training.settings import TrainSettings
 from pygpt.training.slices import DeviceSlice, HostSlice, Slice, behind, overlap
 
@@ -33,9 +35,9 @@ class SlicedOptimizer:
     """An Optimizer for several ranks."""
 
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._weights, self._gradients = flat_tensors(model, "parameters"), flat_tensors(model, "gradients")
-        self._exchange = Exchange(ranks, self._weights.size, open_transport(model, ranks))
+        self._ranks, self._model = ranks, model
+        self._weights, self._gradients = flat_parameters(model), flat_gradients(model)
+        self._exchange = Exchange(ranks, self._weights.size, open_transport(model.device, self._weights, ranks))
         assert isinstance(model.parameters, NativeTensors)
         self._places = {name: model.parameters.place(name) for name in model.parameters}
         self._shapes = moment_shapes(settings.optimizer, model.config)
@@ -43,12 +45,11 @@ class SlicedOptimizer:
 
     def _make_slice(self, model: GPT2, settings: TrainSettings) -> Slice:
         weights, gradients, own = self._weights, self._gradients, self._exchange.own
-        if isinstance(weights, HostFlat) and isinstance(gradients, HostFlat):
-            kinds = {_split(name)[0] for name in self._shapes}
-            return HostSlice(model, settings, own, kinds, weights, gradients)
-        parts = parts_of(model.parameters)
-        assert parts is not None
-        return DeviceSlice(model, settings, own, parts)
+        if isinstance(weights, DeviceFlat):
+            return DeviceSlice(model, settings, own, weights.parts)
+        assert isinstance(gradients, HostFlat)
+        kinds = {_split(name)[0] for name in self._shapes}
+        return HostSlice(model, settings, own, kinds, weights, gradients)
 
     def step(self, lr: float) -> float:
         self._exchange.sum(self._gradients)
@@ -70,20 +71,28 @@ class SlicedOptimizer:
             self._slice.write(kind, part, stored[behind(part, place)])
 
     @contextlib.contextmanager
-    def gathered(self) -> Iterator[Moments]:
-        moments = _GatheredMoments(self, self._ranks, self._shapes)
+    def gathered(self) -> Iterator[Gathered]:
+        parameters = self._model.parameters
+        if isinstance(self._weights, RoundedFlat):
+            parameters = _GatheredTensors(self, parameter_shapes(self._model.config), "parameters.")
+        gathered = Gathered(parameters, _GatheredTensors(self, self._shapes))
         if self._ranks.first:
             try:
-                yield moments
+                yield gathered
             finally:
                 self._ranks.from_first("")
         else:
             while name := self._ranks.from_first(""):
-                self.collect(name)
-            yield moments
+                self._send_or_collect(name)
+            yield gathered
 
     def collect(self, name: str) -> Floats:
-        """Send this rank's part of a moment to the first, which gets it whole: (n,)."""
+        """On the first rank: a tensor, of which it tells the others to send what they have: (n,)."""
+        self._ranks.from_first(name)
+        return self._send_or_collect(name)
+
+    def _send_or_collect(self, name: str) -> Floats:
+        """Send this rank's part of a tensor to the first, which gets it whole: (n,)."""
         kind, parameter = _split(name)
         place = self._places[parameter]
         whole = np.empty(place.stop - place.start if self._ranks.first else 0, np.float32)
@@ -102,19 +111,17 @@ class SlicedOptimizer:
         return whole
 
 
-class _GatheredMoments(Moments):
-    """On the first rank; asking for one tells the others to send what they have of it."""
-
-    def __init__(self, optimizer: SlicedOptimizer, ranks: Ranks, shapes: Mapping[str, tuple[int, ...]]) -> None:
+class _GatheredTensors(Tensors):
+    def __init__(self, optimizer: SlicedOptimizer, shapes: Mapping[str, tuple[int, ...]], kind: str = "") -> None:
+        """kind: what stands before the names."""
         super().__init__(shapes)
-        self._optimizer, self._ranks = optimizer, ranks
+        self._optimizer, self._kind = optimizer, kind
 
     def __getitem__(self, name: str) -> Floats:
-        self._ranks.from_first(name)
-        return self._optimizer.collect(name).reshape(self.shapes[name])
+        return self._optimizer.collect(self._kind + name).reshape(self.shapes[name])
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The kind and the parameter of a moment, first_moments.wte.weight."""
+    """The kind and the parameter of a tensor, first_moments.wte.weight or parameters.wte.weight."""
     kind, parameter = name.split(".", 1)
     return kind, parameter

@@ -32,10 +32,13 @@ class Slice(Protocol):
         """One step of the optimizer with the gradients that the model holds."""
 
     def read(self, kind: str, part: slice) -> Floats:
-        """Moments of a part of the model's flat buffer that lies in it; kind: "first_moments" or "second_moments"."""
+        """Of a part of the model's flat buffer that lies in it.
+
+        kind: "first_moments", "second_moments" or, on a device, "parameters", the float32 ones.
+        """
 
     def write(self, kind: str, part: slice, values: Floats) -> None:
-        """Replace them."""
+        """Replace moments."""
 
 
 class HostSlice:

@@ -53,6 +53,7 @@ from pygpt.training.setup import (
     fitted,
     model_config,
     open_data,
+    slices_weights,
 )
 from pygpt.training.yardsticks import measure
 
@@ -106,6 +107,7 @@ def train(request: Request, watch: Callable[[int], object] = lambda step: None, 
                 optimizer.load(folder.read_moments(moment_shapes(settings.optimizer, config)))
                 model.steps = state.step
             loop = _Loop(folder, settings, data, model, optimizer, state, watch, ranks)
+            del model, optimizer  # so that the loop can let go of them
             if request.overwrite:
                 ranks.gather(None)  # all have read what they begin with
                 folder.clear()
@@ -301,7 +303,8 @@ class _Loop:
         self._check_finite("validation loss", loss, state.step)
         best = state.best_val_loss is None or loss < state.best_val_loss
         if best:
-            self.folder.save_best(self.model, self.data.tokenizer)
+            with self.optimizer.gathered() as gathered:
+                self.folder.save_best(self.model.config, gathered.parameters, self.data.tokenizer)
             state.best_step, state.best_val_loss, state.since_best = state.step, loss, 0
         else:
             state.since_best += 1
@@ -336,8 +339,8 @@ class _Loop:
         """Save a checkpoint, unless the latest one is of this very state."""
         self._read()
         if self.saved != self.state:
-            with self.optimizer.gathered() as moments:
-                self.folder.save_last(self.model, self.data.tokenizer, self.state, moments)
+            with self.optimizer.gathered() as gathered:
+                self.folder.save_last(self.model.config, gathered, self.data.tokenizer, self.state)
             self.saved = replace(self.state)
 
     def _say_interrupted(self) -> None:
@@ -375,6 +378,10 @@ class _Loop:
     def _sample(self) -> str:
         """Write and save a text."""
         tokenizer, settings = self.data.tokenizer, self.settings
+        if slices_weights(settings, self.ranks):  # a whole model takes the place of what is left of this one
+            config = self.model.config
+            del self.model, self.optimizer, self.tree
+            self.model = create_model(config, settings, self.folder.last, self.ranks)
         tokens = self.model.generate(
             [start_token(tokenizer, self.model.config.bos_token_id)],
             settings.sample_tokens,

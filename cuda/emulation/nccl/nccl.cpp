@@ -41,7 +41,7 @@ namespace {
 
 constexpr int version = 22703;
 constexpr auto patience = std::chrono::seconds(60);   // for all ranks to come
-constexpr int float32 = 7;
+constexpr int int8 = 0;
 
 using Clock = std::chrono::steady_clock;
 
@@ -146,11 +146,10 @@ ncclResult_t run(std::vector<Operation> operations) {
 }
 
 ncclResult_t add_to_group(bool sends, const void *data, size_t count, int type, int peer, const ncclComm *comm) {
-    if (type != float32 || peer < 0 || static_cast<size_t>(peer) >= comm->sockets.size()) return ncclInvalidArgument;
+    if (type != int8 || peer < 0 || static_cast<size_t>(peer) >= comm->sockets.size()) return ncclInvalidArgument;
     const int socket = comm->sockets[static_cast<size_t>(peer)];
     if (socket < 0) return ncclInvalidUsage;   // to itself
-    const uint64_t bytes = count * sizeof(float);
-    group.push_back({socket, sends, static_cast<char *>(const_cast<void *>(data)), bytes, sends ? bytes : 0});
+    group.push_back({socket, sends, static_cast<char *>(const_cast<void *>(data)), count, sends ? count : 0});
     return depth > 0 ? ncclSuccess : run(std::exchange(group, {}));
 }
 
