@@ -18,8 +18,8 @@ enum {
     VECTORS = NR / LANES,
     PANELS = 2,   // of one row at a time: one alone would wait for its sums
     STRETCH = DIVIDES_WORK(768, GROUP),   // of k
-    AHEAD = 2048,   // bytes of a panel that are asked for early
-    AHEAD_STEP = 2 * NR,   // and from one input to the next
+    AHEAD = 4096,   // bytes of a panel that are asked for early
+    CACHE_LINE = 64,
 };
 
 /* Inputs in one element of a panel that the processor multiplies as it is. */
@@ -63,6 +63,13 @@ INLINE void two_inputs(int type, Floats w[2], const unsigned char *group, int k,
  * inlined, so that the sums are in registers. */
 typedef Floats Sums[FEW_ROWS][PANELS * VECTORS];
 
+/* Asks for every line of what lies AHEAD of the weights of inputs k and k + 1, each vector of outputs j for its share. */
+INLINE void ask_ahead(int type, const unsigned char *group, int k, int j) {
+    int bytes = NR * (type == PYGPT_FLOAT32 ? 4 : type == PYGPT_BFLOAT16 ? 2 : 1);   // of one input
+    const unsigned char *from = group + AHEAD + k * bytes;
+    for (int at = j * CACHE_LINE; at < 2 * bytes; at += VECTORS * CACHE_LINE) __builtin_prefetch(from + at);
+}
+
 /* The inputs of one group, from x on: rows as prepare() leaves them. */
 INLINE void add_group(int type, int rows, int panels, Sums sum, const unsigned char *group, int64_t panel_bytes,
                       const float *x, int64_t x_stride) {
@@ -73,7 +80,7 @@ INLINE void add_group(int type, int rows, int panels, Sums sum, const unsigned c
         UNROLL
         for (int j = 0; j < panels * VECTORS; j++) {
             const unsigned char *here = group + j / VECTORS * panel_bytes;
-            if (j % VECTORS == 0) __builtin_prefetch(here + AHEAD + k * AHEAD_STEP);
+            ask_ahead(type, here, k, j % VECTORS);
             if (inputs(type) == 2) {
                 Floats pairs = load((const float *)here + k / 2 * NR + j % VECTORS * LANES);
                 UNROLL
