@@ -141,6 +141,15 @@ static float mean_loss(const GPT2 *m) {
     return m->counted ? (float)(sum / (double)m->counted) : 0.0f;
 }
 
+/* For threads that use the gradients of one part while others are computed. */
+static void finish_part(GPT2 *m) {
+    __atomic_fetch_add(&m->finished, 1, __ATOMIC_RELEASE);
+}
+
+int64_t gpt2_finished(const GPT2 *m) {
+    return __atomic_load_n(&m->finished, __ATOMIC_ACQUIRE);
+}
+
 /* Everything from the losses back to the parameters. */
 static void whole_backward(GPT2 *m, float scale) {
     int64_t N = m->B * m->T, C = m->config.n_embd, L = m->config.n_layer;
@@ -160,6 +169,7 @@ static void whole_backward(GPT2 *m, float scale) {
         zero(dx, N * C);
         m->kernels->layernorm_backward(dx, dw.ln_f_w, dw.ln_f_b, d.ln_f, x, w.ln_f_w, a.ln_f_mean, a.ln_f_rstd, N, C);
     }
+    finish_part(m);
     for (int64_t layer = L - 1; layer >= 0; layer--) {
         if (is_post_norm(&m->config)) {
             post_norm_backward(m, layer);
@@ -167,8 +177,10 @@ static void whole_backward(GPT2 *m, float scale) {
             block_recompute(m, layer);
             block_backward(m, layer);
         }
+        finish_part(m);
     }
     embedding_backward_pass(m);
+    finish_part(m);
     m->went_back = 1;
     m->summed_loss += (double)scale * mean_loss(m);
 }

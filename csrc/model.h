@@ -41,6 +41,7 @@ struct GPT2 {
     Dropout dropout;                   // seed and step of the latest forward pass
     int training;                      // it had dropout
     int went_back;                     // a backward pass has run with these B and T
+    int64_t finished;                  // parts of gradients, as gpt2_finished() says
 };
 
 /* Rows of logits that the head makes at a time for N rows. What depends on anything else would change the bits. */

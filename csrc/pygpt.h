@@ -305,6 +305,11 @@ enum { PYGPT_SUMMED_APART = 16384 };   // a part begins at a multiple of this
  * are; sums: NULL to only learn that. */
 int64_t pygpt_sums_of_squares(double *sums, const float *x, int64_t n);
 
+/* Likewise: parts of the gradients that backward passes have finished since the model was made. Each finishes the head's first,
+ * then those of the blocks from the last to the first, and those of the embedding last. Any thread may ask while another is in
+ * such a pass. */
+int64_t gpt2_finished(const GPT2 *model);
+
 /* In libpygpt_cuda* only, as all that follows: the device of later calls, by its number among those that CUDA shows, counted on
  * from the first where they are fewer. id: its UUID. */
 int pygpt_use_device(int number, uint8_t id[16]);

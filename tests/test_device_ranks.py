@@ -150,7 +150,7 @@ def test_what_parts_refuse(device: str) -> None:
     with pytest.raises(UserError, match=rf"^parts of gradients are added from a multiple of {UNIT} on, not from 5$"):
         held.add_to_gradients(slice(5, 6), np.ones(1, np.float32))
     with pytest.raises(UserError, match=r"^no gradients were kept on level 0$"):
-        held.add_kept_gradients(0)
+        held.add_kept_gradients(0, slice(None))
     with pytest.raises(UserError, match=r"^only gradients are added$"):
         held.exchange("rounded", 0, slice(0, 5), slice(5, 10), adding=True)
     with pytest.raises(UserError, match=r"^level is 1, expected 0 ... 0$"):
@@ -217,7 +217,7 @@ def test_a_rank_saves_the_memory_that_was_said(emulated: str, dtype: str, optimi
     def taken(ranks: int) -> int:
         before = memory()[0]
         model = model_of(emulated, CONFIG, dtype=dtype)
-        parts(model).own(max(slices(ranks, parts(model).size), key=lambda part: part.stop - part.start))
+        parts(model).own(max(slices(ranks, slice(0, parts(model).size)), key=lambda part: part.stop - part.start))
         model.forward_backward(*batch(CONFIG, 2, 11))
         update(model, settings, 1e-3)
         return before - memory()[0]
@@ -266,6 +266,7 @@ def test_steps_have_the_same_bits_on_any_number_of_ranks(
             tree.sum(
                 4 * step + mine.start,
                 lambda number: model.accumulate(*batch(CONFIG, 2, 11, seed=number), scale=0.25, dropout_step=number),
+                step_of.last_pass,
             )
             norms.append(step_of.step(1e-2))
         loss = model.forward(*batch(CONFIG, 2, 11, seed=99))

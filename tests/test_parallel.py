@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +26,20 @@ import pytest
 import required
 from backends import ABSENT, Backend
 
-from pygpt import memory_needed
+from pygpt import GPT2, memory_needed
 from pygpt.backends.devices import DEVICES
 from pygpt.backends.library import cpu_library
+from pygpt.backends.native_tensors import NativeTensors
 from pygpt.command import experiment
 from pygpt.command.cli import report
 from pygpt.config import GPT2Config
 from pygpt.errors import UserError
+from pygpt.parallel import overlap
 from pygpt.parallel import ranks as ranks_module
 from pygpt.parallel.exchange import Exchange
-from pygpt.parallel.flat import HostFlat
+from pygpt.parallel.flat import HostFlat, flat_gradients
 from pygpt.parallel.messages import EXCHANGE_BYTES, Messages
+from pygpt.parallel.overlap import GradientExchange, portions
 from pygpt.parallel.ranks import ALONE, Ranks, open_ranks
 from pygpt.parallel.tree import GradientTree, levels
 from pygpt.training.settings import TrainSettings
@@ -48,30 +53,40 @@ UNIT = 2**14  # floats
 # ---- the tree ----
 
 
+SMALL = GPT2Config(vocab_size=300, n_positions=64, n_embd=96, n_layer=3, n_head=2)
+
+
 class Recorder:
     """A model whose gradients are 1e8 and small numbers, so that the order of their sum shows."""
 
     def __init__(self) -> None:
-        self.parameters = self.gradients = {"w": np.zeros(5, np.float32)}
+        model = GPT2(replace(SMALL, n_embd=2, n_layer=1), device="cpu")
+        self.parameters, self.gradients = model.parameters, model.gradients
+        self.values = flat_gradients(self).values  # type: ignore[arg-type,union-attr]
         self.summed_loss = 0.0
 
     def zero_grad(self) -> None:
-        self.gradients["w"][...] = 0
+        self.values[...] = 0
         self.summed_loss = 0.0
 
     def add(self, number: int) -> None:
-        self.gradients["w"] += gradient(number)
+        self.values += gradient(number)
         self.summed_loss += number
 
 
+SIZE = Recorder().values.size
+
+
 def gradient(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=5).astype(np.float32) * np.float32(10.0 ** (number % 7))
+    return np.random.default_rng(number).normal(size=SIZE).astype(np.float32) * np.float32(10.0 ** (number % 7))
 
 
 def tree_sum(first: int, count: int) -> np.ndarray:
     """The definition, written down once more."""
     if count % 2:
-        return functools.reduce(lambda a, b: a + b, map(gradient, range(first, first + count)), np.zeros(5, np.float32))
+        return functools.reduce(
+            lambda a, b: a + b, map(gradient, range(first, first + count)), np.zeros(SIZE, np.float32)
+        )
     return tree_sum(first, count // 2) + tree_sum(first + count // 2, count // 2)
 
 
@@ -81,7 +96,7 @@ def test_the_tree_sums_in_its_order(count: int) -> None:
     tree = GradientTree(model, count, True)  # type: ignore[arg-type]
     for first in (5, 100):  # its buffers are used again
         tree.sum(first, model.add)
-        np.testing.assert_array_equal(model.gradients["w"], tree_sum(first, count))
+        np.testing.assert_array_equal(model.values, tree_sum(first, count))
         parts = count >> levels(count)
         sums = [sum(range(first + i, first + i + parts)) for i in range(0, count, parts)]
         assert tree.losses() == sums
@@ -91,8 +106,25 @@ def test_the_tree_of_a_device_that_ranks_cannot_share_is_flat() -> None:
     model = Recorder()
     tree = GradientTree(model, 4, False)  # type: ignore[arg-type]
     tree.sum(0, model.add)
-    np.testing.assert_array_equal(model.gradients["w"], functools.reduce(np.add, map(gradient, range(4))))
+    np.testing.assert_array_equal(model.values, functools.reduce(np.add, map(gradient, range(4))))
     assert tree.losses() == [6.0]
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_the_last_pass_of_a_tree_is_completed_in_parts(count: int) -> None:
+    model, before = Recorder(), []
+
+    @contextlib.contextmanager
+    def last_pass(complete: Callable[[slice], None]) -> Iterator[None]:
+        before.append(model.summed_loss)
+        yield
+        for part in (slice(7, SIZE), slice(0, 7)):
+            complete(part)
+
+    GradientTree(model, count, True).sum(0, model.add, last_pass)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(model.values, tree_sum(0, count))
+    in_leaf = count >> levels(count)
+    assert before == [sum(range(count - in_leaf, count - 1))]  # all but the last of its leaf
 
 
 # ---- the exchange, between threads ----
@@ -108,13 +140,19 @@ class World:
     def of(self, rank: int) -> SimpleNamespace:
         def send(values: np.ndarray, to: int) -> SimpleNamespace:
             self.channels[rank, to].put(values.copy())
-            return SimpleNamespace(Wait=lambda: None)
+            return SimpleNamespace(Test=lambda: True)
 
         def receive(values: np.ndarray, source: int) -> SimpleNamespace:
             def wait() -> None:
                 values[...] = self.channels[source, rank].get(timeout=20)
 
-            return SimpleNamespace(Wait=wait)
+            def test() -> bool:
+                arrived = not self.channels[source, rank].empty()
+                if arrived:
+                    wait()
+                return arrived
+
+            return SimpleNamespace(Wait=wait, Test=test)
 
         def allgather(value: object) -> list[object]:
             for other in range(self.size):
@@ -154,49 +192,121 @@ class Elsewhere(HostFlat):
 
 
 @pytest.mark.parametrize("memory", [HostFlat, Elsewhere])
+@pytest.mark.parametrize("begin", [0, 3 * UNIT])
 @pytest.mark.parametrize("length", [1, UNIT - 1, 3 * UNIT + 5, 2**22 + 7 * UNIT + 3])  # of several messages, too
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
-def test_ranks_end_with_the_sum_of_their_slices(size: int, length: int, memory: type[HostFlat]) -> None:
+def test_ranks_end_with_the_sum_of_their_slices(size: int, length: int, begin: int, memory: type[HostFlat]) -> None:
+    length += begin
+    part = slice(begin, length)
     arrays = [np.random.default_rng(rank).normal(size=length).astype(np.float32) for rank in range(size)]
 
     def work(ranks: Ranks) -> tuple[slice, list[slice], np.ndarray, np.ndarray]:
-        exchange, values = Exchange(ranks, length, Messages(ranks)), arrays[ranks.rank].copy()
+        exchange, values = Exchange(ranks, part, Messages(ranks)), arrays[ranks.rank].copy()
+        values[:begin] = ranks.rank
         exchange.sum(memory(values))
         own = values[exchange.own].copy()
-        values[: exchange.own.start], values[exchange.own.stop :] = np.nan, np.nan
+        values[begin : exchange.own.start], values[exchange.own.stop :] = np.nan, np.nan
         exchange.gather(memory(values))
+        assert (values[:begin] == ranks.rank).all()
         return exchange.own, exchange.slices, own, values
 
     found = on_threads(size, work)
     slices = sorted((own.start, own.stop) for own, *_ in found if own.stop > own.start)
-    assert [0, *(stop for _, stop in slices)] == [*(start for start, _ in slices), length]
+    assert [begin, *(stop for _, stop in slices)] == [*(start for start, _ in slices), length]
     assert all(start % UNIT == 0 for start, _ in slices)
     expected = functools.reduce(np.add, arrays)
     if size & (size - 1) == 0:  # the tree's bits
         level = arrays
         while len(level) > 1:
             level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
-        np.testing.assert_array_equal(found[0][3], level[0])
+        np.testing.assert_array_equal(found[0][3][part], level[0][part])
     for own, all_slices, values, whole in found:
         assert all_slices == [each for each, *_ in found]
-        np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5)
-        np.testing.assert_array_equal(whole, found[0][3])
+        np.testing.assert_allclose(whole[part], expected[part], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(whole[part], found[0][3][part])
         np.testing.assert_array_equal(values, whole[own])
 
 
 def test_sums_of_stretches_make_the_sum_of_squares() -> None:
     """Also of parts, which begin where a rank's slice may."""
-    from pygpt.backends.native_model import NativeGPT2
-
-    config = GPT2Config(vocab_size=300, n_positions=64, n_embd=96, n_layer=1, n_head=2)
-    model = NativeGPT2(config, cpu_library(), "float32", "fast", "none")
-    gradients = model.gradients.flat()
-    assert gradients is not None
+    model = GPT2(SMALL, device="cpu")
+    gradients = flat_gradients(model).values  # type: ignore[union-attr]
     gradients[...] = np.random.default_rng(0).normal(size=gradients.size)
     unit = cpu_library().PYGPT_SUMMED_APART
     sums = np.concatenate([sums_of_squares(gradients[:unit]), sums_of_squares(gradients[unit:])])
     assert np.sqrt(np.cumsum(sums)[-1]) == model.clip_grad_norm(0.0)
     assert len(sums_of_squares(gradients[:0])) == 0
+
+
+# ---- the exchange beside the backward pass ----
+
+
+VARIATIONS = [
+    {},
+    {"tie_word_embeddings": False, "position_embedding": "rotary"},
+    {"norm_position": "post", "bias": False},
+]
+
+
+@pytest.mark.parametrize("grain", [UNIT, 2 * UNIT, 2**20])
+@pytest.mark.parametrize("changes", VARIATIONS)
+def test_portions_are_all_there_is_when_it_is_finished(
+    changes: dict[str, object], grain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlap, "GRAIN", grain)
+    gradients = GPT2(replace(SMALL, **changes), device="cpu").gradients  # type: ignore[arg-type]
+    assert isinstance(gradients, NativeTensors)
+    places, size = {name: gradients.place(name) for name in gradients}, gradients.flat().size  # type: ignore[union-attr]
+    found = portions(places, size, SMALL.n_layer)
+    assert [each.after for each in found] == sorted(each.after for each in found)
+    assert (len(found) > SMALL.n_layer) == (grain < size)
+    ends = sorted((each.part.start, each.part.stop) for each in found)
+    assert [0, *(stop for _, stop in ends)] == [*(start for start, _ in ends), size]
+    assert all(start % grain == 0 for start, _ in ends)
+
+
+def test_portions_are_for_several_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "GRAIN", UNIT)
+    model = GPT2(SMALL, device="cpu")
+
+    def count(hosts: int) -> int:
+        ranks = rank_of(2)
+        ranks.hosts = hosts
+        return len(GradientExchange(model, ranks, gathered=False).exchanges)
+
+    assert count(1) == 1 < count(2)
+
+
+@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize("changes", VARIATIONS)
+def test_a_portion_is_finished_when_a_pass_says_so(
+    changes: dict[str, object], recompute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread copies each while the pass goes on."""
+    monkeypatch.setattr(overlap, "GRAIN", UNIT)
+    model = GPT2(replace(SMALL, **changes), device="cpu", recompute=recompute)  # type: ignore[arg-type]
+    gradients = model.gradients
+    assert isinstance(gradients, NativeTensors)
+    values = gradients.flat()
+    assert values is not None
+    found = portions({name: gradients.place(name) for name in gradients}, values.size, SMALL.n_layer)
+    tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, (16, 64), dtype=np.int32)
+    for passes in (1, 2):
+
+        def copies(finished: int) -> list[np.ndarray]:
+            taken = []
+            for each in found:
+                while gradients.finished() < finished + each.after:
+                    time.sleep(0)
+                taken.append(values[each.part].copy())
+            return taken
+
+        before = gradients.finished()
+        seen = THREADS.submit(copies, before)
+        model.accumulate(tokens, np.roll(tokens, -1))
+        assert gradients.finished() - before == SMALL.n_layer + 2
+        for each, taken in zip(found, seen.result(), strict=True):
+            np.testing.assert_array_equal(taken, values[each.part], str((passes, each)))
 
 
 # ---- ranks ----
@@ -422,6 +532,28 @@ def command(count: int, argv: list[str], program: str | None = None) -> list[str
     return [launcher, "-n", str(count), *crowded, *words]
 
 
+# scripts/train.py as on several hosts, between which even small models are summed in portions beside the backward pass
+IN_PORTIONS = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from pygpt.command.cli import run
+from pygpt.command.train import main
+from pygpt.parallel import overlap
+from pygpt.parallel.ranks import Ranks
+overlap.GRAIN = {UNIT}
+init, cut = Ranks.__init__, overlap.portions
+def on_hosts(self, *arguments):
+    init(self, *arguments)
+    self.hosts = self.size
+def portions(*arguments):
+    found = cut(*arguments)
+    assert len(found) > 2
+    return found
+Ranks.__init__, overlap.portions = on_hosts, portions
+"""
+RUN = "run(lambda: main(sys.argv[1:]))"
+
+
 def environment(**changes: str) -> dict[str, str]:
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {**os.environ, **root, "PYTHONPATH": str(ROOT), **changes}
@@ -463,7 +595,7 @@ def test_the_bits_of_a_run_do_not_depend_on_the_number_of_ranks(
     if changes.get("device") == "cuda-emulated":
         emulated()
     for count in (1, 2, 4):
-        done = run(count, flags(out_dir=f"ranks-{count}", **changes), PYGPT_NCCL=nccl)
+        done = run(count, flags(out_dir=f"ranks-{count}", **changes), IN_PORTIONS + RUN, PYGPT_NCCL=nccl)
         assert done.returncode == 0, done.stderr
         assert ("exchanged by NCCL" in done.stdout) == (count > 1 and "device" in changes and not nccl)
         assert done.stdout.count(" steps in ") == 1  # one rank speaks
@@ -493,7 +625,11 @@ def python_processes(launcher: int) -> list[int]:
 def stop_after_a_checkpoint(count: int, argv: list[str], folder: str, rank: int, number: int) -> tuple[int, str]:
     """Send a signal to a rank of a run that has a checkpoint.  Returns the launcher's status and what it printed."""
     with subprocess.Popen(
-        command(count, argv), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(count, argv, IN_PORTIONS + RUN),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         state = Path(folder, "last", "training_state.json")
         deadline = time.monotonic() + 60
@@ -531,10 +667,6 @@ def test_an_error_of_all_ranks_is_one_sentence(here: Path) -> None:
 
 
 FAILING = """
-import sys
-sys.path.insert(0, {scripts!r})
-from pygpt.command.cli import run
-from pygpt.command.train import main
 from pygpt.errors import UserError
 from pygpt.model import GPT2
 from pygpt.training.run_folder import RunFolder
@@ -544,7 +676,6 @@ def fail(*_, **__):
     raise {error}
 if MPI.COMM_WORLD.Get_rank() == {rank}:
     {place} = fail
-run(lambda: main(sys.argv[1:]))
 """
 
 
@@ -558,17 +689,14 @@ run(lambda: main(sys.argv[1:]))
 )
 def test_an_error_of_one_rank_ends_all(here: Path, rank: int, place: str, error: str, sentence: str) -> None:
     mpi()
-    program = FAILING.format(scripts=str(ROOT / "scripts"), rank=rank, place=place, error=error)
+    program = IN_PORTIONS + FAILING.format(rank=rank, place=place, error=error) + RUN
     done = run(2, flags(out_dir="x"), program)
     assert done.returncode == (1 if "ValueError" in error else 2), done.stderr
     assert done.stderr.count(sentence) == 1, done.stderr
 
 
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, {scripts!r})
-from pygpt.command.cli import run
-from pygpt.command.train import main
+import os, signal
 from pygpt.backends.native_parts import NativeParts
 from mpi4py import MPI
 exchange, calls = NativeParts.exchange, []
@@ -579,7 +707,6 @@ def die(self, *arguments, **others):
     exchange(self, *arguments, **others)
 if MPI.COMM_WORLD.Get_rank() == {rank}:
     NativeParts.exchange = die
-run(lambda: main(sys.argv[1:]))
 """
 
 
@@ -589,7 +716,7 @@ def test_a_rank_is_killed_while_another_waits_for_it_in_nccl(here: Path, rank: i
     emulated()
     settings = {**EMULATED, "dtype": dtype, "checkpoint_interval": 2}
     assert run(1, flags(out_dir="whole", **settings)).returncode == 0
-    words = command(2, flags(out_dir="parts", **settings), KILLED.format(scripts=str(ROOT / "scripts"), rank=rank))
+    words = command(2, flags(out_dir="parts", **settings), IN_PORTIONS + KILLED.format(rank=rank) + RUN)
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     step = json.loads(Path("parts/last/training_state.json").read_text())["step"]

@@ -45,8 +45,9 @@ class NativeParts:
         """Keep a copy on this level."""
         self._call("gpt2_keep_gradients", level)
 
-    def add_kept_gradients(self, level: int) -> None:
-        """Add it to the gradients."""
+    def add_kept_gradients(self, level: int, part: slice) -> None:
+        """Add it to the gradients, all of them: part is slice(None)."""
+        assert part == slice(None)
         self._call("gpt2_add_kept_gradients", level)
 
     # ---- parts ----

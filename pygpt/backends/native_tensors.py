@@ -62,6 +62,12 @@ class NativeTensors(Mapping[str, Floats]):
         _, tensor = self._table()[name]
         return slice(tensor.offset, tensor.offset + tensor.size)
 
+    def finished(self) -> int:
+        """How many parts of the gradients backward passes have finished: of each, the head's first, then those of the
+        blocks from the last to the first, and the embedding's last.  On the CPU only; any thread may ask.
+        """
+        return int(self.library.gpt2_finished(self.handle))
+
     def __getitem__(self, name: str) -> Floats:
         index, tensor = self._table()[name]
         shape = tuple(tensor.shape[0 : tensor.ndim])

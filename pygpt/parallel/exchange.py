@@ -29,16 +29,16 @@ class Halving(NamedTuple):
     sent: slice
 
 
-def halvings(rank: int, ranks: int, size: int) -> list[Halving]:
-    """The steps of a rank among a power of two of them, for an array of this size.
+def halvings(rank: int, ranks: int, whole: slice) -> list[Halving]:
+    """The steps of a rank among a power of two of them, for this part of an array.
 
     Slices begin at multiples of the stretches over which a norm is summed, wherever that leaves them.
     """
     unit = cpu_library().PYGPT_SUMMED_APART
-    begin, end = 0, -(-size // unit)
+    begin, end = whole.start // unit, -(-whole.stop // unit)
 
     def place(first: int, last: int) -> slice:
-        return slice(min(first * unit, size), min(last * unit, size))
+        return slice(min(first * unit, whole.stop), min(last * unit, whole.stop))
 
     steps = []
     apart = 1
@@ -52,11 +52,11 @@ def halvings(rank: int, ranks: int, size: int) -> list[Halving]:
     return steps
 
 
-def slices(ranks: int, size: int) -> list[slice]:
+def slices(ranks: int, whole: slice) -> list[slice]:
     """The slice of each rank; those beyond the largest power of two have none."""
     halving = _halving(ranks)
-    owned = [steps[-1].kept if (steps := halvings(rank, halving, size)) else slice(0, size) for rank in range(halving)]
-    return owned + [slice(0, 0)] * (ranks - halving)
+    owned = [steps[-1].kept if (steps := halvings(rank, halving, whole)) else whole for rank in range(halving)]
+    return owned + [slice(whole.start, whole.start)] * (ranks - halving)
 
 
 def _halving(ranks: int) -> int:
@@ -75,21 +75,22 @@ class Transport(Protocol):
 
 
 class Exchange:
-    """Sums float32 arrays, and puts arrays together, of one size."""
+    """Sums float32 arrays, and puts arrays together, or a part of them."""
 
-    def __init__(self, ranks: Ranks, size: int, transport: Transport) -> None:
+    def __init__(self, ranks: Ranks, whole: slice, transport: Transport) -> None:
+        """whole: the part, which begins at a multiple of the stretches over which a norm is summed."""
         self._ranks, self._transport = ranks, transport
-        self._whole, self._none = slice(0, size), slice(0, 0)
+        self._whole, self._none = whole, slice(whole.start, whole.start)
         self._halving = _halving(ranks.size)
         self._beyond = [
             rank for rank in (ranks.rank + self._halving, ranks.rank - self._halving) if 0 <= rank < ranks.size
         ]
-        self.slices = slices(ranks.size, size)
+        self.slices = slices(ranks.size, whole)
         self.own = self.slices[ranks.rank]
-        self._steps = halvings(ranks.rank, self._halving, size) if ranks.rank < self._halving else []
+        self._steps = halvings(ranks.rank, self._halving, whole) if ranks.rank < self._halving else []
 
     def sum(self, values: Flat) -> None:
-        """Make values[own] the sum over all ranks; what is outside it is partly summed then."""
+        """Make values[own] the sum over all ranks; the rest of the part is partly summed then."""
         for partner in self._beyond:
             giving = partner < self._ranks.rank
             parts = (self._whole, self._none) if giving else (self._none, self._whole)
@@ -98,7 +99,7 @@ class Exchange:
             self._transport.add(step.partner, values, step.sent, step.kept)
 
     def gather(self, values: Flat) -> None:
-        """Make all of values what the ranks have in values[own]."""
+        """Make all of the part what the ranks have in values[own]."""
         for step in reversed(self._steps):
             self._transport.swap(step.partner, values, step.kept, step.sent)
         for partner in self._beyond:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import zip_longest
@@ -16,6 +18,7 @@ from pygpt.parallel.ranks import Ranks
 
 _PIECE = 2**20  # numbers in a message
 _UNDER_WAY = 4  # messages each way
+_PAUSE = 0.001  # seconds between two looks at a message
 EXCHANGE_BYTES = 4 * _PIECE * _UNDER_WAY
 """What an exchange keeps, at most."""
 
@@ -48,11 +51,11 @@ class Messages:
         def finish() -> None:
             sending, receiving, kept, place = under_way.popleft()
             if receiving is not None:
-                receiving.Wait()
+                _wait(receiving)
             if place is not None:
                 take(kept, place)
             if sending is not None:
-                sending.Wait()
+                _wait(sending)
 
         for number, (sent, kept) in enumerate(zip_longest(_pieces(outgoing), _pieces(incoming))):
             if number >= _UNDER_WAY:
@@ -74,6 +77,15 @@ class Messages:
         if number >= len(self._received) < _UNDER_WAY:
             self._received.append(np.empty(_PIECE, np.float32))
         return self._received[number % _UNDER_WAY].view(dtype)[: piece.stop - piece.start]
+
+
+def _wait(request: Any) -> None:
+    """Beside the main thread, which computes meanwhile, without the busy-waiting of MPI."""
+    if threading.current_thread() is threading.main_thread():
+        request.Wait()
+        return
+    while not request.Test():
+        time.sleep(_PAUSE)
 
 
 def _pieces(part: slice) -> list[slice]:

@@ -166,7 +166,7 @@ def _world(launch: _Launch) -> Any:
     try:
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # one thread alone speaks with the others
+        mpi4py.rc.thread_level = "serialized"  # one thread at a time speaks with the others
         from mpi4py import MPI
     except ImportError:
         raise UserError(f"{started}, which need mpi4py to train together: pip install 'pygpt[mpi]'") from None

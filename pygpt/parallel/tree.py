@@ -9,11 +9,23 @@ exchange between ranks (exchange.py). The addition of two floats is commutative,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
+from pygpt.backends.pointers import Floats
 from pygpt.model import GPT2
-from pygpt.parallel.flat import parts_of
-from pygpt.reference.arrays import Array
+from pygpt.parallel.flat import HostFlat, flat_gradients, parts_of
+
+LastPass = Callable[[Callable[[slice], None]], contextlib.AbstractContextManager[None]]
+"""Around the pass that is the last of a sum.  It calls complete(part) for all parts of the flat buffer of gradients, of
+each as soon as the pass has finished it or later: to add what is kept of the passes before."""
+
+
+@contextlib.contextmanager
+def by_itself(complete: Callable[[slice], None]) -> Iterator[None]:
+    """A LastPass that nothing else happens beside."""
+    yield
+    complete(slice(None))
 
 
 def levels(count: int) -> int:
@@ -31,30 +43,35 @@ class GradientTree:
         self._kept = parts_of(model) or _KeptOnHost(model)
         self._losses: list[float] = []
 
-    def sum(self, first: int, add: Callable[[int], None]) -> None:
+    def sum(self, first: int, add: Callable[[int], None], last_pass: LastPass = by_itself) -> None:
         """Make the model's gradients those of micro-batches number `first`, first + 1, ...
 
-        add: adds the gradients of one of them.
+        add: adds the gradients of one of them.  last_pass: is around the last one.
         """
         self._losses = []
-        self._sum(first, self._count, self._levels, add)
+        self._sum(first, self._count, self._levels, add, last_pass)
 
     def losses(self) -> list[float]:
         """Sums of losses of the latest sum(), in the order of their micro-batches; waits for a device."""
         return [*self._losses, self._model.summed_loss]
 
-    def _sum(self, first: int, count: int, levels: int, add: Callable[[int], None]) -> None:
-        if not levels:
-            self._model.zero_grad()
-            for number in range(first, first + count):
-                add(number)
-            return
-        half, lower = count // 2, levels - 1
-        self._sum(first, half, lower, add)
-        self._losses.append(self._model.summed_loss)
-        self._kept.keep_gradients(lower)
-        self._sum(first + half, half, lower, add)
-        self._kept.add_kept_gradients(lower)
+    def _sum(self, first: int, count: int, levels: int, add: Callable[[int], None], last_pass: LastPass) -> None:
+        for level in reversed(range(levels)):
+            count //= 2
+            self._sum(first, count, level, add, by_itself)
+            self._losses.append(self._model.summed_loss)
+            self._kept.keep_gradients(level)
+            first += count
+        self._model.zero_grad()
+        for number in range(first, first + count - 1):
+            add(number)
+
+        def complete(part: slice) -> None:
+            for level in range(levels):
+                self._kept.add_kept_gradients(level, part)
+
+        with last_pass(complete):
+            add(first + count - 1)
 
 
 class _KeptOnHost:
@@ -62,16 +79,18 @@ class _KeptOnHost:
 
     def __init__(self, model: GPT2) -> None:
         self._model = model
-        self._kept: dict[int, list[Array]] = {}
+        self._kept: dict[int, Floats] = {}
 
     def keep_gradients(self, level: int) -> None:
-        gradients = self._model.gradients.values()
         if level not in self._kept:
-            self._kept[level] = [gradient.copy() for gradient in gradients]
-            return
-        for kept, gradient in zip(self._kept[level], gradients, strict=True):
-            kept[...] = gradient
+            self._kept[level] = self._gradients().copy()
+        else:
+            self._kept[level][...] = self._gradients()
 
-    def add_kept_gradients(self, level: int) -> None:
-        for kept, gradient in zip(self._kept[level], self._model.gradients.values(), strict=True):
-            gradient += kept
+    def add_kept_gradients(self, level: int, part: slice) -> None:
+        self._gradients()[part] += self._kept[level][part]
+
+    def _gradients(self) -> Floats:
+        flat = flat_gradients(self._model)
+        assert isinstance(flat, HostFlat)
+        return flat.values

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from pygpt.config import GPT2Config
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
-from pygpt.parallel.exchange import Exchange
-from pygpt.parallel.flat import flat_gradients
-from pygpt.parallel.nccl import open_transport
+from pygpt.parallel.overlap import GradientExchange
 from pygpt.parallel.ranks import Ranks
+from pygpt.parallel.tree import LastPass, by_itself
 from pygpt.parameters import parameter_table
 from pygpt.reference.arrays import Array
 from pygpt.training.settings import TrainSettings
@@ -60,8 +59,12 @@ class Gathered(NamedTuple):
 class Optimizer(Protocol):
     """All ranks of a run make the same calls."""
 
+    @property
+    def last_pass(self) -> LastPass:
+        """What is around the last pass of a step, after which step() finds the gradients of all ranks summed."""
+
     def step(self, lr: float) -> float:
-        """Sum the gradients of all ranks, clip them and update the parameters.
+        """Clip the gradients and update the parameters.
 
         lr: of the schedule.  Returns the norm of the gradient before clipping.
         """
@@ -79,15 +82,11 @@ class WholeOptimizer:
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
         self._model, self._settings = model, settings
         self._moments = ModelMoments(model, settings.optimizer)
-        self._exchange: Exchange | None = None
+        self.last_pass: LastPass = by_itself
         if ranks.several:
-            self._gradients = flat_gradients(model)
-            self._exchange = Exchange(ranks, self._gradients.size, open_transport(model.device, self._gradients, ranks))
+            self.last_pass = GradientExchange(model, ranks, gathered=True).last_pass
 
     def step(self, lr: float) -> float:
-        if self._exchange is not None:
-            self._exchange.sum(self._gradients)
-            self._exchange.gather(self._gradients)
         norm = self._model.clip_grad_norm(self._settings.grad_clip)
         update(self._model, self._settings, lr)
         return norm

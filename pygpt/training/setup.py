@@ -209,7 +209,7 @@ def memory_of_run(config: GPT2Config, settings: TrainSettings, batch_size: int, 
         whole = config.num_parameters
         kinds = sum(map(math.prod, moment_shapes(settings.optimizer, config).values())) // whole
         kinds += slices_weights(settings, ranks)
-        needed -= 4 * kinds * (whole - max(part.stop - part.start for part in slices(ranks.size, whole)))
+        needed -= 4 * kinds * (whole - max(part.stop - part.start for part in slices(ranks.size, slice(0, whole))))
     return needed
 
 

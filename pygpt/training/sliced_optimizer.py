@@ -10,6 +10,7 @@ the squares of the gradient are summed over the same stretches, whose sums are a
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,9 +19,8 @@ from pygpt.backends.native_tensors import NativeTensors
 from pygpt.backends.pointers import Floats
 from pygpt.files.tensor_file import StoredTensor
 from pygpt.model import GPT2
-from pygpt.parallel.exchange import Exchange
 from pygpt.parallel.flat import DeviceFlat, HostFlat, RoundedFlat, flat_gradients, flat_parameters
-from pygpt.parallel.nccl import open_transport
+from pygpt.parallel.overlap import GradientExchange
 from pygpt.parallel.ranks import Ranks
 from pygpt.parameters import parameter_shapes
 from pygpt.training.optimizer import Gathered, Tensors, moment_shapes
@@ -36,15 +36,16 @@ class SlicedOptimizer:
 
     def __init__(self, model: GPT2, settings: TrainSettings, ranks: Ranks) -> None:
         self._ranks, self._model = ranks, model
-        self._weights, self._gradients = flat_parameters(model), flat_gradients(model)
-        self._exchange = Exchange(ranks, self._weights.size, open_transport(model.device, self._weights, ranks))
+        self._weights = flat_parameters(model)
+        gradients = GradientExchange(model, ranks, gathered=False)
+        self.last_pass = gradients.last_pass
         assert isinstance(model.parameters, NativeTensors)
         self._places = {name: model.parameters.place(name) for name in model.parameters}
         self._shapes = moment_shapes(settings.optimizer, model.config)
-        self._slice = self._make_slice(model, settings)
+        self._held = [(each, self._make_slice(model, settings, each.own)) for each in gradients.exchanges]
 
-    def _make_slice(self, model: GPT2, settings: TrainSettings) -> Slice:
-        weights, gradients, own = self._weights, self._gradients, self._exchange.own
+    def _make_slice(self, model: GPT2, settings: TrainSettings, own: slice) -> Slice:
+        weights, gradients = self._weights, flat_gradients(model)
         if isinstance(weights, DeviceFlat):
             return DeviceSlice(model, settings, own, weights.parts)
         assert isinstance(gradients, HostFlat)
@@ -52,12 +53,14 @@ class SlicedOptimizer:
         return HostSlice(model, settings, own, kinds, weights, gradients)
 
     def step(self, lr: float) -> float:
-        self._exchange.sum(self._gradients)
-        sums = self._ranks.gather((self._exchange.own.start, self._slice.sums_of_squares()))
-        in_order = np.concatenate([each for _, each in sorted(sums, key=lambda pair: pair[0])])
-        norm = self._slice.clip(in_order)
-        self._slice.update(lr)
-        self._exchange.gather(self._weights)
+        mine = [(exchange.own.start, held.sums_of_squares()) for exchange, held in self._held]
+        sums = sorted(itertools.chain(*self._ranks.gather(mine)), key=lambda pair: pair[0])
+        in_order, steps = np.concatenate([each for _, each in sums]), self._model.steps + 1
+        for exchange, held in self._held:
+            norm = held.clip(in_order)
+            held.update(lr)
+            exchange.gather(self._weights)
+        self._model.steps = steps
         return norm
 
     # ---- checkpoints ----
@@ -66,9 +69,10 @@ class SlicedOptimizer:
         for name in self._shapes:
             kind, parameter = _split(name)
             place = self._places[parameter]
-            part = overlap(place, self._exchange.own)
             stored = tensors[name].float32().reshape(-1)
-            self._slice.write(kind, part, stored[behind(part, place)])
+            for exchange, held in self._held:
+                part = overlap(place, exchange.own)
+                held.write(kind, part, stored[behind(part, place)])
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[Gathered]:
@@ -96,18 +100,19 @@ class SlicedOptimizer:
         kind, parameter = _split(name)
         place = self._places[parameter]
         whole = np.empty(place.stop - place.start if self._ranks.first else 0, np.float32)
-        for rank, owned in enumerate(self._exchange.slices):
-            part = overlap(place, owned)
-            if part.start == part.stop:
-                continue
-            if rank == self._ranks.rank:
-                mine = self._slice.read(kind, part)
-                if self._ranks.first:
-                    whole[behind(part, place)] = mine
-                else:
-                    self._ranks.world.Send(mine, 0)
-            elif self._ranks.first:
-                self._ranks.world.Recv(whole[behind(part, place)], rank)
+        for exchange, held in self._held:
+            for rank, owned in enumerate(exchange.slices):
+                part = overlap(place, owned)
+                if part.start == part.stop:
+                    continue
+                if rank == self._ranks.rank:
+                    mine = held.read(kind, part)
+                    if self._ranks.first:
+                        whole[behind(part, place)] = mine
+                    else:
+                        self._ranks.world.Send(mine, 0)
+                elif self._ranks.first:
+                    self._ranks.world.Recv(whole[behind(part, place)], rank)
         return whole
 
 

@@ -29,7 +29,7 @@ class Slice(Protocol):
         """Clip its gradients by the norm of all, and return it, as a single rank finds it.  sums: of all stretches."""
 
     def update(self, lr: float) -> None:
-        """One step of the optimizer with the gradients that the model holds."""
+        """The optimizer's step number model.steps + 1 with the gradients that the model holds."""
 
     def read(self, kind: str, part: slice) -> Floats:
         """Of a part of the model's flat buffer that lies in it.
@@ -68,8 +68,9 @@ class HostSlice:
     def update(self, lr: float) -> None:
         for parameter in parameter_table(self._model.config):
             decay = self._settings.weight_decay if parameter.weight_decay else 0.0
-            self._update(overlap(self._places[parameter.name], self._own), lr, decay)
-        self._model.steps += 1
+            part = overlap(self._places[parameter.name], self._own)
+            if part.start < part.stop:
+                self._update(part, lr, decay)
 
     def _update(self, part: slice, lr: float, decay: float) -> None:
         settings, w, dw = self._settings, self._weights[part], self._gradients[part]

@@ -234,7 +234,7 @@ class _Loop:
             max_iters=settings.max_iters,
             decay_iters=settings.decay,
         )
-        self.tree.sum(self.micro_batches.start, self._accumulate)
+        self.tree.sum(self.micro_batches.start, self._accumulate, self.optimizer.last_pass)
         norm = self.optimizer.step(lr)
         losses = self.ranks.gather(self.tree.losses())
         state.step += 1
