@@ -30,6 +30,8 @@ from pygpt.text.vocabulary_files import save_vocabulary
 
 PROMPT, NEW, LONG = 32, 128, 1024
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 4.5}  # of a weight, with its share of a scale
+CACHE = {"float32": "float32", "bfloat16": "bfloat16", "int8": "bfloat16", "int4": "bfloat16"}
+"""By weights. Transformers' keys and values are of the weights' dtype, llama.cpp's of 16 bits with any weights."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class PygptText:
     @cached_property
     def generator(self) -> Generator:
         set_threads(self.threads)
-        return GPT2(self.config, kernels=self.kernels).generator(self.weights)
+        return GPT2(self.config, kernels=self.kernels).generator(self.weights, CACHE[self.weights])
 
     def prepare(self, case: Text) -> Callable[[], None]:
         generator, prompt = self.generator, case.tokens(self.config.vocab_size)
@@ -186,11 +188,11 @@ def write_likeliest(model: Any, prompt: list[str], new: int) -> list[int]:
 
 
 def bytes_per_token(config: GPT2Config, weights: str, length: int) -> float:
-    """What a token after `length` others reads: matrices, the head among them, and keys and values of float32."""
+    """What a token after `length` others reads: matrices, the head among them, and keys and values."""
     C, inner = config.n_embd, config.inner
     blocks = config.n_layer * (4 * C * C + 2 * C * inner) * BITS[weights]
     head = config.vocab_size * C * BITS["int8" if weights == "int4" else weights]
-    return (blocks + head) / 8 + 4 * 2 * config.n_layer * C * length
+    return (blocks + head + 2 * config.n_layer * C * length * BITS[CACHE[weights]]) / 8
 
 
 def flops_of_prompt(config: GPT2Config, length: int) -> float:

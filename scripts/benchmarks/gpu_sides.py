@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.generation import LONG, PROMPT, bytes_per_token
+from benchmarks.generation import CACHE, LONG, PROMPT, bytes_per_token
 from benchmarks.gpu_kernels import KernelTime, kernel_times
 from benchmarks.machine import version
 from benchmarks.session import TINY
@@ -154,7 +154,7 @@ def measure_side(
 def measure_generation(model: str, batches: list[int], device: str, seconds: float) -> Iterator[dict[str, Any]]:
     """A row for each format of the weights and number of sequences: a token for each of them, and a long prompt.
 
-    "bytes" are those that the tokens read at least.  Keys and values are float32, as bytes_per_token() counts them.
+    "bytes" are those that the tokens read at least, keys and values among them.
     """
     config = MODELS[model]
     gpt2 = GPT2(config, device=device)
@@ -162,7 +162,7 @@ def measure_generation(model: str, batches: list[int], device: str, seconds: flo
     for weights in WEIGHTS:
         alone = bytes_per_token(config, weights, 0)
         for B in batches:
-            generator = gpt2.generator(weights, batch_size=B)
+            generator = gpt2.generator(weights, CACHE[weights], batch_size=B)
             row: dict[str, Any] = {"model": model, "weights": weights, "B": B, "prompt": prompt}
             row["seconds"] = _time_feeds(generator, length, 1, seconds)
             row["tokens_per_second"] = B / row["seconds"]
