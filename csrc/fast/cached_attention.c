@@ -69,7 +69,7 @@ INLINE Floats load_cached(PanelType type, const void *elements, int64_t i, int64
     return load_bf16(halves);
 }
 
-INLINE Floats step(PanelType type, Floats sum, float a, Floats b) {
+INLINE Floats step_element(PanelType type, Floats sum, float a, Floats b) {
     return type == PANEL_F32 ? step_f32(sum, a, b) : step_bf16(sum, a, b);
 }
 
@@ -95,7 +95,7 @@ INLINE void score_panels(PanelType type, int rows, int panels, float *scores, co
         UNROLL
         for (int r = 0; r < rows; r++) {
             UNROLL
-            for (int j = 0; j < panels * VECTORS; j++) sum[r][j] = step(type, sum[r][j], q[i * rows + r], k[j]);
+            for (int j = 0; j < panels * VECTORS; j++) sum[r][j] = step_element(type, sum[r][j], q[i * rows + r], k[j]);
         }
     }
     UNROLL
@@ -129,7 +129,7 @@ INLINE void add_element(PanelType type, int rows, int vectors, Floats sum[MR][AL
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
-        for (int j = 0; j < vectors; j++) sum[r][j] = step(type, sum[r][j], p[r * KEYS], v[j]);
+        for (int j = 0; j < vectors; j++) sum[r][j] = step_element(type, sum[r][j], p[r * KEYS], v[j]);
     }
 }
 
