@@ -33,8 +33,13 @@ static int quantised(float w, float scale, int lowest, int highest) {
     return q >= (float)lowest ? q <= (float)highest ? (int)q : highest : lowest;   // lowest for a NaN
 }
 
+static int64_t int8_byte(int64_t width, int64_t k, int64_t n) {
+    return (k / 4 * width + n) * 4 + k % 4;
+}
+
 static void fill_int8(int64_t width, unsigned char *q, int64_t n, float w[GROUP][WIDEST], float scale) {
-    for (int k = 0; k < GROUP; k++) q[k * width + n] = (unsigned char)quantised(w[k][n], scale, -127, 127);
+    for (int k = 0; k < GROUP; k++)
+        q[int8_byte(width, k, n)] = (unsigned char)(quantised(w[k][n], scale, -127, 127) + 128);
 }
 
 /* Where the four bits of input k are, and how far to the left. */
@@ -110,9 +115,11 @@ float packed_scale(const PackedMatrix *m, int64_t k, int64_t n) {
     return bf16_at(group_of(m, k, n) + 2 * (n % m->width));
 }
 
-int packed_int4(const PackedMatrix *m, int64_t k, int64_t n) {
+int packed_integer(const PackedMatrix *m, int64_t k, int64_t n) {
     const unsigned char *q = group_of(m, k, n) + 2 * m->width;
-    return (q[int4_byte(m->width, k % GROUP, n % m->width)] >> int4_shift(k) & 15) - 8;
+    int64_t i = k % GROUP, j = n % m->width;
+    if (m->type == PYGPT_INT8) return q[int8_byte(m->width, i, j)] - 128;
+    return (q[int4_byte(m->width, i, j)] >> int4_shift(i) & 15) - 8;
 }
 
 float packed_value(const PackedMatrix *m, int64_t k, int64_t n) {
@@ -122,8 +129,7 @@ float packed_value(const PackedMatrix *m, int64_t k, int64_t n) {
     switch (m->type) {
     case PYGPT_FLOAT32: memcpy(&value, group + 4 * (i * width + j), sizeof value); return value;
     case PYGPT_BFLOAT16: return bf16_at(group + 2 * ((i / 2 * width + j) * 2 + i % 2));
-    case PYGPT_INT8: return packed_scale(m, k, n) * (float)(signed char)group[(2 + i) * width + j];
-    default: return packed_scale(m, k, n) * (float)packed_int4(m, k, n);
+    default: return packed_scale(m, k, n) * (float)packed_integer(m, k, n);
     }
 }
 

@@ -3,13 +3,13 @@
  *
  *   float32    w[32][width]
  *   bfloat16   w[16][width][2]: inputs k and k + 1 side by side
- *   int8       s[width], q[32][width]: w = s q
+ *   int8       s[width], q[8][width][4]: w = s q; 128 + q of four inputs side by side
  *   int4       s[width], q[4][width][4]: of 8 inputs, 8 + q of the first four in the low bits of the bytes, of the others in
  *              the high bits
  *
  * s is a bfloat16, so a weight takes 8.5 or 4.5 bits. What lies beyond the matrix is zero.
  *
- * With int4 the inputs become eight bits, x = sx qx with one scale for 32 inputs, so that a group is a sum of integers:
+ * With int8 and int4 the inputs become eight bits, x = sx qx with one scale for 32 inputs, so that a group is a sum of integers:
  *   y_n = Σ_groups s_n sx Σ_k q_kn qx_k
  */
 #ifndef PYGPT_PACKED_H
@@ -46,9 +46,13 @@ void packed_fill(PackedMatrix *m, const float *w, int64_t k_stride, int64_t n_st
 
 float packed_value(const PackedMatrix *m, int64_t k, int64_t n);
 
-/* Of int8 and int4, s; of int4, q. */
+static inline int packs_integers(const PackedMatrix *m) {
+    return m->type == PYGPT_INT8 || m->type == PYGPT_INT4;
+}
+
+/* Of int8 and int4: s and q. */
 float packed_scale(const PackedMatrix *m, int64_t k, int64_t n);
-int packed_int4(const PackedMatrix *m, int64_t k, int64_t n);
+int packed_integer(const PackedMatrix *m, int64_t k, int64_t n);
 
 /* A group of inputs in eight bits: scale = max |x| / 127, and q from -127 to 127. sum: of q. */
 typedef struct {

@@ -95,7 +95,7 @@ def test_logits_are_those_of_the_cpu(kernels: str, weights: str, cache: str, dev
     )
     errors = errors_of_rows(found, expected)
     assert np.median(errors) <= 2e-6
-    rounds = weights in ("bfloat16", "int4") or cache == "bfloat16"
+    rounds = weights != "float32" or cache == "bfloat16"
     assert np.max(errors) <= (2.0**-6 if rounds else 1e-5)
 
 

@@ -145,6 +145,7 @@ def test_formats_are_what_packed_h_says(K: int, N: int) -> None:
                         assert found[k, n] == s * q
     np.testing.assert_array_equal(packed.WEIGHTS["bfloat16"](w), np.vectorize(bf16)(w))
     x = w.T.astype(np.float64)
+    assert packed.INPUTS["int8"] is packed.INPUTS["int4"]
     for row, found_row in zip(x, packed.INPUTS["int4"](x), strict=True):
         for first in range(0, K, 32):
             s = max(map(abs, row[first : first + 32])) / 127
@@ -208,10 +209,8 @@ def reference(name: str, weights: str, cache: str, seed: int, shift: float = 0.0
     def moved(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
         return lambda x: function(x + shift * np.sqrt((x**2).mean(-1, keepdims=True)))
 
-    if weights in ("bfloat16", "int4"):
+    if weights != "float32":
         generator._inputs = moved(generator._inputs)
-    if weights == "bfloat16":
-        generator._head_inputs = moved(generator._head_inputs)
     if cache == "bfloat16":
         generator._stored = moved(generator._stored)
     return generator.feed([tokens_of(name, TOKENS[name])], every=True)

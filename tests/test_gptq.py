@@ -80,8 +80,9 @@ def test_a_calibrated_generator(backend, weights):
         generator = model.generator(kind, batch_size=len(tokens), calibration=calibration)
         logits[name] = generator.feed(list(tokens), every=True).astype(np.float64)
     error = {name: np.linalg.norm(found - logits["exact"]) for name, found in logits.items()}
-    part = 1.0 if weights == "int8" else 0.9  # of eight bits, most of the error is that of the embedding
-    assert 0 < error["own"] < part * error["nearest"]
+    assert error["own"] > 0
+    if weights == "int4":  # of eight bits, most of the error is that of the inputs and of the embedding
+        assert error["own"] < 0.9 * error["nearest"]
 
     numpy = pygpt.GPT2(CONFIG, "numpy", dtype="float64")
     for name, values in model.parameters.items():
@@ -96,8 +97,8 @@ def test_a_calibrated_generator(backend, weights):
             w = np.asarray(model.parameters[f"h.{layer}.{name}.weight"])
             reference.write(layer, name, *gptq.quantise(w, (x.T @ x).astype(np.float64), weights))
     found = reference.feed(list(tokens), every=True)
-    bound = 1e-5 if weights == "int8" else 1e-2  # an input that lies between two of its integers may go either way
-    assert np.linalg.norm(found - logits["own"]) < bound * np.linalg.norm(found)
+    errors = np.linalg.norm(found - logits["own"], axis=-1) / np.linalg.norm(found, axis=-1)
+    assert np.median(errors) < 1e-6 and errors.max() < 1e-2  # an input between two of its integers may go either way
 
 
 def test_what_cannot_be_calibrated():

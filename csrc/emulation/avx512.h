@@ -20,7 +20,6 @@
 
 #define _mm512_add_epi16 emulated_add_epi16
 #define _mm512_add_ps emulated_add_ps
-#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
 #define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
 #define _mm512_cvtne2ps_pbh emulated_cvtne2ps_pbh
@@ -224,14 +223,6 @@ EMULATED __m512 emulated_permutexvar_ps(__m512i choice, __m512 a) {
     Emulated x = {.si = choice}, y = {.ps = a}, z;
     for (int i = 0; i < 16; i++) z.f[i] = y.f[x.u32[i] & 15];
     return z.ps;
-}
-
-EMULATED __m512i emulated_cvtepi8_epi32(__m128i a) {
-    int8_t narrow[16];
-    memcpy(narrow, &a, sizeof narrow);
-    Emulated x;
-    for (int i = 0; i < 16; i++) x.u32[i] = (uint32_t)(int32_t)narrow[i];
-    return x.si;
 }
 
 EMULATED __m512i emulated_cvtepu8_epi32(__m128i a) {

@@ -10,7 +10,7 @@
 #include "../generation.h"
 #include "../internal.h"
 #include "cached_attention.h"
-#include "int4_product.h"
+#include "integer_product.h"
 #include "pack.h"
 
 enum {
@@ -35,25 +35,16 @@ static inline int64_t padded(int64_t K) {
 
 typedef uint32_t WordsInMemory __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 
-/* The scales of vector j, or nothing. */
-INLINE Floats scales(int type, const unsigned char *group, int j) {
-    return type == PYGPT_INT8 ? load_bf16(group + 2 * j * LANES) : (Floats){0};
-}
-
 /* The weights of inputs k and k + 1, of vector j of outputs. */
-INLINE void two_inputs(int type, Floats w[2], const unsigned char *group, int k, int j, Floats scale) {
+INLINE void two_inputs(int type, Floats w[2], const unsigned char *group, int k, int j) {
     if (type == PYGPT_FLOAT32) {
         const float *values = (const float *)group + k * NR + j * LANES;
         w[0] = load(values);
         w[1] = load(values + NR);
-    } else if (type == PYGPT_BFLOAT16) {
+    } else {
         Words pairs = *(const WordsInMemory *)(group + 4 * (k / 2 * NR + j * LANES));
         w[0] = (Floats)(pairs << 16);
         w[1] = (Floats)(pairs & 0xFFFF0000u);
-    } else {
-        const unsigned char *values = group + 2 * NR + k * NR + j * LANES;
-        w[0] = scale * __builtin_convertvector(load_int8(values), Floats);
-        w[1] = scale * __builtin_convertvector(load_int8(values + NR), Floats);
     }
 }
 
@@ -65,7 +56,7 @@ typedef Floats Sums[FEW_ROWS][PANELS * VECTORS];
 
 /* Asks for every line of what lies AHEAD of the weights of inputs k and k + 1, each vector of outputs j for its share. */
 INLINE void ask_ahead(int type, const unsigned char *group, int k, int j) {
-    int bytes = NR * (type == PYGPT_FLOAT32 ? 4 : type == PYGPT_BFLOAT16 ? 2 : 1);   // of one input
+    int bytes = NR * (type == PYGPT_FLOAT32 ? 4 : 2);   // of one input
     const unsigned char *from = group + AHEAD + k * bytes;
     for (int at = j * CACHE_LINE; at < 2 * bytes; at += VECTORS * CACHE_LINE) __builtin_prefetch(from + at);
 }
@@ -73,9 +64,6 @@ INLINE void ask_ahead(int type, const unsigned char *group, int k, int j) {
 /* The inputs of one group, from x on: rows as prepare() leaves them. */
 INLINE void add_group(int type, int rows, int panels, Sums sum, const unsigned char *group, int64_t panel_bytes,
                       const float *x, int64_t x_stride) {
-    Floats scale[PANELS * VECTORS];
-    UNROLL
-    for (int j = 0; j < panels * VECTORS; j++) scale[j] = scales(type, group + j / VECTORS * panel_bytes, j % VECTORS);
     for (int k = 0; k < GROUP; k += 2) {
         UNROLL
         for (int j = 0; j < panels * VECTORS; j++) {
@@ -88,7 +76,7 @@ INLINE void add_group(int type, int rows, int panels, Sums sum, const unsigned c
                 continue;
             }
             Floats w[2];
-            two_inputs(type, w, here, k, j % VECTORS, scale[j]);
+            two_inputs(type, w, here, k, j % VECTORS);
             UNROLL
             for (int i = 0; i < rows; i++) {
                 sum[i][j] += broadcast(x[i * x_stride + k]) * w[0];
@@ -153,10 +141,6 @@ static void bfloat16_columns(float *y, const float *x, const PackedMatrix *w, co
     multiply_few_columns(PYGPT_BFLOAT16, y, x, w, b, rows, columns);
 }
 
-static void int8_columns(float *y, const float *x, const PackedMatrix *w, const float *b, int64_t rows, Range columns) {
-    multiply_few_columns(PYGPT_INT8, y, x, w, b, rows, columns);
-}
-
 /* Rows as add_group() reads them: groups that are whole, and with bfloat16 rounded, pairs where the processor has them. */
 static const float *prepare(const float *x, const PackedMatrix *w, int64_t rows, float *own) {
     int64_t K = w->K, elements = padded(K) / inputs(w->type);
@@ -168,15 +152,14 @@ static const float *prepare(const float *x, const PackedMatrix *w, int64_t rows,
 /* ---- many rows ---- */
 
 /* So many groups of a panel as floats: (groups GROUP, NR). */
-INLINE void unpack_groups(int type, float *to, const unsigned char *group, int64_t groups) {
-    int64_t bytes = packed_group_bytes(type, NR);
+static void unpack_bfloat16(float *to, const unsigned char *group, int64_t groups) {
+    int64_t bytes = packed_group_bytes(PYGPT_BFLOAT16, NR);
     for (int64_t g = 0; g < groups; g++, group += bytes, to += GROUP * NR) {
         UNROLL
         for (int j = 0; j < VECTORS; j++) {
-            Floats scale = scales(type, group, j);
             for (int k = 0; k < GROUP; k += 2) {
                 Floats w[2];
-                two_inputs(type, w, group, k, j, scale);
+                two_inputs(PYGPT_BFLOAT16, w, group, k, j);
                 store(to + k * NR + j * LANES, w[0]);
                 store(to + (k + 1) * NR + j * LANES, w[1]);
             }
@@ -187,8 +170,7 @@ INLINE void unpack_groups(int type, float *to, const unsigned char *group, int64
 /* A stretch of a panel as the micro-kernel reads it. */
 static const float *unpacked(int type, const unsigned char *group, int64_t groups, float *own) {
     if (type == PYGPT_FLOAT32 || inputs(type) == 2) return (const float *)group;
-    if (type == PYGPT_BFLOAT16) unpack_groups(PYGPT_BFLOAT16, own, group, groups);
-    if (type == PYGPT_INT8) unpack_groups(PYGPT_INT8, own, group, groups);
+    unpack_bfloat16(own, group, groups);
     return own;
 }
 
@@ -243,8 +225,8 @@ static void multiply_many(const Team *team, float *y, const float *x, const Pack
 
 static void fast_packed_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
                                 int64_t rows, float *shared, float *own) {
-    if (w->type == PYGPT_INT4) {
-        int4_product(team, y, x, w, b, rows, rows > FEW_ROWS ? shared : own, rows > FEW_ROWS);
+    if (packs_integers(w)) {
+        integer_product(team, y, x, w, b, rows, rows > FEW_ROWS ? shared : own, rows > FEW_ROWS);
         return;
     }
     if (rows > FEW_ROWS) {
@@ -256,7 +238,6 @@ static void fast_packed_product(const Team *team, float *y, const float *x, cons
     switch (w->type) {
     case PYGPT_FLOAT32: float32_columns(y, x, w, b, rows, columns); break;
     case PYGPT_BFLOAT16: bfloat16_columns(y, x, w, b, rows, columns); break;
-    case PYGPT_INT8: int8_columns(y, x, w, b, rows, columns); break;
     }
 }
 

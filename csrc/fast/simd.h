@@ -137,31 +137,16 @@ INLINE void store_first(float *p, Floats x, int64_t n) {
 #endif
 }
 
-/* LANES narrower integers, each in a lane. gcc's own conversion goes by single elements. */
+/* LANES words from as many half words. gcc's own conversion goes by single elements. */
 #if defined(SIMD_AVX512)
-    #define WIDEN(narrow, p) _mm512_cvt##narrow##_epi32(_mm_loadu_si128((const __m128i *)(p)))
-    #define WIDEN_HALVES(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
+    #define WIDEN(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
 #elif defined(SIMD_AVX2)
-    #define WIDEN(narrow, p) _mm256_cvt##narrow##_epi32(_mm_loadl_epi64((const __m128i *)(p)))
-    #define WIDEN_HALVES(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
+    #define WIDEN(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #endif
-
-INLINE Ints load_int8(const void *p) {
-#if defined(WIDEN)
-    return (Ints)WIDEN(epi8, p);
-#elif defined(__ARM_NEON)
-    int8x8_t four = vreinterpret_s8_u32(vld1_dup_u32(p));
-    return (Ints)vmovl_s16(vget_low_s16(vmovl_s8(four)));
-#else
-    Ints x;
-    for (int i = 0; i < LANES; i++) x[i] = ((const int8_t *)p)[i];
-    return x;
-#endif
-}
 
 INLINE Floats load_bf16(const void *p) {
 #if defined(WIDEN)
-    return (Floats)((Words)WIDEN_HALVES(p) << 16);
+    return (Floats)((Words)WIDEN(p) << 16);
 #elif defined(__ARM_NEON)
     return (Floats)vshll_n_u16(vld1_u16(p), 16);
 #else
@@ -173,8 +158,14 @@ INLINE Floats load_bf16(const void *p) {
 #endif
 }
 
+#if defined(__AVX512VNNI__) && defined(SIMD_AVX512)
+    #define ADDS_IN_32_BITS
+#elif !defined(WIDEN) && !defined(__ARM_NEON)
+    #define ADDS_IN_32_BITS
+#endif
+
 /* In each lane Σ a b over eight words of four bytes: a from 0 to 15, b from -127 to 127, the same word for all lanes. */
-INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
+INLINE Ints dot_nibbles(const Words a[8], const int8_t *b) {
 #if defined(__AVX512VNNI__) && defined(SIMD_AVX512)
     __m512i sum = {0};
     UNROLL
@@ -215,6 +206,21 @@ INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
     Ints sum = {0};
     for (int i = 0; i < 32; i++) sum += (Ints)(a[i / 4] >> (i % 4 * 8) & 255) * (int32_t)b[i];
     return sum;
+#endif
+}
+
+/* The same for a from 0 to 255. */
+INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
+#if defined(ADDS_IN_32_BITS)
+    return dot_nibbles(a, b);
+#else
+    Words low[8], high[8];
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        low[i] = a[i] & 0x0F0F0F0Fu;
+        high[i] = a[i] >> 4 & 0x0F0F0F0Fu;
+    }
+    return dot_nibbles(low, b) + 16 * dot_nibbles(high, b);
 #endif
 }
 

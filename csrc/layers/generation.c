@@ -1,6 +1,6 @@
 /* The two layers of generation: a product with packed weights, and attention to keys and values that a cache holds.
  *
- *   product     y = x w + b                          w as packed.h keeps it; with bfloat16, x is rounded too
+ *   product     y = x w + b                          w as packed.h keeps it; but with float32, x is rounded too
  *   attention   s_u = scale q·k_u      P_u = 2^(s_u − ⌈max s⌉)      y = Σ_u P_u v_u / Σ_u P_u
  *
  * With a cache in bfloat16, q is rounded too, and so is P where it multiplies v. That 2 to a whole number is taken out of P makes
@@ -15,32 +15,32 @@
 enum { WIDTH = 8 };   // of panels
 
 /* Σ_groups s_n sx Σ_k q_kn qx_k, for one row. */
-static float int4_sum(const QuantisedInputs *x, const PackedMatrix *w, int64_t n) {
+static float integer_sum(const QuantisedInputs *x, const PackedMatrix *w, int64_t n) {
     float sum = 0.0f;
     for (int64_t k0 = 0; k0 < w->K; k0 += GROUP, x++) {
         float scale = packed_scale(w, k0, n);
         int32_t dot = 0;
-        for (int64_t k = k0; k < min64(k0 + GROUP, w->K); k++) dot += packed_int4(w, k, n) * x->q[k - k0];
+        for (int64_t k = k0; k < min64(k0 + GROUP, w->K); k++) dot += packed_integer(w, k, n) * x->q[k - k0];
         sum += (float)dot * (scale * x->scale);
     }
     return sum;
 }
 
-static void plain_int4_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
-                               int64_t rows, QuantisedInputs *inputs) {
+static void plain_integer_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
+                                  int64_t rows, QuantisedInputs *inputs) {
     Range columns = columns_of(team, w);
     for (int64_t r = 0; r < rows; r++) {
         quantise_inputs(inputs, x + r * w->K, w->K);
         for (int64_t n = columns.first; n < columns.end; n++)
-            y[r * w->N + n] = (b ? b[n] : 0.0f) + int4_sum(inputs, w, n);
+            y[r * w->N + n] = (b ? b[n] : 0.0f) + integer_sum(inputs, w, n);
     }
 }
 
 static void plain_packed_product(const Team *team, float *y, const float *x, const PackedMatrix *w, const float *b,
                                  int64_t rows, float *shared, float *own) {
     (void)shared;
-    if (w->type == PYGPT_INT4) {
-        plain_int4_product(team, y, x, w, b, rows, (QuantisedInputs *)own);
+    if (packs_integers(w)) {
+        plain_integer_product(team, y, x, w, b, rows, (QuantisedInputs *)own);
         return;
     }
     Range columns = columns_of(team, w);

@@ -2,7 +2,7 @@
  * them.
  *
  *   y = residual + activation(LayerNorm(x) w + b)      with bfloat16, what enters the product is rounded too
- *   int4      y_n = Σ_groups s_n sx Σ_k q_kn qx_k       sx = max |x| / 127      qx = x / sx, rounded
+ *   int8, int4      y_n = Σ_groups s_n sx Σ_k q_kn qx_k       sx = max |x| / 127      qx = x / sx, rounded
  *
  * A block has R rows and some panels, one after the other. Its threads divide a panel into pieces of 16 bytes, which they read
  * side by side and each once; the first are on their way while the inputs are normalised, rounded and staged in shared memory.
@@ -24,11 +24,11 @@ constexpr int MOST_BLOCKS =
     DIVIDES_WORK(1024, 4);   // about what a device runs at once; beyond, a block has several panels
 
 /* The inputs of R rows that are staged. */
-template <int type, int R> struct Tile {
+template <int R, bool integers> struct Tile {
     static constexpr int inputs = TILE / R;
     float x[R][inputs];
 };
-template <int R> struct Tile<PYGPT_INT4, R> {
+template <int R> struct Tile<R, true> {
     static constexpr int inputs = TILE / R;
     int q[R][inputs / 4];   // a byte each
     float scale[R][inputs / GROUP];
@@ -77,13 +77,13 @@ __device__ int quantise(const float (&x)[4], float *scale) {
 
 /* `count` inputs from number `first` on. */
 template <int type, int R>
-__device__ void stage(Tile<type, R> &tile, const PackedProduct &p, const RowStatistics *statistics, int64_t first_row,
-                      int64_t first, int count) {
+__device__ void stage(Tile<R, Piece<type>::integers> &tile, const PackedProduct &p, const RowStatistics *statistics,
+                      int64_t first_row, int64_t first, int count) {
     UNROLL
     for (int r = 0; r < R; r++) {
         const int64_t row = min(first_row + r, p.rows - 1);
         const RowStatistics s = statistics[r];
-        if constexpr (type == PYGPT_INT4) {
+        if constexpr (Piece<type>::integers) {
             for (int i = threadIdx.x; i < count / 4; i += THREADS) {
                 float x[4];
                 for (int j = 0; j < 4; j++) x[j] = input_of(p, s, row, first + 4 * i + j);
@@ -109,17 +109,20 @@ __device__ void write_normalised(const PackedProduct &p, const RowStatistics *st
 /* sum += x w over the inputs of a piece, the first of which is number k of the tile. */
 template <int type, int R>
 __device__ void add_products(float (&sum)[R * Piece<type>::outputs], const Piece<type> &piece,
-                             const Tile<type, R> &tile, int k) {
+                             const Tile<R, Piece<type>::integers> &tile, int k) {
     constexpr int inputs = Piece<type>::inputs, outputs = Piece<type>::outputs;
-    if constexpr (type == PYGPT_INT4) {
-        int low[outputs], high[outputs];
-        piece.nibbles(low, high);
+    if constexpr (Piece<type>::integers) {
+        constexpr int words = Piece<type>::words, surplus = Piece<type>::surplus * 0x01010101;
+        int w[words][outputs];
+        piece.bytes(w);
         UNROLL
         for (int r = 0; r < R; r++) {
-            const Vector<int, 2> q = *reinterpret_cast<const Vector<int, 2> *>(&tile.q[r][k / 4]);
-            const int eights = 0x08080808, surplus = __dp4a(eights, q.element[0], __dp4a(eights, q.element[1], 0));
+            const Vector<int, words> q = *reinterpret_cast<const Vector<int, words> *>(&tile.q[r][k / 4]);
+            int too_much = 0;
+            for (int i = 0; i < words && surplus; i++) too_much = __dp4a(surplus, q.element[i], too_much);
             for (int j = 0; j < outputs; j++) {
-                const int dot = __dp4a(low[j], q.element[0], __dp4a(high[j], q.element[1], -surplus));
+                int dot = -too_much;
+                for (int i = 0; i < words; i++) dot = __dp4a(w[i][j], q.element[i], dot);
                 const float scale = static_cast<float>(piece.scales.element[j]) * tile.scale[r][k / GROUP];
                 sum[r * outputs + j] += static_cast<float>(dot) * scale;
             }
@@ -181,10 +184,10 @@ __device__ void finish(const PackedProduct &p, const float (*partial)[R * PACKED
 
 template <int type, int R> __global__ void __launch_bounds__(THREADS) packed_product_rows(PackedProduct p) {
     using Piece = ::Piece<type>;
-    using Tile = ::Tile<type, R>;
+    using Tile = ::Tile<R, Piece::integers>;
     constexpr int outputs = Piece::outputs, across = Piece::across;
     constexpr int step = THREADS / across * Piece::inputs;   // inputs that the threads read at once
-    constexpr int ahead = R <= 2 && !Piece::scaled ? 8 : 4;   // pieces of a thread that are on their way together
+    constexpr int ahead = R <= 2 && !Piece::integers ? 8 : 4;   // pieces of a thread that are on their way together
     static_assert(Tile::inputs % step == 0, "or what a thread adds up would depend on R");
     SHARED(Tile, tile, );
     SHARED(RowStatistics, statistics, [R]);
@@ -209,7 +212,7 @@ template <int type, int R> __global__ void __launch_bounds__(THREADS) packed_pro
                 if (begin == 0 && (first_panel || !one_tile)) {
                     if (first_panel && first == 0 && p.norm.w) find_statistics<R>(statistics, p, first_row);
                     __syncthreads();   // the statistics are there, and nobody reads the tile before
-                    stage(tile, p, statistics, first_row, first, count);
+                    stage<type>(tile, p, statistics, first_row, first, count);
                     __syncthreads();
                 }
                 UNROLL

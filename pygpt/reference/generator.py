@@ -29,7 +29,7 @@ from pygpt.config import GPT2Config
 from pygpt.errors import UserError, check_integer
 
 from . import exact_gelu, gelu, layernorm, linear, packed, relu, rotary
-from .arrays import Array, exact, row_of_integers
+from .arrays import Array, row_of_integers
 from .positions import added_to_embedding
 
 
@@ -46,7 +46,6 @@ class Generator:
         self.config, self.positions, self.weights = config, positions, weights
         self._activate = {"gelu_new": gelu, "gelu": exact_gelu, "relu": relu}[config.activation_function].forward
         self._inputs = packed.INPUTS[weights]
-        self._head_inputs = exact if weights == "int4" else self._inputs
         self._stored = packed.WEIGHTS[cache]
         shape = (config.n_layer, 2, batch_size, config.n_head, positions, config.head_size)  # 2: keys and values
         dtype = p["wte.weight"].dtype
@@ -90,7 +89,7 @@ class Generator:
             x = x[[part.stop - 1 for _, part in parts]]
         if config.norm_position == "pre":
             x = self._norm("ln_f", x)
-        logits = linear.forward(self._head_inputs(x), p[config.head].T)
+        logits = linear.forward(self._inputs(x), p[config.head].T)
         self.lengths = tuple(start + int(n) for start, n in zip(self.lengths, counts, strict=True))
         return logits
 

@@ -4,7 +4,7 @@
     bfloat16    bf16(w), and bf16(x)
     int8        s q      s = bf16(|w*| / 127)      q = round(w / s), from −127 to 127
     int4        s q      s = bf16(w* / −8)         q = round(w / s), from −8 to 7
-                and x = sx qx                      sx = max |x| / 127      qx = round(x / sx)
+                and, with both, x = sx qx          sx = max |x| / 127      qx = round(x / sx)
 
 w* is the largest in magnitude of GROUP weights: s belongs to one output and GROUP inputs, sx to one row and GROUP
 inputs. There are more negative numbers of four bits than positive ones, so w* becomes −8, whatever its sign. bf16 and
@@ -48,15 +48,15 @@ def rounded(w: Array, scale: Array, weights: str) -> Array:
     return _rounded(w, scale, *((-127, 127) if weights == "int8" else (-8, 7)))
 
 
-def inputs_int4(x: Array) -> Array:
-    """x: (N,K).  Returns sx qx, where the weights have four bits."""
+def inputs_int8(x: Array) -> Array:
+    """x: (N,K).  Returns sx qx, where the weights are integers."""
     return _in_groups(x.T, lambda group: _rounded(group, abs(_largest(group)) / 127, -127, 127), x.dtype).T
 
 
 WEIGHTS: dict[str, Operands] = {"float32": exact, "bfloat16": bfloat16, "int8": int8, "int4": int4}
 """What becomes of the weights, by format."""
 
-INPUTS: dict[str, Operands] = {"float32": exact, "bfloat16": bfloat16, "int8": exact, "int4": inputs_int4}
+INPUTS: dict[str, Operands] = {"float32": exact, "bfloat16": bfloat16, "int8": inputs_int8, "int4": inputs_int8}
 """And of the inputs."""
 
 
