@@ -20,7 +20,7 @@ from pygpt.command.cli import positive_int
 from pygpt.command.cli import run as run_main
 from pygpt.command.flags import Parser
 from pygpt.errors import UserError
-from pygpt.files.atomic import write_file
+from pygpt.files.atomic import check_writable, write_file
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
     if flags.plot is not None and not set(sections) & set(HAVE_PICTURE):
         raise UserError(f"--plot shows {', '.join(HAVE_PICTURE)}, and none of them is measured")
     for path in (flags.json, flags.plot):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise UserError(f"{path}: cannot be saved: there is no such folder")
+        if path is not None:
+            check_writable(path)
     session = Session(
         threads=flags.threads or available_cores(),
         repeats=flags.repeats,

@@ -102,7 +102,7 @@ def test_columns_say_that_torch_is_absent(tmp_path: Path) -> None:
         (["--threads", "1000"], f"threads is 1000, expected 1 to {available_cores()}, the cores"),
         (["--torch", "some"], "--torch: invalid choice: 'some'"),
         (["--only", "peaks", "--plot", "x.png"], "--plot shows products, layers, steps, scaling, and none of them"),
-        (["--json", "no/such/folder/x.json"], "no/such/folder/x.json: cannot be saved: there is no such folder"),
+        (["--json", "no/such/folder/x.json"], "no/such/folder/x.json: cannot be saved: No such file or directory"),
         (["--quick", "--what"], "--what is not a flag"),
     ],
 )

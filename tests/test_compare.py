@@ -593,6 +593,7 @@ def test_command_with_a_model_and_text(tmp_path: Path, monkeypatch: pytest.Monke
         (["--sequence", "3"], "--sequence is not a flag"),
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "embd_pdrop is 1"),
+        (["--json", "no/x.json"], "no/x.json: cannot be saved"),
     ],
 )
 def test_command_answers_bad_input_with_a_sentence(arguments: list[str], sentence: str) -> None:

@@ -439,7 +439,7 @@ def test_weights_of_fewer_bits_keep_the_quality_of_a_trained_model(
         (["--data", "text.txt", "--window", "4", "--stride", "5"], "the stride is 5 tokens, expected at most 4, the"),
         (["--data", "one.txt"], "one.txt: has 1 token, and the first is not predicted, expected at least 2"),
         (["--data", "text.txt", "--batch-size", "0"], "--batch-size: expected an integer of at least 1"),
-        (["--data", "text.txt", "--json", "no/r.json"], "no/r.json: cannot be saved"),
+        (["--data", "nowhere", "--json", "no/r.json"], "no/r.json: cannot be saved"),  # said first
         (["--task", "lambada", "--data", "l.jsonl"], "l.jsonl: line 2: 18 tokens are to be predicted, and"),
         (["--data", "chars"], "chars: holds char tokens, but byte tokens are asked for"),
     ],

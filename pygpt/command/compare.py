@@ -21,6 +21,7 @@ from pygpt.command.flags import Parser
 from pygpt.command.machine import add_machine_flags
 from pygpt.comparing.compare import Row, as_json, compare, first_out_of_bounds, perturb, table, verdict
 from pygpt.config import GPT2Config
+from pygpt.files.atomic import check_writable
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.files.json_file import save_json
@@ -38,6 +39,8 @@ BYTES = 256
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare as a command line asks for.  Returns the exit status."""
     flags = make_parser().parse(argv)
+    if flags.json is not None:
+        check_writable(flags.json)
     warnings.simplefilter("error", OutdatedLibrary)  # what an edit has outdated is not judged
     folder = None if flags.model is None else resolve_folder(flags.model)
     data = None if flags.data is None else _open_data(flags.data, folder)

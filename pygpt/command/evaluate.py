@@ -16,6 +16,7 @@ from pygpt.errors import UserError
 from pygpt.evaluation import hellaswag, lambada, perplexity
 from pygpt.evaluation.result import Estimate, Result
 from pygpt.evaluation.scoring import Evaluated
+from pygpt.files.atomic import check_writable
 from pygpt.files.checkpoint import read_config
 from pygpt.files.hub import resolve_folder
 from pygpt.files.json_file import save_json
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("window", "stride"):
         if flags.task != "perplexity" and getattr(flags, name) is not None:
             raise UserError(f"--{name} is for --task perplexity, and {flags.task} is asked for")
+    if flags.json is not None:
+        check_writable(flags.json)
     folder = resolve_folder(flags.model)
     config = read_config(folder)
     tokenizer = open_tokenizer(folder, config)
