@@ -16,7 +16,6 @@
 
 #include <math.h>
 
-#include "../bf16.h"
 #include "../internal.h"
 #include "pack.h"
 #include "vector_math.h"
@@ -42,6 +41,14 @@ int64_t fast_cached_numbers(int cache, int64_t positions, int64_t HS) {
     return checked_mul(divide_up(positions, NR) * NR, divide_up(HS, pair) * pair);
 }
 
+/* LANES numbers as to_bf16() rounds them, or n and zeros. */
+INLINE void to_halves(uint32_t half[LANES], const float *x, int64_t n) {
+    Floats v = load_first(x, n);
+    Words bits = (Words)round_bf16(v) | ((Words)(v != v) & 0x400000);
+    bits >>= 16;
+    memcpy(half, &bits, sizeof bits);
+}
+
 void fast_cache_row(const CachedHead *head, int64_t u, const float *k, const float *v) {
     int64_t HS = head->HS;
     if (head->cache == PYGPT_FLOAT32) {
@@ -54,9 +61,16 @@ void fast_cache_row(const CachedHead *head, int64_t u, const float *k, const flo
     int64_t channels = divide_up(HS, PAIR) * PAIR;
     uint16_t *key = (uint16_t *)head->keys + u / NR * NR * channels + u % NR * PAIR;
     uint16_t *value = (uint16_t *)head->values + u / PAIR * PAIR * HS + u % PAIR;
-    for (int64_t i = 0; i < HS; i++) key[i / PAIR * PAIR * NR + i % PAIR] = to_bf16(k[i]);
+    for (int64_t i = 0; i < HS; i += LANES) {
+        uint32_t half_k[LANES], half_v[LANES];
+        to_halves(half_k, k + i, HS - i);
+        to_halves(half_v, v + i, HS - i);
+        for (int64_t j = i; j < min64(i + LANES, HS); j++) {
+            key[j / PAIR * PAIR * NR + j % PAIR] = (uint16_t)half_k[j - i];
+            value[j * PAIR] = (uint16_t)half_v[j - i];
+        }
+    }
     if (HS < channels) key[HS / PAIR * PAIR * NR + 1] = 0;
-    for (int64_t i = 0; i < HS; i++) value[i * PAIR] = to_bf16(v[i]);
 }
 
 /* The first n lanes of what is at element i of the cache. */
