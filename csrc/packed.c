@@ -33,28 +33,25 @@ static int quantised(float w, float scale, int lowest, int highest) {
     return q >= (float)lowest ? q <= (float)highest ? (int)q : highest : lowest;   // lowest for a NaN
 }
 
-static int64_t int8_byte(int64_t width, int64_t k, int64_t n) {
-    return (k / 4 * width + n) * 4 + k % 4;
-}
-
-static void fill_int8(int64_t width, unsigned char *q, int64_t n, float w[GROUP][WIDEST], float scale) {
-    for (int k = 0; k < GROUP; k++)
-        q[int8_byte(width, k, n)] = (unsigned char)(quantised(w[k][n], scale, -127, 127) + 128);
-}
-
-/* Where the four bits of input k are, and how far to the left. */
-static int64_t int4_byte(int64_t width, int64_t k, int64_t n) {
-    return (k / 8 * width + n) * 4 + k % 4;
+/* Which byte has the integer of input k, and how far to the left in it. */
+static int64_t byte_of(int type, int64_t width, int64_t k, int64_t n) {
+    int64_t inputs = type == PYGPT_INT8 ? 4 : 8;   // of four bytes
+    return (k / inputs * width + n) * 4 + k % 4;
 }
 
 static int int4_shift(int64_t k) {
     return k % 8 < 4 ? 0 : 4;
 }
 
+static void fill_int8(int64_t width, unsigned char *q, int64_t n, float w[GROUP][WIDEST], float scale) {
+    for (int k = 0; k < GROUP; k++)
+        q[byte_of(PYGPT_INT8, width, k, n)] = (unsigned char)(quantised(w[k][n], scale, -127, 127) + 128);
+}
+
 static void fill_int4(int64_t width, unsigned char *q, int64_t n, float w[GROUP][WIDEST], float scale) {
     for (int k = 0; k < GROUP; k++) {
         unsigned bits = (unsigned)(quantised(w[k][n], scale, -8, 7) + 8) << int4_shift(k);
-        unsigned char *byte = q + int4_byte(width, k, n);
+        unsigned char *byte = q + byte_of(PYGPT_INT4, width, k, n);
         *byte = (unsigned char)(int4_shift(k) ? *byte | bits : bits);
     }
 }
@@ -116,10 +113,9 @@ float packed_scale(const PackedMatrix *m, int64_t k, int64_t n) {
 }
 
 int packed_integer(const PackedMatrix *m, int64_t k, int64_t n) {
-    const unsigned char *q = group_of(m, k, n) + 2 * m->width;
-    int64_t i = k % GROUP, j = n % m->width;
-    if (m->type == PYGPT_INT8) return q[int8_byte(m->width, i, j)] - 128;
-    return (q[int4_byte(m->width, i, j)] >> int4_shift(i) & 15) - 8;
+    int64_t i = k % GROUP, width = m->width;
+    unsigned char byte = group_of(m, k, n)[2 * width + byte_of(m->type, width, i, n % width)];
+    return m->type == PYGPT_INT8 ? byte - 128 : (byte >> int4_shift(i) & 15) - 8;
 }
 
 float packed_value(const PackedMatrix *m, int64_t k, int64_t n) {

@@ -275,6 +275,7 @@ void pygpt_release(float *data);
  *   PYGPT_BFLOAT16   rounded, as the inputs of the products are
  *   PYGPT_INT8       s q, q from -127 to 127, with one scale s, a bfloat16, for each output and 32 inputs
  *   PYGPT_INT4       s q, q from -8 to 7; the embedding and the head as in PYGPT_INT8
+ * With the last two, inputs of products are rounded as well: sx q, q from -127 to 127, with one scale sx for 32 of a row.
  * Biases, LayerNorm's weights and positions stay float32. Keys and values: PYGPT_FLOAT32 or PYGPT_BFLOAT16. */
 
 typedef struct Generator Generator;

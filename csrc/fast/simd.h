@@ -158,15 +158,10 @@ INLINE Floats load_bf16(const void *p) {
 #endif
 }
 
-#if defined(__AVX512VNNI__) && defined(SIMD_AVX512)
-    #define ADDS_IN_32_BITS
-#elif !defined(WIDEN) && !defined(__ARM_NEON)
-    #define ADDS_IN_32_BITS
-#endif
-
 /* In each lane Σ a b over eight words of four bytes: a from 0 to 15, b from -127 to 127, the same word for all lanes. */
 INLINE Ints dot_nibbles(const Words a[8], const int8_t *b) {
 #if defined(__AVX512VNNI__) && defined(SIMD_AVX512)
+    #define SUMS_OF_32_BITS
     __m512i sum = {0};
     UNROLL
     for (int i = 0; i < 8; i++) {
@@ -203,15 +198,16 @@ INLINE Ints dot_nibbles(const Words a[8], const int8_t *b) {
     }
     return (Ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
 #else
+    #define SUMS_OF_32_BITS
     Ints sum = {0};
     for (int i = 0; i < 32; i++) sum += (Ints)(a[i / 4] >> (i % 4 * 8) & 255) * (int32_t)b[i];
     return sum;
 #endif
 }
 
-/* The same for a from 0 to 255. */
+/* The same for a from 0 to 255: where sums have 16 bits, as two halves. */
 INLINE Ints dot_bytes(const Words a[8], const int8_t *b) {
-#if defined(ADDS_IN_32_BITS)
+#if defined(SUMS_OF_32_BITS)
     return dot_nibbles(a, b);
 #else
     Words low[8], high[8];
