@@ -41,11 +41,9 @@ int64_t fast_cached_numbers(int cache, int64_t positions, int64_t HS) {
     return checked_mul(divide_up(positions, NR) * NR, divide_up(HS, pair) * pair);
 }
 
-/* LANES numbers as to_bf16() rounds them, or n and zeros. */
+/* LANES numbers rounded to bfloat16, or n and zeros. A NaN stays one, as computed ones have a bit in the half that stays. */
 INLINE void to_halves(uint32_t half[LANES], const float *x, int64_t n) {
-    Floats v = load_first(x, n);
-    Words bits = (Words)round_bf16(v) | ((Words)(v != v) & 0x400000);
-    bits >>= 16;
+    Words bits = (Words)round_bf16(load_first(x, n)) >> 16;
     memcpy(half, &bits, sizeof bits);
 }
 
